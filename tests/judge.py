@@ -1,0 +1,91 @@
+"""The mpmath judge: targets of the alpha family at 50 digits, from the textbook formula."""
+
+import mpmath as mp
+import numpy as np
+
+DIGITS = 50
+
+
+def alpha_target(reward, log_q, alpha, beta):
+    """log p of max E_p R - beta D_alpha(p || q) as mpmath numbers (-inf where p = 0).
+
+    p = q (u + (1 - alpha) D)^{-1/(1-alpha)} with D = (max R - R)/beta, the maximum taken over all
+    actions, and log u found by bisection; mass that the support cannot place goes to
+    the best actions off it.
+    """
+    with mp.workdps(DIGITS + 10):
+        reward = [mp.mpf(float(x)) for x in reward]
+        log_q = [mp.mpf(float(x)) if np.isfinite(x) else None for x in log_q]
+        support = [i for i, x in enumerate(log_q) if x is not None]
+        log_z = mp.log(sum(mp.exp(log_q[i]) for i in support))
+        log_q = [None if x is None else x - log_z for x in log_q]
+        k = 1 - mp.mpf(float(alpha))
+        beta = mp.mpf(float(beta))
+        within = support if k <= 0 else range(len(reward))
+        best = max(reward[i] for i in within)
+        gap = [(best - r) / beta for r in reward]
+
+        def log_p_at(log_u):
+            out = []
+            for i in support:
+                base = mp.exp(log_u) + k * gap[i]
+                out.append(log_q[i] - mp.log(base) / k if base > 0 else -mp.inf)
+            return out
+
+        def log_mass(log_u):
+            return mp.log(mp.fsum(mp.exp(x) for x in log_p_at(log_u)))
+
+        result = [-mp.inf] * len(reward)
+        if k == 0:
+            weights = {i: log_q[i] - gap[i] for i in support}
+            total = mp.log(mp.fsum(mp.exp(w) for w in weights.values()))
+            for i, w in weights.items():
+                result[i] = w - total
+            return result
+        if k > 0 and all(gap[i] > 0 for i in support):
+            placed = [log_q[i] - mp.log(k * gap[i]) / k for i in support]
+            mass = mp.fsum(mp.exp(x) for x in placed)
+            if mass < 1:
+                for i, x in zip(support, placed, strict=True):
+                    result[i] = x
+                entrants = [i for i in within if gap[i] == 0]
+                for i in entrants:
+                    result[i] = mp.log((1 - mass) / len(entrants))
+                return result
+        if max(gap[i] for i in support) == 0:
+            log_u = mp.mpf(0)
+        else:
+            log_u = _bracketed_root(log_mass, k, gap, log_q, support)
+        for i, x in zip(support, log_p_at(log_u), strict=True):
+            result[i] = x
+        return result
+
+
+def _bracketed_root(log_mass, k, gap, log_q, support):
+    """The log u at which the mass is 1; the mass falls with log u for k > 0 and rises for k < 0."""
+    smallest = min(gap[i] for i in support)
+    near = [i for i in support if gap[i] == smallest]
+    log_best = mp.log(mp.fsum(mp.exp(log_q[i]) for i in near))
+    if k < 0:
+        low, high = mp.mpf(0), -log_best * -k
+    else:
+        low, high = k * log_best, mp.mpf(0)
+        if smallest > 0:
+            low = -mp.mpf(10) ** 4
+    sign = -1 if k > 0 else 1
+    for _ in range(240):
+        middle = (low + high) / 2
+        if sign * log_mass(middle) > 0:
+            high = middle
+        else:
+            low = middle
+    return (low + high) / 2
+
+
+def total_variation(log_p, exact):
+    """Half the sum of |p - exact| in mpmath."""
+    with mp.workdps(DIGITS):
+        return float(
+            mp.fsum(abs(mp.exp(mp.mpf(float(a))) - mp.exp(b)) for a, b in zip(log_p, exact, strict=True))
+            / 2
+        )
