@@ -1,6 +1,16 @@
 """regdist: exact target distributions of regularised RL, and where policy gradients really go."""
 
 from regdist import logspace as logspace
+from regdist import methods as methods
+from regdist import metrics as metrics
+from regdist import problems as problems
+from regdist.certify import Certificate as Certificate
+from regdist.certify import certify as certify
+from regdist.methods import Population as Population
+from regdist.methods import field as field
+from regdist.odds import critical_beta as critical_beta
+from regdist.odds import log_odds as log_odds
+from regdist.policy import softmax as softmax
 from regdist.problem import Bandit as Bandit
 from regdist.problem import bandit as bandit
 from regdist.regularizer import AlphaDivergence as AlphaDivergence
@@ -8,6 +18,8 @@ from regdist.regularizer import Entropy as Entropy
 from regdist.regularizer import ForwardKL as ForwardKL
 from regdist.regularizer import Regularizer as Regularizer
 from regdist.regularizer import ReverseKL as ReverseKL
+from regdist.run import Trajectory as Trajectory
+from regdist.run import run as run
 from regdist.target import Target as Target
 from regdist.target import objective as objective
 from regdist.target import target as target

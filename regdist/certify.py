@@ -1,0 +1,379 @@
+"""Does a method go to a target? Stationarity, stability, distance, rates, and a verdict in words.
+
+`certify` works on concrete values, outside jit. K is the number of actions, N of records. Rates
+are per step, the natural logarithm of the factor by which sqrt(KL to the target) shrinks.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from regdist.divergence import KL
+from regdist.logspace import expect
+from regdist.methods import Method, field
+from regdist.metrics import kl, log_odds_error, total_variation
+from regdist.problem import Bandit
+from regdist.run import Trajectory, default_optimizer, run
+from regdist.target import Target, objective
+
+if TYPE_CHECKING:
+    import optax
+
+_DENSE = 256
+_NEGLIGIBLE = 1e-200
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What `certify` found. Distances are between the last policy of the run and the target.
+
+    Attributes:
+        verdict: "converges", "plateau", "elsewhere", "vertex", "cycles" or "diverges".
+        sentence: the verdict in words, with its numbers.
+        field_norm: sum of |p_i (w_i - E_p w)| at the target, in units of reward: 0 if the target
+            is a fixed point of the method.
+        eigenvalues: of the field's Jacobian in the logits at the target, the slowest first (at
+            most 6), without the constant shift of all logits, which moves no policy.
+        fastest: the eigenvalue of largest modulus.
+        frozen: actions left out of the spectrum as less likely than 1e-200 under the target.
+        kl_to_target: KL(p || target) in nats.
+        kl_from_target: KL(target || p) in nats.
+        total_variation: half the sum of |p - target|.
+        log_odds_error: largest error of a log-odds over the support of the target, in nats.
+        objective_gap: J(target) - J(p), in units of reward; None without a regulariser.
+        identity_error: |J gap - beta KL(p || target)| relative to the size of its parts; None
+            unless the regulariser is reverse KL or merges into it, where the two are equal.
+        steps: steps taken.
+        nonfinite: the first step whose result was not finite, or -1.
+        asymptotic_rate: -log max |1 + lr lambda|, what the slowest eigenvalue gives in the end.
+        predicted_rate: what the linearised step gives for the displacement the run really has.
+        measured_rate: what the run shows over the same records.
+        remaining_steps: steps to the tolerance at the slower of the last two; 0 if there.
+    """
+
+    verdict: str
+    sentence: str
+    field_norm: float
+    eigenvalues: np.ndarray
+    fastest: complex
+    frozen: int
+    kl_to_target: float
+    kl_from_target: float
+    total_variation: float
+    log_odds_error: float
+    objective_gap: float | None
+    identity_error: float | None
+    steps: int
+    nonfinite: int
+    asymptotic_rate: float | None
+    predicted_rate: float | None
+    measured_rate: float | None
+    remaining_steps: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the target is a fixed point that the run reached or still approaches."""
+        return self.verdict in ("converges", "plateau")
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.sentence}"
+
+
+def certify(
+    method: Method,
+    bandit: Bandit,
+    target: Target,
+    path: Trajectory | None = None,
+    *,
+    optimizer: "optax.GradientTransformation | None" = None,
+    steps: int = 2000,
+    tolerance: float = 1e-6,
+) -> Certificate:
+    """Whether a method has this target as its limit, and how far a run has come.
+
+    The target is judged by itself (is the expected field zero there, is every eigenvalue of its
+    Jacobian negative), apart from the run (is it near, does it shrink at the rate that the
+    spectrum predicts). A run that is merely slow is reported as a plateau, with the steps that
+    its rate still asks for.
+
+    Args:
+        method: what was run.
+        bandit: K actions.
+        target: the supposed limit.
+        path: the run; by default `steps` steps are run from the reference policy.
+        optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates per step are
+            predicted for plain gradient steps, not for optimisers with a memory.
+        steps: steps of the run made here.
+        tolerance: total variation at which a run has arrived.
+
+    Raises:
+        ValueError: the path is a batch of runs.
+
+    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+    >>> reg = rd.ReverseKL(0.5)
+    >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
+    converges: ... at total variation ...
+    """
+    chosen = default_optimizer() if optimizer is None else optimizer
+    if path is None:
+        path = run(method, bandit, steps, chosen, record_every=max(1, steps // 100))
+    if jnp.ndim(path.log_probs) != 2:
+        raise ValueError(
+            f"path must be one run with log_probs [N, K]; got shape {path.log_probs.shape}. "
+            "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
+        )
+    return _Judgement(method, bandit, target, path, chosen, tolerance).certificate()
+
+
+class _Judgement:
+    """The parts of a certificate, computed from each other."""
+
+    def __init__(
+        self,
+        method: Method,
+        bandit: Bandit,
+        target: Target,
+        path: Trajectory,
+        optimizer: "optax.GradientTransformation",
+        tolerance: float,
+    ):
+        self.method, self.bandit, self.target, self.path = method, bandit, target, path
+        self.tolerance = tolerance
+        self.last = path.log_probs[-1]
+        self.kept = np.flatnonzero(np.exp(np.asarray(target.log_probs)) > _NEGLIGIBLE)
+        self.likeliest = int(np.argmax(np.asarray(target.log_probs)[self.kept]))
+        self.learning_rate = _plain_step(optimizer, bandit.num_actions)
+        self.distance = np.asarray(_distances(path.log_probs, target.log_probs))
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """The Jacobian of the field at the target times v, over the kept actions."""
+        full = np.zeros(self.bandit.num_actions, dtype=np.asarray(self.last).dtype)
+        full[self.kept] = np.asarray(v).ravel()
+        out = _jacobian_product(self.method, self.bandit, self.target.log_probs, full)
+        return np.asarray(out)[self.kept]
+
+    def certificate(self) -> Certificate:
+        """Everything together."""
+        last, aim = self.last, self.target.log_probs
+        eigenvalues, fastest = _spectrum(self.product, len(self.kept), self.likeliest)
+        to_target, from_target = float(kl(last, aim)), float(kl(aim, last))
+        variation = float(total_variation(last, aim))
+        gap, identity = self.objective_gap()
+        asymptotic = None
+        if self.learning_rate is not None and len(eigenvalues):
+            factors = np.abs(1 + self.learning_rate * np.append(eigenvalues, fastest))
+            asymptotic = _rate(float(factors.max()))
+        measured, predicted = self.rates()
+        numbers = {
+            "field_norm": self.field_norm(),
+            "eigenvalues": eigenvalues,
+            "fastest": fastest,
+            "frozen": int(np.isfinite(np.asarray(aim)).sum()) - len(self.kept),
+            "kl_to_target": to_target,
+            "kl_from_target": from_target,
+            "total_variation": variation,
+            "log_odds_error": float(log_odds_error(last, aim)),
+            "objective_gap": gap,
+            "identity_error": identity,
+            "steps": int(self.path.steps),
+            "nonfinite": int(self.path.nonfinite),
+            "asymptotic_rate": asymptotic,
+            "predicted_rate": predicted,
+            "measured_rate": measured,
+            "remaining_steps": self.remaining(variation, measured, predicted),
+        }
+        verdict, sentence = self.verdict(numbers)
+        return Certificate(verdict=verdict, sentence=sentence, **numbers)
+
+    def field_norm(self) -> float:
+        """Sum of |p (w - E w)| at the target: the softmax field, whatever the geometry."""
+        plain = dataclasses.replace(self.method, geometry="softmax")
+        return float(jnp.sum(jnp.abs(field(plain, self.target.log_probs, self.bandit))))
+
+    def rounding(self) -> float:
+        """What `field_norm` may be at a true fixed point: rounding of rewards and penalties."""
+        log_p = self.target.log_probs
+        reward = np.asarray(self.bandit.reward)
+        reward = reward[np.isfinite(reward)]
+        eps = float(jnp.finfo(log_p.dtype).eps)
+        size = float(np.ptp(reward)) + eps * float(np.abs(reward).max())
+        if self.method.regularizer is not None:
+            costs = self.method.regularizer.weighted_slope(log_p, self.bandit.log_ref)
+            coefficients = sum(float(t.beta) for t in self.method.regularizer.terms)
+            size += float(jnp.sum(jnp.abs(costs))) + coefficients
+        return 1e4 * eps * size
+
+    def objective_gap(self) -> tuple[float | None, float | None]:
+        """J(target) - J(p), and how far it is from beta KL(p || target) where they are equal."""
+        regularizer = self.method.regularizer
+        if regularizer is None:
+            return None, None
+        value = float(objective(self.target.log_probs, self.bandit, regularizer))
+        gap = value - float(objective(self.last, self.bandit, regularizer))
+        if not all(isinstance(t.divergence, KL) for t in regularizer.terms):
+            return gap, None
+        beta = float(regularizer.reduce(self.bandit.log_ref).beta)
+        exact = beta * float(kl(self.last, self.target.log_probs))
+        parts = abs(value) + exact + float(expect(self.last, jnp.abs(self.bandit.reward)))
+        return gap, abs(gap - exact) / parts if math.isfinite(exact) and parts else 0.0
+
+    def rates(self) -> tuple[float | None, float | None]:
+        """Measured and predicted decay per step over the last two records above rounding."""
+        step = np.asarray(self.path.step)
+        aim = self.target.log_probs
+        eps = float(jnp.finfo(aim.dtype).eps)
+        largest = float(np.abs(np.asarray(aim)[self.kept]).max())
+        clear = np.flatnonzero(np.isfinite(self.distance) & (self.distance > (50 * eps * largest) ** 2))
+        pairs = [i for i in clear[:-1] if i + 1 in clear and step[i + 1] > step[i]]
+        if not pairs:
+            return None, None
+        i = pairs[-1]
+        measured = math.log(self.distance[i] / self.distance[i + 1]) / 2 / (step[i + 1] - step[i])
+        if self.learning_rate is None:
+            return measured, None
+        weight = np.exp(np.asarray(aim)[self.kept])
+        both = []
+        for k in (i, i + 1):
+            v = np.asarray(self.path.log_probs[k] - aim)[self.kept]
+            if not np.all(np.isfinite(v)):
+                return measured, None
+            v = v - weight @ v
+            moved = v + self.learning_rate * self.product(v)
+            moved = moved - weight @ moved
+            both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
+        return measured, sum(both) / 2
+
+    def remaining(self, variation: float, measured: float | None, predicted: float | None) -> float:
+        """Steps until total variation falls below the tolerance, at the slower known rate."""
+        if variation <= self.tolerance:
+            return 0.0
+        known = [r for r in (measured, predicted) if r is not None]
+        slowest = min(known, default=0.0)
+        return math.log(variation / self.tolerance) / slowest if slowest > 0 else math.inf
+
+    def verdict(self, n: dict) -> tuple[str, str]:
+        """The verdict and its sentence, from the numbers of the certificate."""
+        where = f"at total variation {n['total_variation']:.2g} from the target"
+        after = f"after {n['steps']:,} steps"
+        largest = float(np.exp(np.asarray(self.last).max()))
+        if n["nonfinite"] >= 0:
+            return "diverges", f"step {n['nonfinite']:,} was not finite; it stood {where}"
+        if n["field_norm"] > self.rounding():
+            moved = f"the method's field does not vanish at this target ({n['field_norm']:.2g})"
+            if largest > 1 - self.tolerance:
+                return "vertex", f"{moved}; {after} one action has all the mass, {where}"
+            return "elsewhere", f"{moved}; {after} the run is {where}"
+        growth = float(np.max(n["eigenvalues"].real, initial=-np.inf))
+        if growth > 1e-9 * abs(n["fastest"]):
+            return "elsewhere", f"the target is a fixed point that repels (eigenvalue {growth:.2g})"
+        if n["total_variation"] <= self.tolerance:
+            pace = "" if n["measured_rate"] is None else f", rate {n['measured_rate']:.3g} a step"
+            if n["predicted_rate"] is not None:
+                pace += f" (predicted {n['predicted_rate']:.3g})"
+            return "converges", f"{after} it is {where}{pace}"
+        if math.isinf(n["kl_from_target"]):
+            return "elsewhere", f"the run has lost an action that the target needs; it is {where}"
+        if self.learning_rate is not None and abs(1 + self.learning_rate * n["fastest"]) > 1:
+            limit = 2 / abs(n["fastest"])
+            return "cycles", f"the step size is above {limit:.2g}, where the target turns unstable"
+        togo = n["remaining_steps"]
+        wait = "an unknown number of" if math.isinf(togo) else f"about {togo:,.3g} more"
+        return "plateau", f"{after} it is {where} and still approaching: {wait} steps to go"
+
+
+def _rate(factor: float) -> float:
+    return math.inf if factor == 0 else -math.log(factor)
+
+
+@jax.jit
+def _distances(log_probs: Array, aim: Array) -> Array:
+    return jax.vmap(lambda p: kl(p, aim))(log_probs)
+
+
+@jax.jit
+def _jacobian_product(method: Method, bandit: Bandit, at: Array, v: Array) -> Array:
+    return jax.jvp(lambda z: field(method, z, bandit), (at,), (v,))[1]
+
+
+def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
+    """The learning rate of an optimiser that multiplies gradients by a constant, else None."""
+    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
+    state = optimizer.init(probe)
+    if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
+        return None
+    update = np.asarray(optimizer.update(-probe, state, probe)[0])
+    rate = float(update[0] / probe[0])
+    return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
+
+
+def _spectrum(
+    product: Callable[[np.ndarray], np.ndarray], size: int, anchor: int, count: int = 6
+) -> tuple[np.ndarray, complex]:
+    """The slowest eigenvalues, nearest 0 first, and the one of largest modulus.
+
+    Logits are taken relative to the action `anchor`, which removes the shift of all logits: an
+    eigenvector of eigenvalue 0 that moves no policy. The columns of what is left scale like the
+    probabilities, over hundreds of orders of magnitude, so they are divided by their size before
+    anything is inverted. Small tables are solved densely. Large ones are matrix-free: Arnoldi on
+    the inverse, whose products GMRES solves; there a repeated eigenvalue may be listed once.
+    """
+    if size < 2:
+        return np.zeros(0), 0.0
+    others = np.arange(size) != anchor
+
+    def reduced(v: np.ndarray) -> np.ndarray:
+        full = np.zeros(size)
+        full[others] = np.ravel(v)
+        out = product(full).astype(float)
+        return out[others] - out[anchor]
+
+    if size <= _DENSE:
+        dense = np.stack([reduced(column) for column in np.eye(size - 1)], axis=1)
+        scale = np.abs(dense).max(axis=0)
+        scale[scale == 0] = 1
+        inverse = np.linalg.inv(dense / scale) / scale[:, None]
+        slow, fast = 1 / np.linalg.eigvals(inverse), np.linalg.eigvals(dense)
+    else:
+        slow, fast = _krylov(product, reduced, others, count)
+    slow, fast = (_real_if_close(x[np.argsort(np.abs(x))]) for x in (slow, fast))
+    return slow[:count], fast[-1].item()
+
+
+def _krylov(
+    product: Callable[[np.ndarray], np.ndarray],
+    reduced: Callable[[np.ndarray], np.ndarray],
+    others: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.sparse.linalg import LinearOperator, eigs, gmres
+
+    n = int(others.sum())
+    random = np.random.default_rng(0)
+    signs = random.choice([-1.0, 1.0], size=(8, len(others)))
+    scale = np.abs(np.mean([s * product(s) for s in signs], axis=0))[others]
+    scale = np.maximum(scale, np.min(scale[scale > 0], initial=1.0))
+    start = random.normal(size=n)
+    scaled = LinearOperator((n, n), matvec=lambda y: reduced(y / scale), dtype=float)
+
+    def solve(b: np.ndarray) -> np.ndarray:
+        b = np.ravel(b)
+        y, _ = gmres(scaled, b, rtol=1e-10, atol=0.0, restart=80, maxiter=5)
+        return y / scale
+
+    forward = LinearOperator((n, n), matvec=reduced, dtype=float)
+    inverse = LinearOperator((n, n), matvec=solve, dtype=float)
+    options = {"return_eigenvectors": False, "v0": start, "tol": 1e-6}
+    fast = eigs(forward, k=1, which="LM", **options)
+    slow = eigs(inverse, k=count, which="LM", **options)
+    return 1 / slow, fast
+
+
+def _real_if_close(values: np.ndarray) -> np.ndarray:
+    tiny = np.abs(values.imag) <= 1e-6 * np.abs(values)
+    return values.real if np.all(tiny) else values
