@@ -1,5 +1,7 @@
 """regdist: exact target distributions of regularised RL, and where policy gradients really go."""
 
+from typing import TYPE_CHECKING
+
 from regdist import logspace as logspace
 from regdist import methods as methods
 from regdist import metrics as metrics
@@ -23,3 +25,15 @@ from regdist.run import run as run
 from regdist.target import Target as Target
 from regdist.target import objective as objective
 from regdist.target import target as target
+
+if TYPE_CHECKING:
+    from regdist import plot as plot
+
+
+def __getattr__(name: str) -> object:
+    """Import `plot`, and matplotlib with it, when it is first asked for."""
+    if name == "plot":
+        import importlib
+
+        return importlib.import_module("regdist.plot")
+    raise AttributeError(f"module 'regdist' has no attribute {name!r}")

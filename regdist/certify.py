@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _DENSE = 256
 _NEGLIGIBLE = 1e-200
+_NEAR = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,11 @@ class Certificate:
         steps: steps taken.
         nonfinite: the first step whose result was not finite, or -1.
         asymptotic_rate: -log max |1 + lr lambda|, what the slowest eigenvalue gives in the end.
-        predicted_rate: what the linearised step gives for the displacement the run really has.
-        measured_rate: what the run shows over the same records.
-        remaining_steps: steps to the tolerance at the slower of the last two; 0 if there.
+        measured_rate: what the run shows over its last two records above rounding.
+        predicted_rate: what the linearised step gives for the displacement the run really has
+            there; None further than 0.1 nats away, where it is no prediction.
+        remaining_steps: steps to the tolerance at the slower of the last two, or at the
+            asymptotic rate if the run does not approach yet; 0 if there.
     """
 
     verdict: str
@@ -72,8 +75,8 @@ class Certificate:
     steps: int
     nonfinite: int
     asymptotic_rate: float | None
-    predicted_rate: float | None
     measured_rate: float | None
+    predicted_rate: float | None
     remaining_steps: float
 
     @property
@@ -184,9 +187,9 @@ class _Judgement:
             "steps": int(self.path.steps),
             "nonfinite": int(self.path.nonfinite),
             "asymptotic_rate": asymptotic,
-            "predicted_rate": predicted,
             "measured_rate": measured,
-            "remaining_steps": self.remaining(variation, measured, predicted),
+            "predicted_rate": predicted,
+            "remaining_steps": self.remaining(variation, measured, predicted, asymptotic),
         }
         verdict, sentence = self.verdict(numbers)
         return Certificate(verdict=verdict, sentence=sentence, **numbers)
@@ -235,7 +238,7 @@ class _Judgement:
             return None, None
         i = pairs[-1]
         measured = math.log(self.distance[i] / self.distance[i + 1]) / 2 / (step[i + 1] - step[i])
-        if self.learning_rate is None:
+        if self.learning_rate is None or self.distance[i] > _NEAR:
             return measured, None
         weight = np.exp(np.asarray(aim)[self.kept])
         both = []
@@ -249,13 +252,16 @@ class _Judgement:
             both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
         return measured, sum(both) / 2
 
-    def remaining(self, variation: float, measured: float | None, predicted: float | None) -> float:
-        """Steps until total variation falls below the tolerance, at the slower known rate."""
+    def remaining(self, variation: float, *rates: float | None) -> float:
+        """Steps until total variation falls below the tolerance: at the slower of the first two
+        rates, or at the last where neither shrinks it.
+        """
         if variation <= self.tolerance:
             return 0.0
-        known = [r for r in (measured, predicted) if r is not None]
-        slowest = min(known, default=0.0)
-        return math.log(variation / self.tolerance) / slowest if slowest > 0 else math.inf
+        *local, asymptotic = (r if r is not None and r > 0 else math.inf for r in rates)
+        slowest = min(local) if min(local) < math.inf else asymptotic
+        shrink = math.log(variation / self.tolerance)
+        return shrink / slowest if slowest < math.inf else math.inf
 
     def verdict(self, n: dict) -> tuple[str, str]:
         """The verdict and its sentence, from the numbers of the certificate."""

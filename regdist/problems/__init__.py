@@ -1,5 +1,6 @@
 """Named problems: a bandit with the names of its outcomes."""
 
+from regdist.problems.files import load as load
 from regdist.problems.game24 import game_of_24 as game_of_24
 from regdist.problems.landscapes import landscape as landscape
 from regdist.problems.landscapes import two_modes as two_modes

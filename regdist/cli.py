@@ -1,0 +1,116 @@
+"""The command `regdist`."""
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status.
+
+    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, nothing written.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    jax.config.update("jax_enable_x64", True)
+    return options.job(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="regdist",
+        description="Exact target distributions of regularised RL, and certificates of where "
+        "policy-gradient methods go.",
+    )
+    version = importlib.metadata.version("regdist")
+    parser.add_argument("--version", action="version", version=f"regdist {version}")
+    jobs = parser.add_subparsers(required=True, metavar="JOB")
+    job = jobs.add_parser(
+        "report",
+        help="targets, certificates and figures for one problem",
+        description="For a grid of coefficients and regularisers: the exact targets, runs of two "
+        "methods, a certificate for each, tables, figures and a page.",
+    )
+    job.set_defaults(job=_report)
+    job.add_argument(
+        "--problem",
+        metavar="P",
+        help="game24:4,7,8,8 (any hand), two-modes, or a .csv or .jsonl file with one outcome a "
+        "line: outcome, reward, and reference or log_reference or count, optionally label "
+        "(default: a built-in Game of 24 hand)",
+    )
+    job.add_argument(
+        "--beta",
+        metavar="B,B,...",
+        type=_numbers,
+        help="coefficients (default: 0.05 to 1 times the spread of the rewards)",
+    )
+    job.add_argument(
+        "--regularizers",
+        metavar="N,N,...",
+        type=lambda text: text.split(","),
+        help="from reverse-kl, forward-kl, entropy, alpha:A and sums like reverse-kl+entropy "
+        "(default: these five, with alpha:0.5)",
+    )
+    job.add_argument(
+        "--k", metavar="K,K,...", type=_integers, default=[8, 64], help="the k of pass@k"
+    )
+    job.add_argument(
+        "--success",
+        metavar="R",
+        type=float,
+        help="outcomes with at least this reward are solutions (default: the largest reward)",
+    )
+    job.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("regdist-report"), help="where to write"
+    )
+    return parser
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from regdist import page, report
+
+    complaints = Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        if options.out.exists() and not options.out.is_dir():
+            raise ValueError(f"--out {options.out} is a file; a folder is wanted")
+        with Progress(*columns, TimeElapsedColumn(), console=complaints) as progress:
+            made = report.build(
+                options.problem or report.DEFAULT_PROBLEM,
+                options.beta,
+                options.regularizers or report.DEFAULT_REGULARIZERS,
+                options.k,
+                options.success,
+                progress,
+            )
+    except (ValueError, OSError) as error:
+        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
+        return 2
+    console.print(made.task.about, highlight=False)
+    page.print_tables(made, console)
+    page.write(made, options.out)
+    for cell in made.cells:
+        for kind, proof in cell.certificates.items():
+            if not proof.passes or not cell.target.converged:
+                complaints.print(f"FAILS {cell.regularizer} beta={cell.beta:g} {kind}: {proof}")
+    console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
+    return 0 if made.passes else 1
+
+
