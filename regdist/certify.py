@@ -64,7 +64,7 @@ class Certificate:
     sentence: str
     field_norm: float
     eigenvalues: np.ndarray
-    fastest: complex
+    fastest: complex | float
     frozen: int
     kl_to_target: float
     kl_from_target: float
@@ -320,7 +320,7 @@ def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float |
 
 def _spectrum(
     product: Callable[[np.ndarray], np.ndarray], size: int, anchor: int, count: int = 6
-) -> tuple[np.ndarray, complex]:
+) -> tuple[np.ndarray, complex | float]:
     """The slowest eigenvalues, nearest 0 first, and the one of largest modulus.
 
     Logits are taken relative to the action `anchor`, which removes the shift of all logits: an

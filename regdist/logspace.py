@@ -138,7 +138,7 @@ def _q_drop(alpha: Array, s: Array, gap: Array) -> Array:
     """s - q_shift(alpha, s, gap), without the subtraction."""
     k = 1 - alpha
     exponent = k * s
-    far = exponent > 0.8 * largest_exponent(s)
+    far = exponent > 0.5 * largest_exponent(s)
     y = gap * jnp.exp(jnp.where(far, 0, exponent))
     z = k * y
     closed = z <= -1

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from regdist.logspace import normalize
-from regdist.records import is_concrete, record
+from regdist.records import Table, is_concrete, record
 
 
 @record
@@ -21,9 +20,9 @@ class Bandit:
         label: the answer each action stands for, ints in [0, K), shape [K].
     """
 
-    reward: Float[Array, " K"]
-    log_ref: Float[Array, " K"]
-    label: Int[Array, " K"]
+    reward: Float[Array, "*batch K"]
+    log_ref: Float[Array, "*batch K"]
+    label: Int[Array, "*batch K"]
 
     @property
     def num_actions(self) -> int:
@@ -32,11 +31,11 @@ class Bandit:
 
 
 def bandit(
-    reward: ArrayLike,
-    reference: ArrayLike | None = None,
+    reward: Table,
+    reference: Table | None = None,
     *,
-    log_reference: ArrayLike | None = None,
-    label: ArrayLike | None = None,
+    log_reference: Table | None = None,
+    label: Table | None = None,
 ) -> Bandit:
     """A bandit problem from rewards and a reference policy.
 
@@ -102,7 +101,7 @@ def uniform(like: Array) -> Array:
     return jnp.full_like(like, -np.log(like.shape[0]))
 
 
-def _table(name: str, values: ArrayLike, reward: Array) -> Array:
+def _table(name: str, values: Table, reward: Array) -> Array:
     table = jnp.asarray(values, dtype=reward.dtype)
     if table.shape != reward.shape:
         raise ValueError(
@@ -141,7 +140,7 @@ def _check_reward(reward: np.ndarray, log_q: np.ndarray) -> None:
         )
 
 
-def _labels(label: ArrayLike | None, size: int) -> Array:
+def _labels(label: Table | None, size: int) -> Array:
     if label is None:
         return jnp.arange(size)
     if is_concrete(label):

@@ -1,6 +1,7 @@
 """How records are made: frozen dataclasses that jax sees as trees of arrays."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -10,6 +11,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 T = TypeVar("T")
+
+Table = ArrayLike | Sequence[Any]
+"""What people type for a table of numbers: an array, a number or a list."""
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from regdist.divergence import KL, Alpha, Divergence
 from regdist.logspace import log_ratio
 from regdist.problem import uniform
-from regdist.records import as_number, is_concrete, positive, record, static
+from regdist.records import Table, as_number, is_concrete, positive, record, static
 
 
 class Reduced(NamedTuple):
@@ -139,7 +139,7 @@ class Regularizer:
         return functools.reduce(jnp.add, slopes)
 
 
-def ReverseKL(beta: ArrayLike, *, anchor: ArrayLike | None = None) -> Regularizer:
+def ReverseKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
     """beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
 
     The optimum is p proportional to q e^{R/beta} (arXiv 2205.11275; 2510.20817).
@@ -157,7 +157,7 @@ def ReverseKL(beta: ArrayLike, *, anchor: ArrayLike | None = None) -> Regularize
     return Regularizer((Term(KL(), positive("beta", beta, _BETA), _anchor(anchor)),))
 
 
-def ForwardKL(beta: ArrayLike, *, anchor: ArrayLike | None = None) -> Regularizer:
+def ForwardKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
     """beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
 
     The optimum is p = beta q/(Lambda - R) with Lambda > max R on the support of q
@@ -174,7 +174,7 @@ def ForwardKL(beta: ArrayLike, *, anchor: ArrayLike | None = None) -> Regularize
 
 
 def AlphaDivergence(
-    alpha: ArrayLike, beta: ArrayLike, *, anchor: ArrayLike | None = None
+    alpha: ArrayLike, beta: ArrayLike, *, anchor: Table | None = None
 ) -> Regularizer:
     """beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
 
@@ -217,7 +217,7 @@ _BETA = (
 )
 
 
-def _anchor(anchor: ArrayLike | None) -> Array | None:
+def _anchor(anchor: Table | None) -> Array | None:
     if anchor is None:
         return None
     log_q = jnp.asarray(anchor, dtype=float)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Key
 from regdist.methods import Method, Population, field
 from regdist.policy import softmax
 from regdist.problem import Bandit
-from regdist.records import is_concrete, record
+from regdist.records import Table, is_concrete, record
 
 if TYPE_CHECKING:
     import optax
@@ -32,12 +32,12 @@ class Trajectory:
             and nothing after it: the last policy is the last finite one.
     """
 
-    step: Int[Array, " N"]
-    log_probs: Float[Array, "N K"]
-    field_norm: Float[Array, " N"]
-    steps: Int[Array, ""]
-    settled: Bool[Array, ""]
-    nonfinite: Int[Array, ""]
+    step: Int[Array, "*batch N"]
+    log_probs: Float[Array, "*batch N K"]
+    field_norm: Float[Array, "*batch N"]
+    steps: Int[Array, "*batch"]
+    settled: Bool[Array, "*batch"]
+    nonfinite: Int[Array, "*batch"]
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     optimizer: "optax.GradientTransformation | None" = None,
     expectation: Population | None = None,
     key: Key[Array, ""] | None = None,
-    init: ArrayLike | None = None,
+    init: Table | None = None,
     record_every: int = 10,
     tolerance: ArrayLike = 0.0,
 ) -> Trajectory:

@@ -38,11 +38,11 @@ class Target:
             float64 and 2e-5 in float32.
     """
 
-    log_probs: Float[Array, " K"]
-    value: Float[Array, ""]
-    multiplier: Float[Array, ""]
-    residual: Float[Array, ""]
-    converged: Bool[Array, ""]
+    log_probs: Float[Array, "*batch K"]
+    value: Float[Array, "*batch"]
+    multiplier: Float[Array, "*batch"]
+    residual: Float[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
 
     @property
     def probs(self) -> Float[Array, " K"]:
@@ -76,7 +76,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 
     >>> t = target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ReverseKL(0.5))
     >>> print(t.probs)
-    [0.45085 0.54915]
+    [0.45085306 0.54914694]
     >>> betas = jnp.array([0.1, 1.0, 10.0])
     >>> jax.vmap(lambda b: target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ForwardKL(b)))(betas).probs
     Array([[0.90990195, 0.09009805],
@@ -146,7 +146,7 @@ def objective(
 
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
     >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
-    0.1
+    0.1000...
     """
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
 

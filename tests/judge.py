@@ -14,13 +14,13 @@ def alpha_target(reward, log_q, alpha, beta):
     the best actions off it.
     """
     with mp.workdps(DIGITS + 10):
-        reward = [mp.mpf(float(x)) for x in reward]
-        log_q = [mp.mpf(float(x)) if np.isfinite(x) else None for x in log_q]
+        reward = [_exact(x) for x in reward]
+        log_q = [None if x == -np.inf else _exact(x) for x in log_q]
         support = [i for i, x in enumerate(log_q) if x is not None]
         log_z = mp.log(sum(mp.exp(log_q[i]) for i in support))
         log_q = [None if x is None else x - log_z for x in log_q]
-        k = 1 - mp.mpf(float(alpha))
-        beta = mp.mpf(float(beta))
+        k = 1 - _exact(alpha)
+        beta = _exact(beta)
         within = support if k <= 0 else range(len(reward))
         best = max(reward[i] for i in within)
         gap = [(best - r) / beta for r in reward]
@@ -61,6 +61,10 @@ def alpha_target(reward, log_q, alpha, beta):
         return result
 
 
+def _exact(x):
+    return x if isinstance(x, mp.mpf) else mp.mpf(float(x))
+
+
 def _bracketed_root(log_mass, k, gap, log_q, support):
     """The log u at which the mass is 1; the mass falls with log u for k > 0 and rises for k < 0."""
     smallest = min(gap[i] for i in support)
@@ -85,7 +89,30 @@ def _bracketed_root(log_mass, k, gap, log_q, support):
 def total_variation(log_p, exact):
     """Half the sum of |p - exact| in mpmath."""
     with mp.workdps(DIGITS):
-        return float(
-            mp.fsum(abs(mp.exp(mp.mpf(float(a))) - mp.exp(b)) for a, b in zip(log_p, exact, strict=True))
-            / 2
-        )
+        pairs = zip(log_p, exact, strict=True)
+        return float(mp.fsum(abs(mp.exp(_exact(a)) - mp.exp(b)) for a, b in pairs) / 2)
+
+
+def log_error(log_p, exact):
+    """Largest error of log p relative to max(1, |log p|) where both are positive."""
+    with mp.workdps(DIGITS):
+        errors = [
+            abs(_exact(a) - b) / max(1, abs(b))
+            for a, b in zip(log_p, exact, strict=True)
+            if not (mp.isinf(b) or np.isneginf(float(a)))
+        ]
+        return float(max(errors, default=0))
+
+
+def divergence(log_p, log_q, alpha):
+    """D_alpha(p || q) at 50 digits from its definition; alpha may be 0 or 1."""
+    with mp.workdps(DIGITS):
+        p, q = ([mp.exp(_exact(x)) for x in law] for law in (log_p, log_q))
+        a = _exact(alpha)
+        if a == 1:
+            return mp.fsum(x * mp.log(x / y) - x + y for x, y in zip(p, q, strict=True))
+        if a == 0:
+            return mp.fsum(y * mp.log(y / x) - y + x for x, y in zip(p, q, strict=True))
+        return mp.fsum(
+            y * ((x / y) ** a - a * x / y + a - 1) for x, y in zip(p, q, strict=True)
+        ) / (a * (a - 1))

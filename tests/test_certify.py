@@ -1,0 +1,166 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import regdist as rd
+from regdist.certify import _spectrum
+from tests.problems import REGULARIZERS
+
+BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])
+SGD = optax.sgd(0.5)
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
+def test_predicted_and_measured_rates_agree(name, make):
+    """The spectrum predicts, without the run, how fast the run approaches in the end."""
+    regularizer = REGULARIZERS[name][0](0.8)
+    aim = rd.target(BANDIT, regularizer)
+    path = rd.run(make(regularizer), BANDIT, 4000, SGD, record_every=20, tolerance=1e-12)
+    c = rd.certify(make(regularizer), BANDIT, aim, path, optimizer=SGD)
+    assert c.verdict == "converges"
+    assert c.passes
+    assert c.field_norm < 1e-14
+    assert np.all(c.eigenvalues < 0)
+    assert np.isclose(c.measured_rate, c.predicted_rate, rtol=0.03)
+    assert c.asymptotic_rate <= c.measured_rate * 1.05
+    assert c.total_variation < 1e-6
+    assert c.remaining_steps == 0
+    if name in ("reverse KL", "entropy", "reverse KL + entropy"):
+        assert c.identity_error < 1e-14
+    else:
+        assert c.identity_error is None
+
+
+def test_spectrum_by_hand():
+    """Natural gradient with reverse KL: every mode at -beta. Softmax: -beta (diag p - p p^T)."""
+    aim = rd.target(BANDIT, rd.ReverseKL(0.4))
+    natural = rd.certify(rd.methods.natural_policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
+    assert np.allclose(natural.eigenvalues, [-0.4] * 3, rtol=1e-12)
+    plain = rd.certify(rd.methods.policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
+    p = np.asarray(aim.probs)
+    want = np.sort(-0.4 * np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[1:])[::-1]
+    assert np.allclose(plain.eigenvalues, want, rtol=1e-10)
+    assert np.isclose(plain.fastest, want[-1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("regularizer", [rd.ReverseKL(0.3), rd.ForwardKL(0.3), rd.AlphaDivergence(0.5, 0.3)])
+@pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
+def test_large_tables_agree_with_the_dense_spectrum(regularizer, make):
+    """400 actions, probabilities over twelve decades, matrix-free against the dense Jacobian."""
+    random = np.random.default_rng(0)
+    log_q = random.normal(size=400) * 4
+    log_q -= np.logaddexp.reduce(log_q)
+    bandit = rd.bandit(random.normal(size=400), log_reference=log_q)
+    method, aim = make(regularizer), rd.target(bandit, regularizer)
+    c = rd.certify(method, bandit, aim, steps=10)
+    dense = np.asarray(jax.jacfwd(lambda z: rd.field(method, z, bandit))(aim.log_probs))
+    m = int(np.argmax(aim.log_probs))
+    rest = np.arange(400) != m
+    reduced = dense[rest][:, rest] - dense[m][rest]
+    scale = np.abs(reduced).max(0)
+    slow = 1 / np.linalg.eigvals(np.linalg.inv(reduced / scale) / scale[:, None])
+    slow = slow[np.argsort(np.abs(slow))]
+    fast = np.linalg.eigvals(reduced)
+    assert np.isclose(c.eigenvalues[0], slow[0].real, rtol=1e-4)
+    assert np.isclose(c.fastest, fast[np.argmax(np.abs(fast))].real, rtol=1e-4)
+
+
+def test_tiny_eigenvalues_keep_their_digits():
+    """A mode of size 1e-150 beside one of size 1: dense and matrix-free."""
+    for size in (6, 300):
+        p = np.exp(np.linspace(0, -340, size))
+        p /= p.sum()
+
+        def product(v, p=p):
+            return -(p * v - p * (p @ v))
+
+        slow, fast = _spectrum(product, size, 0)
+        assert np.isclose(slow[0], -p[-1], rtol=1e-6)
+        assert np.isclose(fast, -np.linalg.eigvalsh(np.diag(p) - np.outer(p, p)).max(), rtol=1e-6)
+
+
+def test_a_plateau_is_called_a_plateau():
+    """A rare good action: the plain gradient waits, the natural one does not; the target stands."""
+    bandit = rd.bandit([1.0, 0.0], [1e-6, 1 - 1e-6])
+    regularizer = rd.ReverseKL(0.02)
+    aim = rd.target(bandit, regularizer)
+    assert aim.probs[0] > 0.99
+    c = rd.certify(rd.methods.policy_gradient(regularizer), bandit, aim, steps=1000)
+    assert c.verdict == "plateau"
+    assert c.passes
+    assert c.field_norm < 1e-14
+    assert c.total_variation > 0.9
+    assert c.remaining_steps > 1e4
+    assert "still approaching" in c.sentence
+    assert "more steps to go" in c.sentence
+    quick = rd.certify(rd.methods.natural_policy_gradient(regularizer), bandit, aim, steps=4000,
+                       optimizer=optax.sgd(1.0))
+    assert quick.verdict == "converges"
+
+
+def test_the_time_a_plateau_predicts_is_right_near_the_target():
+    regularizer = rd.ReverseKL(0.3)
+    aim = rd.target(BANDIT, regularizer)
+    method = rd.methods.policy_gradient(regularizer)
+    path = rd.run(method, BANDIT, 2000, SGD, record_every=20)
+    c = rd.certify(method, BANDIT, aim, path, optimizer=SGD)
+    assert c.verdict == "plateau"
+    more = round(c.remaining_steps)
+    end = rd.run(method, BANDIT, 2000 + more, SGD, record_every=2000 + more)
+    left = rd.metrics.total_variation(end.log_probs[-1], aim.log_probs)
+    assert 0.5e-6 < left < 2e-6
+
+
+def test_elsewhere_vertex_cycles_and_diverges():
+    regularizer = rd.ReverseKL(0.3)
+    wrong = rd.target(BANDIT, rd.ForwardKL(0.3))
+    aim = rd.target(BANDIT, regularizer)
+    natural = rd.methods.natural_policy_gradient(regularizer)
+    c = rd.certify(natural, BANDIT, wrong)
+    assert c.verdict == "elsewhere"
+    assert not c.passes
+    greedy = rd.certify(rd.methods.natural_policy_gradient(), BANDIT, aim, optimizer=optax.sgd(1.0))
+    assert greedy.verdict == "vertex"
+    assert greedy.objective_gap is None
+    wild = rd.certify(natural, BANDIT, aim, optimizer=optax.sgd(2.1 / 0.3))
+    assert wild.verdict == "cycles"
+    broken = optax.scale_by_schedule(lambda count: jnp.where(count < 6, -0.1, jnp.inf))
+    assert rd.certify(natural, BANDIT, aim, optimizer=broken).verdict == "diverges"
+    lost = rd.run(natural, BANDIT, 100, init=[0.0, 0.0, -np.inf, 0.0])
+    c = rd.certify(natural, BANDIT, aim, lost)
+    assert c.verdict == "elsewhere"
+    assert c.kl_from_target == np.inf
+
+
+def test_an_optimiser_with_memory_gets_no_predicted_rate():
+    regularizer = rd.ReverseKL(0.5)
+    adam = optax.adam(0.05)
+    c = rd.certify(rd.methods.policy_gradient(regularizer), BANDIT, rd.target(BANDIT, regularizer),
+                   optimizer=adam)
+    assert c.predicted_rate is None
+    assert c.asymptotic_rate is None
+    assert c.measured_rate is not None
+
+
+def test_sparse_targets_are_judged_on_their_support():
+    regularizer = rd.AlphaDivergence(2.0, 0.4)
+    aim = rd.target(BANDIT, regularizer)
+    assert aim.probs[2] == 0
+    c = rd.certify(rd.methods.natural_policy_gradient(regularizer), BANDIT, aim, steps=4000)
+    assert c.verdict == "converges"
+    assert len(c.eigenvalues) == 2
+
+
+def test_one_action_and_records_are_plain_numbers():
+    one = rd.bandit([1.0])
+    c = rd.certify(rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0)))
+    assert c.verdict == "converges"
+    assert isinstance(dataclasses.asdict(c)["kl_to_target"], float)
+    with pytest.raises(ValueError, match="one run"):
+        batch = jax.vmap(lambda b: rd.run(rd.methods.policy_gradient(rd.ReverseKL(b)), one, 10))(jnp.ones(2))
+        rd.certify(rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0)), batch)

@@ -1,0 +1,84 @@
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from hypothesis import given
+
+import regdist as rd
+from tests import judge
+from tests.problems import bandits, betas
+
+BY_ALPHA = [1.0, 0.0, 0.5, 2.0, -1.0, 1 - 1e-9, 1 + 1e-9, 1e-9]
+
+
+def maker(alpha):
+    return lambda beta: rd.AlphaDivergence(alpha, beta)
+
+
+@pytest.mark.parametrize("alpha", BY_ALPHA)
+def test_the_two_actions_tie_at_the_critical_beta(alpha):
+    """At 50 digits: the log-odds vanish there, and change sign across it."""
+    bandit = rd.bandit([1.0, 0.4, 0.0, 0.8, 1.1], [0.05, 0.25, 0.45, 0.1, 0.15])
+    found = 0
+    for i, j in [(0, 2), (2, 0), (0, 1), (3, 1), (4, 2), (3, 2)]:
+        beta = float(rd.critical_beta(bandit, i, j, maker(alpha)))
+        if np.isnan(beta):
+            continue
+        found += 1
+        laws = [
+            judge.alpha_target(bandit.reward, bandit.log_ref, alpha, beta * (1 + d))
+            for d in (-1e-3, 0, 1e-3)
+        ]
+        odds = [float(law[i] - law[j]) for law in laws]
+        assert abs(odds[1]) <= 1e-12
+        assert odds[0] * odds[2] < 0
+    assert found >= 3
+
+
+def test_closed_forms_of_the_paper():
+    """(R2 - R1)/(log q1 - log q2), and 1/sum q/(Lambda - R) (2510.20817)."""
+    q, r = np.array([0.1, 0.6, 0.3]), np.array([1.0, 0.0, 0.5])
+    bandit = rd.bandit(r, q)
+    assert np.isclose(rd.critical_beta(bandit, 0, 1, rd.ReverseKL), 1 / np.log(6), rtol=1e-14)
+    lam = (q[0] * r[1] - q[1] * r[0]) / (q[0] - q[1])
+    assert lam > r.max()
+    want = 1 / np.sum(q / (lam - r))
+    assert np.isclose(rd.critical_beta(bandit, 0, 1, rd.ForwardKL), want, rtol=1e-14)
+
+
+def test_no_critical_beta():
+    bandit = rd.bandit([1.0, 0.0, 1.0], [0.5, 0.3, 0.2])
+    assert np.isnan(rd.critical_beta(bandit, 0, 1, rd.ReverseKL))  # ahead in both
+    assert np.isnan(rd.critical_beta(bandit, 0, 2, rd.ForwardKL))  # equal rewards never tie
+    # Lambda* between the two rewards and a third, larger one: the tie is out of reach
+    far = rd.bandit([1.0, 0.0, 9.0], [0.3, 0.6, 0.1])
+    assert np.isnan(rd.critical_beta(far, 0, 1, rd.ForwardKL))
+    with pytest.raises(ValueError, match="takes the constructor of one divergence"):
+        rd.critical_beta(bandit, 0, 1, lambda b: rd.ReverseKL(b) + rd.Entropy(0.1))
+
+
+@given(bandit=bandits(sizes=(5,)), beta=betas())
+def test_odds_at_equal_rewards(bandit, beta):
+    """Both KLs keep the reference's odds; an entropy bonus raises them to b/(a + b)."""
+    equal = rd.Bandit(bandit.reward.at[3].set(bandit.reward[1]), bandit.log_ref, bandit.label)
+    before = float(rd.log_odds(equal.log_ref, 1, 3))
+    for make in (rd.ReverseKL, rd.ForwardKL, maker(0.3)):
+        after = float(rd.log_odds(rd.target(equal, make(beta)).log_probs, 1, 3))
+        assert abs(after - before) <= 1e-12
+    mixed = rd.target(equal, rd.ReverseKL(beta) + rd.Entropy(3 * beta))
+    assert abs(float(rd.log_odds(mixed.log_probs, 1, 3)) - before / 4) <= 1e-12
+
+
+@given(bandit=bandits(sizes=(5,)), beta=betas(-1, 2))
+def test_forward_odds_are_rational_in_the_gap(bandit, beta):
+    t = rd.target(bandit, rd.ForwardKL(beta))
+    lam = float(t.multiplier) + beta
+    with mp.workdps(30):
+        r, lq = bandit.reward.tolist(), bandit.log_ref.tolist()
+        want = lq[0] - lq[1] + float(mp.log((lam - mp.mpf(r[1])) / (lam - mp.mpf(r[0]))))
+    assert np.isclose(rd.log_odds(t.log_probs, 0, 1), want, rtol=0, atol=1e-9)
+
+
+def test_log_odds_by_hand():
+    log_p = jnp.log(jnp.array([0.2, 0.8]))
+    assert np.isclose(rd.log_odds(log_p, 1, 0), np.log(4))

@@ -1,0 +1,108 @@
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+
+import regdist as rd
+from regdist.cli import main
+
+matplotlib.use("Agg")
+GRID = ["--beta", "0.1,0.5", "--regularizers", "reverse-kl,forward-kl,alpha:2,entropy"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "deep" / "out"
+    assert main(["report", "--problem", "two-modes", "--out", str(out), *GRID]) == 0
+    return out
+
+
+def test_report_writes_everything(made):
+    names = {path.name for path in made.iterdir()}
+    drawings = {"targets", "solutions", "effective_number", "convergence"}
+    images = {f"{n}.{kind}" for n in drawings for kind in ("pdf", "png")}
+    assert names == images | {"report.json", "targets.npz", "index.html"}
+    assert not list(made.parent.glob(".out-*"))
+    page = (made / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)='(?!data:)", page)
+
+
+def test_report_numbers_are_the_librarys(made):
+    report = json.loads((made / "report.json").read_text())
+    assert report["passes"]
+    assert report["versions"]["regdist"]
+    bandit = rd.problems.two_modes().bandit
+    cells = {(c["regularizer"], c["beta"]): c for c in report["cells"]}
+    assert len(cells) == 8
+    for (name, beta), cell in cells.items():
+        make = {"reverse-kl": rd.ReverseKL, "forward-kl": rd.ForwardKL, "entropy": rd.Entropy}.get(
+            name, lambda b: rd.AlphaDivergence(2.0, b)
+        )
+        target = rd.target(bandit, make(beta))
+        assert np.isclose(cell["value"], target.value, rtol=1e-12)
+        assert np.isclose(cell["entropy"], rd.metrics.entropy(target.log_probs), rtol=1e-12)
+        solved = float(target.probs[4:8].sum())
+        assert np.isclose(cell["success"], solved, rtol=1e-12)
+        assert np.isclose(cell["pass_at_k"]["8"], 1 - (1 - solved) ** 8, rtol=1e-9)
+        assert cell["certificates"]["natural"]["verdict"] in ("converges", "plateau")
+    laws = np.load(made / "targets.npz")
+    want = rd.target(bandit, rd.ForwardKL(0.5)).log_probs
+    assert np.allclose(laws["forward-kl@0.5"], want, rtol=0, atol=1e-12)
+    rival = report["critical_betas"][0]
+    assert np.isclose(rival["reverse_kl"], rd.critical_beta(bandit, 4, 0, rd.ReverseKL))
+
+
+def test_report_on_a_file_and_a_hand(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text("outcome,reward,count,label\na,1,2,x\nb,0.5,7,y\nc,1,1,z\nd,0,4,w\n")
+    out = tmp_path / "file"
+    assert main(["report", "--problem", str(path), "--out", str(out), "--k", "1,4", *GRID]) == 0
+    shown = capsys.readouterr().out
+    assert "mine.csv: 4 outcomes with 4 answers" in shown
+    assert "pass@4" in shown
+    hand = tmp_path / "hand"
+    grid = ["--beta", "0.2", "--regularizers", "reverse-kl"]
+    assert main(["report", "--problem", "game24:3,3,8,8", "--out", str(hand), *grid]) == 0
+    report = json.loads((hand / "report.json").read_text())
+    assert report["problem"]["solutions"] == 1
+    assert report["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--problem", "chess"], "unknown problem 'chess'"),
+        (["--problem", "game24:1,2,3"], "four positive integers"),
+        (["--problem", "game24:1,2,3,x"], "game24:4,7,8,8"),
+        (["--problem", "game24:1,1,1,1"], "no outcome"),
+        (["--problem", "missing.csv"], "missing.csv"),
+        (["--problem", "two-modes", "--beta", "0.1,-1"], "betas must be finite numbers above 0"),
+        (["--problem", "two-modes", "--regularizers", "kl"], "unknown regulariser 'kl'"),
+        (["--problem", "two-modes", "--regularizers", "alpha:x"], "alpha:A wants a number"),
+        (["--problem", "two-modes", "--regularizers", "forward-kl+entropy"], "only reverse-kl"),
+        (["--problem", "two-modes", "--k", "0"], "positive integers"),
+        (["--problem", "two-modes", "--success", "7"], "has reward >= 7"),
+    ],
+)
+def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert main(["report", "--out", str(out), *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
+    """A step size above the stability limit makes the runs cycle: the command must say so."""
+    from regdist import report
+
+    rates = report._learning_rates
+    monkeypatch.setattr(
+        report, "_learning_rates", lambda *a: {k: 5 * r for k, r in rates(*a).items()}
+    )
+    grid = ["--beta", "0.5", "--regularizers", "reverse-kl"]
+    assert main(["report", "--problem", "two-modes", "--out", str(tmp_path / "o"), *grid]) == 1
+    assert "FAILS reverse-kl" in capsys.readouterr().err
+    assert not json.loads((tmp_path / "o" / "report.json").read_text())["passes"]

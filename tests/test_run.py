@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import regdist as rd
+
+BANDIT = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+METHOD = rd.methods.policy_gradient(rd.ReverseKL(0.3))
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.3), optax.adam(0.05), optax.sgd(0.1, momentum=0.9)])
+def test_the_scan_is_the_loop(optimizer):
+    path = rd.run(METHOD, BANDIT, 30, optimizer, record_every=10)
+    z, state = BANDIT.log_ref, optimizer.init(BANDIT.log_ref)
+    for step in range(31):
+        if step % 10 == 0:
+            assert path.step[step // 10] == step
+            assert np.allclose(path.log_probs[step // 10], rd.softmax(z), atol=1e-14)
+            norm = jnp.abs(rd.field(METHOD, z, BANDIT)).max()
+            assert np.isclose(path.field_norm[step // 10], norm, rtol=1e-12)
+        updates, state = optimizer.update(-rd.field(METHOD, z, BANDIT), state, z)
+        z = z + updates
+    assert path.steps == 30
+    assert not path.settled
+
+
+def test_every_optimiser_ends_at_the_target():
+    aim = rd.target(BANDIT, rd.ReverseKL(0.3)).log_probs
+    for optimizer in (optax.sgd(3.0), optax.sgd(1.0, momentum=0.5)):
+        path = rd.run(METHOD, BANDIT, 2000, optimizer, record_every=500)
+        assert np.allclose(path.log_probs[-1], aim, atol=1e-12)
+
+
+def test_it_stops_at_the_tolerance():
+    path = rd.run(METHOD, BANDIT, 5000, optax.sgd(1.0), record_every=100, tolerance=1e-6)
+    assert path.settled
+    assert path.steps < 5000
+    assert path.field_norm[-1] <= 1e-6
+    last = int(path.steps)
+    exact = rd.run(METHOD, BANDIT, last, optax.sgd(1.0), record_every=last)
+    assert np.array_equal(path.log_probs[-1], exact.log_probs[-1])
+    before = rd.run(METHOD, BANDIT, last - 1, optax.sgd(1.0), record_every=last - 1)
+    assert before.field_norm[-1] > 1e-6
+    assert len(path.step) == 51
+    assert path.step[-1] == last
+
+
+def test_nonfinite_steps_are_reported_and_not_taken():
+    explode = optax.scale_by_schedule(lambda count: jnp.where(count < 6, 0.1, jnp.inf))
+    path = rd.run(METHOD, BANDIT, 20, optax.chain(explode, optax.scale(-1.0)), record_every=5)
+    assert path.nonfinite == 7
+    assert path.steps == 6
+    assert np.all(np.isfinite(path.log_probs))
+    assert not path.settled
+
+
+def test_vmap_over_learning_rates_and_betas():
+    rates = jnp.array([0.1, 0.5])
+    batch = jax.vmap(lambda r: rd.run(METHOD, BANDIT, 20, optax.sgd(r)).log_probs)(rates)
+    for i, rate in enumerate((0.1, 0.5)):
+        assert np.allclose(batch[i], rd.run(METHOD, BANDIT, 20, optax.sgd(rate)).log_probs, atol=1e-14)
+    betas = jnp.array([0.1, 1.0])
+    make = rd.methods.natural_policy_gradient
+    batch = jax.jit(jax.vmap(lambda b: rd.run(make(rd.ReverseKL(b)), BANDIT, 20).log_probs))(betas)
+    one = rd.run(make(rd.ReverseKL(1.0)), BANDIT, 20).log_probs
+    assert np.allclose(batch[1], one, atol=1e-14)
+
+
+def test_one_compilation_for_many_coefficients():
+    from regdist.run import _compiled_drive
+
+    rd.run(METHOD, BANDIT, 10)
+    before = _compiled_drive._cache_size()
+    for beta in (1, 0.5, 2.0):
+        rd.run(rd.methods.policy_gradient(rd.ReverseKL(beta)), BANDIT, 10)
+    assert _compiled_drive._cache_size() == before
+
+
+def test_float32_stays_float32():
+    bandit = rd.bandit(np.array([1, 0, 0.5], np.float32), np.array([0.2, 0.5, 0.3], np.float32))
+    path = rd.run(METHOD, bandit, 3000, optax.sgd(3.0), record_every=1000)
+    assert path.log_probs.dtype == jnp.float32
+    aim = rd.target(bandit, rd.ReverseKL(0.3))
+    assert rd.metrics.total_variation(path.log_probs[-1], aim.log_probs) < 1e-6
+    certificate = rd.certify(METHOD, bandit, aim, path, optimizer=optax.sgd(3.0))
+    assert certificate.verdict == "converges"
+
+
+def test_wrong_calls():
+    with pytest.raises(ValueError, match="Nearest: steps=20"):
+        rd.run(METHOD, BANDIT, 15, record_every=10)
+    with pytest.raises(ValueError, match="init must have shape"):
+        rd.run(METHOD, BANDIT, 10, init=[0.0, 1.0])

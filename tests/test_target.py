@@ -1,0 +1,369 @@
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given
+from hypothesis import strategies as st
+
+import regdist as rd
+from tests import judge
+from tests.problems import REGULARIZERS, bandits, betas, laws
+
+every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)
+ALPHAS = [1.0, 0.0, 0.5, 2.0, -1.0, 3.0, 1 - 1e-9, 1e-9, 1 + 1e-9, 0.97]
+
+
+def hard_problem(random, size, dtype=np.float64, deepest=700):
+    """Beta from 1e-8 to 1e8, reward gaps up to 1e6, references down to e^-700, zeros among them."""
+    beta = 10.0 ** random.uniform(-8, 8)
+    reward = random.normal(size=size) * 10.0 ** random.uniform(-3, 5.5)
+    reward = random.choice([reward, np.round(reward), random.integers(0, 2, size)])
+    log_q = -random.random(size) * random.choice([1, 30, deepest])
+    if random.random() < 0.3:
+        log_q[random.integers(size)] = -np.inf
+    if not np.any(np.isfinite(log_q)):
+        log_q[0] = 0
+    log_q = log_q - np.logaddexp.reduce(log_q)
+    bandit = rd.bandit(reward.astype(dtype), log_reference=log_q.astype(dtype))
+    return bandit, dtype(beta)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_hard_problems_against_50_digits(alpha):
+    """TV error at most 1e-11 and error of log p at most 1e-12 relative to max(1, |log p|).
+
+    The second bound leaves out actions whose own probability the problem does not condition: under
+    alpha < 1 the best action beyond the edge (its p is what the others leave), under alpha > 1
+    actions at the edge of the support (p there has infinite slope in the multiplier).
+    """
+    random = np.random.default_rng([7, int(1000 * (alpha + 5))])
+    for trial in range(60):
+        bandit, beta = hard_problem(random, (2, 3, 6)[trial % 3])
+        target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
+        exact = judge.alpha_target(bandit.reward, bandit.log_ref, alpha, beta)
+        assert judge.total_variation(target.log_probs, exact) <= 1e-11
+        log_p, well = list(target.log_probs), well_conditioned(bandit, exact, alpha)
+        kept = [(a, b) for a, b, ok in zip(log_p, exact, well, strict=True) if ok]
+        assert judge.log_error(*zip(*kept, strict=True)) <= 1e-12 if kept else True
+        assert target.converged
+        assert target.residual <= 1e-11
+
+
+def well_conditioned(bandit, exact, alpha):
+    """Where a relative change of 1e-16 in the multiplier's distance to the edge moves log p little.
+
+    d log p / d log(distance) is 1/(1 - alpha) times the share of the multiplier in the distance.
+    """
+    if alpha == 1:
+        return [True] * len(exact)
+    out = []
+    for log_q, log_p in zip(bandit.log_ref, exact, strict=True):
+        if mp.isinf(log_p) or not np.isfinite(log_q):
+            out.append(False)
+            continue
+        ratio = float(log_p) - float(log_q)
+        out.append(alpha < 1 and ratio < 20 or alpha > 1 and ratio > -20)
+    return out
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5])
+def test_float32_on_the_same_range(alpha):
+    """What float32 gives: TV within 2e-4 and log p within 1e-4; on plain problems TV 2e-6."""
+    random = np.random.default_rng(11)
+    for trial in range(60):
+        bandit, beta = hard_problem(random, 5, np.float32, deepest=80)
+        target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
+        assert target.log_probs.dtype == jnp.float32
+        assert target.value.dtype == jnp.float32
+        # the judge sees the float32 inputs, beta included, as the exact problem
+        exact = judge.alpha_target(bandit.reward, bandit.log_ref, alpha, np.float32(beta))
+        plain = float(jnp.ptp(bandit.reward)) / beta < 30 and float(bandit.log_ref.min()) > -10
+        assert judge.total_variation(target.log_probs, exact) <= (2e-6 if plain else 2e-4)
+        if alpha == 1:
+            assert judge.log_error(target.log_probs, exact) <= 1e-4
+
+
+@jax.jit
+@jax.value_and_grad
+def loss(z, bandit, regularizer):
+    return -rd.objective(rd.softmax(z), bandit, regularizer)
+
+
+@every_regularizer
+@given(bandit=bandits(), beta=betas())
+def test_against_a_generic_optimiser(name, bandit, beta):
+    """scipy on logits, from the target's own neighbourhood and from uniform: nothing is better."""
+    make, _, _ = REGULARIZERS[name]
+    regularizer = make(beta)
+    target = rd.target(bandit, regularizer)
+    found = scipy.optimize.minimize(
+        lambda z: tuple(np.asarray(x) for x in loss(jnp.asarray(z), bandit, regularizer)),
+        np.zeros(bandit.num_actions),
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 500},
+    )
+    scale = 1 + abs(float(target.value))
+    assert -found.fun <= float(target.value) + 1e-12 * scale
+    assert -found.fun >= float(target.value) - 1e-5 * scale
+    assert abs(float(rd.objective(target.log_probs, bandit, regularizer) - target.value)) <= 1e-12 * scale
+
+
+@every_regularizer
+@given(bandit=bandits(zeros=True), beta=betas(-8, 8))
+def test_a_distribution_that_beats_every_perturbation(name, bandit, beta):
+    make, _, _ = REGULARIZERS[name]
+    target = rd.target(bandit, make(beta))
+    assert abs(float(jnp.sum(target.probs)) - 1) <= 1e-13
+    assert target.converged
+    scale = 1 + abs(float(target.value)) + beta
+    for law in laws(bandit.num_actions, 5):
+        for weight in (1e-3, 0.3, 1.0):
+            log_mix = jnp.logaddexp(target.log_probs + jnp.log1p(-weight * 0.999999), law + jnp.log(weight))
+            log_mix = log_mix - jax.nn.logsumexp(log_mix)
+            assert rd.objective(log_mix, bandit, make(beta)) <= target.value + 1e-13 * scale
+
+
+@every_regularizer
+@given(bandit=bandits(sizes=(5,)), beta=betas(-3, 3), shift=st.integers(-64, 64))
+def test_order_relabelling_and_shift(name, bandit, beta, shift):
+    make, _, anchor = REGULARIZERS[name]
+    target = rd.target(bandit, make(beta))
+    order = np.array([3, 0, 4, 2, 1])
+    moved = rd.Bandit(bandit.reward[order], bandit.log_ref[order], bandit.label)
+    relabelled = rd.target(moved, make(beta))
+    assert np.allclose(relabelled.probs, target.probs[order], rtol=0, atol=1e-13)
+    lifted = rd.target(rd.Bandit(bandit.reward + shift, bandit.log_ref, bandit.label), make(beta))
+    assert np.allclose(lifted.probs, target.probs, rtol=0, atol=1e-13)
+    assert np.isclose(lifted.value, target.value + shift, rtol=0, atol=1e-11 * (1 + beta))
+    assert np.isclose(lifted.multiplier, target.multiplier + shift, rtol=0, atol=1e-11 * (1 + beta))
+    flat = rd.Bandit(bandit.reward, jnp.full(5, -np.log(5.0)), bandit.label)
+    law = rd.target(flat, make(beta)).log_probs
+    best_first = np.asarray(law)[np.argsort(-np.asarray(flat.reward), kind="stable")]
+    above = best_first[1:] <= best_first[:-1]
+    assert np.all(above | np.isclose(best_first[1:], best_first[:-1], rtol=0, atol=1e-13))
+    assert anchor in ("reference", "uniform", "mixed")
+
+
+@every_regularizer
+@given(bandit=bandits(zeros=True))
+def test_limits(name, bandit):
+    """beta to 0: the anchor restricted to the best actions; beta to infinity: the anchor."""
+    make, alpha, kind = REGULARIZERS[name]
+    anchor = make(1.0).reduce(bandit.log_ref).log_anchor
+    weak = rd.target(bandit, make(1e10))
+    assert rd.metrics.total_variation(weak.log_probs, anchor) <= 1e-8
+    strong = rd.target(bandit, make(1e-10))
+    usable = jnp.isfinite(anchor) if alpha >= 1 else jnp.ones_like(anchor, bool)
+    best = usable & (bandit.reward == jnp.max(jnp.where(usable, bandit.reward, -jnp.inf)))
+    # an action with a gap of at least 1/64 keeps at most q ((1 - alpha) gap/beta)^{-1/(1 - alpha)}
+    left = ((1 - alpha) / 64e-10) ** (-1 / (1 - alpha)) if alpha < 1 else 0
+    assert jnp.sum(jnp.where(best, strong.probs, 0)) >= 1 - left - 1e-12
+    inside = best & jnp.isfinite(anchor)
+    if jnp.any(inside) and alpha >= 1:
+        limit = rd.metrics.restrict(anchor, inside)
+        assert rd.metrics.total_variation(strong.log_probs, limit) <= 1e-6
+    assert kind
+
+
+@every_regularizer
+def test_jit_vmap_and_loop_agree(name):
+    make, _, _ = REGULARIZERS[name]
+    bandit = rd.bandit([1.0, 0.25, -2.0, 1.0], [0.1, 0.4, 0.3, 0.2])
+    grid = jnp.geomspace(1e-3, 1e3, 7)
+    batch = jax.vmap(lambda b: rd.target(bandit, make(b)))(grid)
+    loop = [rd.target(bandit, make(float(b))) for b in grid]
+    jitted = [jax.jit(lambda b: rd.target(bandit, make(b)))(b) for b in grid]
+    if name in ("reverse KL", "alpha 2"):
+        with jax.disable_jit():
+            plain = rd.target(bandit, make(0.25))
+        assert np.allclose(plain.probs, rd.target(bandit, make(0.25)).probs, rtol=0, atol=1e-15)
+    for i, (one, two) in enumerate(zip(loop, jitted, strict=True)):
+        for field in ("log_probs", "value", "multiplier"):
+            got = getattr(batch, field)[i]
+            assert np.allclose(got, getattr(one, field), rtol=1e-14, atol=1e-14)
+            assert np.allclose(getattr(two, field), getattr(one, field), rtol=1e-14, atol=1e-14)
+
+
+@jax.jit
+def jacobians(reward, log_q, alpha, beta):
+    def law(reward, log_q, alpha, beta):
+        labels = jnp.arange(reward.shape[0])
+        bandit = rd.Bandit(reward, rd.logspace.normalize(log_q), labels)
+        return rd.target(bandit, rd.AlphaDivergence(alpha, beta)).log_probs
+
+    inputs = reward, log_q, alpha, beta
+    return [mode(law, (0, 1, 2, 3))(*inputs) for mode in (jax.jacfwd, jax.jacrev)]
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5, 2.0, -1.0, 1 - 1e-8, 1e-8])
+@pytest.mark.parametrize("beta", [0.05, 0.7, 30.0])
+def test_derivatives_against_differences_at_50_digits(alpha, beta):
+    """Jacobians of log p in both modes, with respect to reward, reference, beta and alpha."""
+    reward, log_q = [1.0, 0.3, 0.0, 0.9], np.log([0.1, 0.4, 0.3, 0.2])
+    inputs = jnp.array(reward), jnp.asarray(log_q), jnp.array(alpha), jnp.array(beta)
+    forward, backward = jacobians(*inputs)
+    step = mp.mpf(10) ** -20
+    for which, index in [(0, 0), (0, 1), (1, 0), (1, 3), (2, None), (3, None)]:
+        moved = []
+        for sign in (1, -1):
+            point = [[mp.mpf(x) for x in reward], [mp.mpf(x) for x in log_q], mp.mpf(alpha), mp.mpf(beta)]
+            with mp.workdps(60):
+                if index is None:
+                    point[which] += sign * step
+                else:
+                    point[which][index] += sign * step
+                moved.append(judge.alpha_target(*point))
+        with mp.workdps(60):
+            exact = [(a - b) / (2 * step) for a, b in zip(*moved, strict=True) if not mp.isinf(a)]
+        present = [i for i, a in enumerate(moved[0]) if not mp.isinf(a)]
+        for jacobian in (forward, backward):
+            column = jacobian[which] if index is None else jacobian[which][:, index]
+            got = np.asarray(column)[present]
+            want = np.array([float(x) for x in exact])
+            assert np.allclose(got, want, rtol=1e-10, atol=1e-11 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_no_seam_in_alpha(alpha):
+    """Values and first two derivatives in alpha join across the members alpha = 1 and 0."""
+    bandit = rd.bandit([1.0, 0.3, 0.0, -2.0], [0.1, 0.4, 0.3, 0.2])
+
+    def law(a):
+        t = rd.target(bandit, rd.AlphaDivergence(a, 3.0))
+        return jnp.append(t.log_probs, t.value)
+
+    h = 1e-4
+    left, here, right = (law(jnp.array(alpha + d)) for d in (-h, 0.0, h))
+    first = jax.jacfwd(law)(jnp.array(alpha))
+    second = jax.jacfwd(jax.jacfwd(law))(jnp.array(alpha))
+    assert np.allclose((right - left) / (2 * h), first, rtol=0, atol=1e-6)
+    assert np.allclose((right - 2 * here + left) / h**2, second, rtol=0, atol=1e-5)
+    member = rd.ReverseKL(3.0) if alpha == 1 else rd.ForwardKL(3.0)
+    assert np.allclose(rd.target(bandit, member).log_probs, here[:-1], rtol=0, atol=1e-15)
+
+
+@every_regularizer
+def test_no_nan_in_value_or_gradient(name):
+    make, _, _ = REGULARIZERS[name]
+    depth = np.log1p(-np.exp(-0.5) - np.exp(-700.0))
+    log_q = jnp.array([-np.inf, -0.5, -np.inf, -700.0, depth])
+    rewards = [[5.0, 1.0, 0.0, 2.0, 2.0], [0.0, 1.0, -np.inf, 2.0, 3.0], [1.0] * 5]
+
+    def everything(reward, log_q, beta):
+        t = rd.target(rd.Bandit(reward, log_q, jnp.arange(5)), make(beta))
+        return t.probs, t.value, t.multiplier, jnp.where(t.probs > 0, t.log_probs, 0)
+
+    modes = [jax.jit(mode(everything, (0, 1, 2))) for mode in (jax.jacfwd, jax.jacrev)]
+    for beta in (1e-8, 1e-2, 1.0, 1e8):
+        for reward in rewards:
+            inputs = jnp.array(reward), log_q, jnp.array(beta)
+            assert not any(np.any(np.isnan(x)) for x in everything(*inputs))
+            for jacobian in modes:
+                for x in jax.tree.leaves(jacobian(*inputs)):
+                    assert np.all(np.isfinite(x))
+
+
+@given(bandit=bandits(sizes=(5,)), beta=betas(-2, 2), key=st.integers(0, 10**6))
+def test_the_gap_to_the_optimum_is_a_kl(bandit, beta, key):
+    """J(p) = value - beta KL(p || target), in value and gradient, at random p (2205.11275)."""
+    target = rd.target(bandit, rd.ReverseKL(beta))
+    z = jnp.asarray(np.random.default_rng(key).normal(size=5) * 2)
+
+    def gap(z):
+        return target.value - rd.objective(rd.softmax(z), bandit, rd.ReverseKL(beta))
+
+    def kl(z):
+        return beta * rd.metrics.kl(rd.softmax(z), target.log_probs)
+
+    scale = 10 * (1 + beta)
+    assert abs(float(gap(z) - kl(z))) <= 1e-13 * scale * (1 + float(kl(z)))
+    assert np.allclose(jax.grad(gap)(z), jax.grad(kl)(z), rtol=0, atol=1e-13 * scale * (1 + float(kl(z))))
+
+
+def test_one_trace_for_a_sweep():
+    traces = []
+
+    @jax.jit
+    def law(beta):
+        traces.append(beta)
+        return rd.target(rd.bandit([1.0, 0.0], [0.3, 0.7]), rd.ForwardKL(beta)).log_probs
+
+    for beta in np.geomspace(1e-3, 1e3, 200):
+        law(jnp.asarray(beta))
+    assert len(traces) == 1
+    assert jax.vmap(law)(jnp.geomspace(1e-3, 1e3, 200)).shape == (200, 2)
+    before = rd.target._cache_size()
+    bandit = rd.bandit(np.arange(7.0), None)
+    for beta in [1, 1.0, jnp.float32(1), np.float64(0.5), *np.geomspace(1e-3, 1e3, 200)]:
+        rd.target(bandit, rd.AlphaDivergence(0.5, beta))
+    for alpha in [0, 0.0, 1, jnp.float32(2), *np.linspace(-1, 2, 50)]:
+        rd.target(bandit, rd.AlphaDivergence(alpha, 1))
+    assert rd.target._cache_size() == before + 1
+
+
+def test_forward_kl_by_hand():
+    """Binary reward, K = 2: Lambda solves b q1/(Lambda - 1) + b q2/Lambda = 1, a quadratic."""
+    q1, q2, b = 0.2, 0.8, 0.3
+    lam = (1 + b + np.sqrt((1 + b) ** 2 - 4 * b * q2)) / 2
+    t = rd.target(rd.bandit([1, 0], [q1, q2]), rd.ForwardKL(b))
+    assert np.allclose(t.probs, [b * q1 / (lam - 1), b * q2 / lam], rtol=1e-14)
+    assert np.isclose(t.multiplier + b, lam, rtol=1e-14)
+    reverse = rd.target(rd.bandit([1, 0], [q1, q2]), rd.ReverseKL(b))
+    z = q1 * np.exp(1 / b) + q2
+    assert np.isclose(reverse.value, b * np.log(z), rtol=1e-14)
+    assert np.isclose(reverse.multiplier, b * np.log(z), rtol=1e-14)
+
+
+def test_mass_off_the_support():
+    """Forward KL puts 1 - sum b q/(R_out - R) on a better action that the reference never takes."""
+    bandit = rd.bandit([1.0, 0.0, 3.0], [0.5, 0.5, 0.0])
+    t = rd.target(bandit, rd.ForwardKL(0.5))
+    inside = [0.5 * 0.5 / 2, 0.5 * 0.5 / 3]
+    assert np.allclose(t.probs, [*inside, 1 - sum(inside)], rtol=1e-14)
+    assert np.isclose(t.multiplier + 0.5, 3.0)
+    assert t.converged
+    # below the entry reward, and for reverse KL at any reward, nothing leaves the support
+    assert rd.target(rd.bandit([1.0, 0.0, 1.1], [0.5, 0.5, 0.0]), rd.ForwardKL(5.0)).probs[2] == 0
+    assert rd.target(bandit, rd.ReverseKL(0.5)).probs[2] == 0
+    tied = rd.target(rd.bandit([0.0, 3.0, 3.0], [1.0, 0.0, 0.0]), rd.ForwardKL(0.5)).probs
+    assert np.allclose(tied, [0.5 / 3, (1 - 0.5 / 3) / 2, (1 - 0.5 / 3) / 2])
+
+
+def test_entropy_ignores_the_reference_and_sums_merge():
+    bandit = rd.bandit([1.0, 0.5, 0.0], [0.7, 0.2, 0.1])
+    softmax = jax.nn.softmax(bandit.reward / 0.3)
+    assert np.allclose(rd.target(bandit, rd.Entropy(0.3)).probs, softmax, rtol=1e-14)
+    # q^{b/(a+b)} e^{R/(a+b)} (2510.20817, appendix)
+    a, b = 0.2, 0.3
+    both = rd.target(bandit, rd.ReverseKL(b) + rd.Entropy(a))
+    want = jax.nn.softmax((b * bandit.log_ref + bandit.reward) / (a + b))
+    assert np.allclose(both.probs, want, rtol=1e-14)
+    p = both.probs
+    by_hand = p @ bandit.reward - b * (p @ (jnp.log(p) - bandit.log_ref)) - a * (p @ jnp.log(p))
+    assert np.isclose(both.value, by_hand, rtol=1e-14)
+    teacher = jnp.log(jnp.array([0.1, 0.3, 0.6]))
+    anchored = rd.target(bandit, rd.ReverseKL(b) + rd.ReverseKL(a, anchor=teacher))
+    want = jax.nn.softmax((b * bandit.log_ref + a * teacher + bandit.reward) / (a + b))
+    assert np.allclose(anchored.probs, want, rtol=1e-14)
+
+
+def test_wrong_calls_say_what_to_do():
+    bandit = rd.bandit([1.0, 0.0])
+    with pytest.raises(ValueError, match="objective evaluates any sum"):
+        rd.target(bandit, rd.ForwardKL(1.0) + rd.Entropy(1.0))
+    with pytest.raises(ValueError, match="vmap"):
+        rd.target(bandit, rd.ReverseKL(jnp.ones(3)))
+    with pytest.raises(ValueError, match="anchor must have the shape"):
+        rd.target(bandit, rd.ReverseKL(1.0, anchor=jnp.log(jnp.ones(3) / 3)))
+    for bad in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="beta must be a finite number above 0"):
+            rd.ReverseKL(bad)
+    with pytest.raises(ValueError, match="alpha must be a finite number"):
+        rd.AlphaDivergence(np.nan, 1.0)
+    with pytest.raises(ValueError, match="normalised log-probabilities"):
+        rd.ReverseKL(1.0, anchor=jnp.array([0.5, 0.5]))
+    both = rd.ForwardKL(1.0) + rd.Entropy(0.5)
+    assert np.isclose(rd.objective(bandit.log_ref, bandit, both), 0.5 + 0.5 * np.log(2))
