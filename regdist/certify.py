@@ -6,7 +6,6 @@ are per step, the natural logarithm of the factor by which sqrt(KL to the target
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -20,12 +19,12 @@ from regdist.methods import Method, field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.problem import Bandit
 from regdist.run import Trajectory, default_optimizer, run
+from regdist.spectrum import spectrum
 from regdist.target import Target, objective
 
 if TYPE_CHECKING:
     import optax
 
-_DENSE = 256
 _NEGLIGIBLE = 1e-200
 _NEAR = 0.1
 
@@ -164,7 +163,7 @@ class _Judgement:
     def certificate(self) -> Certificate:
         """Everything together."""
         last, aim = self.last, self.target.log_probs
-        eigenvalues, fastest = _spectrum(self.product, len(self.kept), self.likeliest)
+        eigenvalues, fastest = spectrum(self.product, len(self.kept), self.likeliest)
         to_target, from_target = float(kl(last, aim)), float(kl(aim, last))
         variation = float(total_variation(last, aim))
         gap, identity = self.objective_gap()
@@ -232,12 +231,15 @@ class _Judgement:
         aim = self.target.log_probs
         eps = float(jnp.finfo(aim.dtype).eps)
         largest = float(np.abs(np.asarray(aim)[self.kept]).max())
-        clear = np.flatnonzero(np.isfinite(self.distance) & (self.distance > (50 * eps * largest) ** 2))
+        clear = np.flatnonzero(
+            np.isfinite(self.distance) & (self.distance > (50 * eps * largest) ** 2)
+        )
         pairs = [i for i in clear[:-1] if i + 1 in clear and step[i + 1] > step[i]]
         if not pairs:
             return None, None
         i = pairs[-1]
-        measured = math.log(self.distance[i] / self.distance[i + 1]) / 2 / (step[i + 1] - step[i])
+        measured = math.log(self.distance[i] / self.distance[i + 1]) / 2
+        measured /= float(step[i + 1] - step[i])
         if self.learning_rate is None or self.distance[i] > _NEAR:
             return measured, None
         weight = np.exp(np.asarray(aim)[self.kept])
@@ -253,8 +255,9 @@ class _Judgement:
         return measured, sum(both) / 2
 
     def remaining(self, variation: float, *rates: float | None) -> float:
-        """Steps until total variation falls below the tolerance: at the slower of the first two
-        rates, or at the last where neither shrinks it.
+        """Steps until total variation falls below the tolerance.
+
+        At the slower of the first rates, or at the last where none of them shrinks it.
         """
         if variation <= self.tolerance:
             return 0.0
@@ -316,70 +319,3 @@ def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float |
     update = np.asarray(optimizer.update(-probe, state, probe)[0])
     rate = float(update[0] / probe[0])
     return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
-
-
-def _spectrum(
-    product: Callable[[np.ndarray], np.ndarray], size: int, anchor: int, count: int = 6
-) -> tuple[np.ndarray, complex | float]:
-    """The slowest eigenvalues, nearest 0 first, and the one of largest modulus.
-
-    Logits are taken relative to the action `anchor`, which removes the shift of all logits: an
-    eigenvector of eigenvalue 0 that moves no policy. The columns of what is left scale like the
-    probabilities, over hundreds of orders of magnitude, so they are divided by their size before
-    anything is inverted. Small tables are solved densely. Large ones are matrix-free: Arnoldi on
-    the inverse, whose products GMRES solves; there a repeated eigenvalue may be listed once.
-    """
-    if size < 2:
-        return np.zeros(0), 0.0
-    others = np.arange(size) != anchor
-
-    def reduced(v: np.ndarray) -> np.ndarray:
-        full = np.zeros(size)
-        full[others] = np.ravel(v)
-        out = product(full).astype(float)
-        return out[others] - out[anchor]
-
-    if size <= _DENSE:
-        dense = np.stack([reduced(column) for column in np.eye(size - 1)], axis=1)
-        scale = np.abs(dense).max(axis=0)
-        scale[scale == 0] = 1
-        inverse = np.linalg.inv(dense / scale) / scale[:, None]
-        slow, fast = 1 / np.linalg.eigvals(inverse), np.linalg.eigvals(dense)
-    else:
-        slow, fast = _krylov(product, reduced, others, count)
-    slow, fast = (_real_if_close(x[np.argsort(np.abs(x))]) for x in (slow, fast))
-    return slow[:count], fast[-1].item()
-
-
-def _krylov(
-    product: Callable[[np.ndarray], np.ndarray],
-    reduced: Callable[[np.ndarray], np.ndarray],
-    others: np.ndarray,
-    count: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.sparse.linalg import LinearOperator, eigs, gmres
-
-    n = int(others.sum())
-    random = np.random.default_rng(0)
-    signs = random.choice([-1.0, 1.0], size=(8, len(others)))
-    scale = np.abs(np.mean([s * product(s) for s in signs], axis=0))[others]
-    scale = np.maximum(scale, np.min(scale[scale > 0], initial=1.0))
-    start = random.normal(size=n)
-    scaled = LinearOperator((n, n), matvec=lambda y: reduced(y / scale), dtype=float)
-
-    def solve(b: np.ndarray) -> np.ndarray:
-        b = np.ravel(b)
-        y, _ = gmres(scaled, b, rtol=1e-10, atol=0.0, restart=80, maxiter=5)
-        return y / scale
-
-    forward = LinearOperator((n, n), matvec=reduced, dtype=float)
-    inverse = LinearOperator((n, n), matvec=solve, dtype=float)
-    options = {"return_eigenvectors": False, "v0": start, "tol": 1e-6}
-    fast = eigs(forward, k=1, which="LM", **options)
-    slow = eigs(inverse, k=count, which="LM", **options)
-    return 1 / slow, fast
-
-
-def _real_if_close(values: np.ndarray) -> np.ndarray:
-    tiny = np.abs(values.imag) <= 1e-6 * np.abs(values)
-    return values.real if np.all(tiny) else values

@@ -112,5 +112,3 @@ def _report(options: argparse.Namespace) -> int:
                 complaints.print(f"FAILS {cell.regularizer} beta={cell.beta:g} {kind}: {proof}")
     console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
     return 0 if made.passes else 1
-
-

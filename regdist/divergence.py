@@ -12,7 +12,6 @@ from jaxtyping import Float
 from regdist.logspace import (
     exp_divided_difference,
     expm1_over,
-    largest_exponent,
     log_q_exponential,
     log_ratio,
     q_shift,
@@ -48,11 +47,11 @@ class Divergence:
         raise NotImplementedError
 
     def term(self, log_p: Array, log_q: Array) -> Array:
-        """q f(p/q) elementwise, with its limits at p = 0 and q = 0."""
+        """Q f(p/q) elementwise, with its limits at p = 0 and q = 0."""
         raise NotImplementedError
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
-        """p f'(p/q) elementwise, with its limit at p = 0."""
+        """P f'(p/q) elementwise, with its limit at p = 0."""
         raise NotImplementedError
 
     def value(self, log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
@@ -126,7 +125,7 @@ class Alpha(Divergence):
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 
     def weighted_slope(self, log_p, log_q):
-        """p f'(p/q) = (q^(1-alpha) p^alpha - p)/(alpha - 1)."""
+        """P f'(p/q) = (q^(1-alpha) p^alpha - p)/(alpha - 1)."""
         a = self.alpha - 1
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
@@ -163,7 +162,7 @@ class KL(Divergence):
         return s - gap
 
     def ceiling(self, gap):
-        """f' = log has no finite limit."""
+        """F' = log has no finite limit."""
         return jnp.full_like(gap, jnp.inf)
 
     def is_sparse(self):

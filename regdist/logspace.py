@@ -56,7 +56,7 @@ def log_ratio(log_p: Array, log_q: Array) -> Array:
 
 
 def times_exp(x: Array, log_w: Array) -> Array:
-    """x * exp(log_w), and exactly 0 where the weight is 0, whatever x is there."""
+    """X * exp(log_w), and exactly 0 where the weight is 0, whatever x is there."""
     empty = jnp.isneginf(log_w)
     return jnp.where(empty, 0, jnp.where(empty, 0, x) * jnp.exp(log_w))
 
@@ -102,7 +102,7 @@ def _expm2(z: Array) -> Array:
 
 
 def log_q_exponential(x: Array, alpha: Array) -> Array:
-    """log e_alpha(x) = log(1 + (alpha - 1) x)_+ / (alpha - 1); the identity at alpha = 1.
+    """Log e_alpha(x) = log(1 + (alpha - 1) x)_+ / (alpha - 1); the identity at alpha = 1.
 
     Tsallis' q-exponential with q = 2 - alpha, in logs: -inf where alpha > 1 and the bracket is
     not positive, +inf where alpha < 1 and it is not positive.
@@ -119,7 +119,7 @@ def log_q_exponential(x: Array, alpha: Array) -> Array:
 
 @jax.custom_jvp
 def q_shift(alpha: Array, s: Array, gap: Array) -> Array:
-    """log e_alpha(x - gap) where x is the point with log e_alpha(x) = s.
+    """Log e_alpha(x - gap) where x is the point with log e_alpha(x) = s.
 
     If the best action has log-ratio s = log(p/q) to its anchor, an action whose reward is lower by
     `gap` (in units of beta) has log-ratio q_shift(alpha, s, gap), under the alpha divergence. With
@@ -135,7 +135,7 @@ def q_shift(alpha: Array, s: Array, gap: Array) -> Array:
 
 
 def _q_drop(alpha: Array, s: Array, gap: Array) -> Array:
-    """s - q_shift(alpha, s, gap), without the subtraction."""
+    """S - q_shift(alpha, s, gap), without the subtraction."""
     k = 1 - alpha
     exponent = k * s
     far = exponent > 0.5 * largest_exponent(s)
@@ -167,7 +167,7 @@ def _q_shift_jvp(primals, tangents):
 
 
 def log_mean_exp(log_q: Float[Array, " K"], r: Float[Array, " K"]) -> Float[Array, ""]:
-    """log sum_i q_i e^{r_i} for a normalised q, to full *relative* accuracy as r tends to 0.
+    """Log sum_i q_i e^{r_i} for a normalised q, to full *relative* accuracy as r tends to 0.
 
     Where the plain log-sum-exp leaves an error of one ulp of 1, this one leaves an error
     relative to the largest |r|. r = -inf is allowed; r > 0 may be large as long as q e^r is not.

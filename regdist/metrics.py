@@ -93,9 +93,7 @@ def pass_at_k(success: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
     return jnp.where(sure & (tries > 0), 1, -jnp.expm1(tries * log_miss))
 
 
-def label_log_probs(
-    log_p: Float[Array, " K"], label: Int[Array, " K"]
-) -> Float[Array, " K"]:
+def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, " K"]:
     """Log of the mass of each label: entry a is log sum of p_i over label_i = a; -inf if none.
 
     >>> print(jnp.exp(label_log_probs(jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([0, 1, 1]))))

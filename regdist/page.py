@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -65,16 +66,29 @@ def tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     proof_heads = ["regulariser", "beta", "KKT", "natural", "TV", "rate", "predicted"]
     proof_heads += ["plain", "TV", "to go"]
     keys = ("good", "rival", "reward_gap", "log_reference_odds", "reverse_kl", "forward_kl")
-    rivals = [[r[k] if isinstance(r[k], str) else _short(r[k]) for k in keys] for r in report.rivals]
+    rivals = [
+        [r[k] if isinstance(r[k], str) else _short(r[k]) for k in keys] for r in report.rivals
+    ]
     rival_heads = ["solution", "rival", "gap", "log q odds", "reverse KL", "forward KL"]
     return [
-        ("Targets. Entropy and KL(target || reference) in nats; effective numbers are e^entropy, "
-         "of solutions given success", heads, targets),
-        ("Certificates. KKT: residual of the target; then for natural and plain gradient the "
-         "verdict, the total variation left, rates per step of sqrt KL, steps to go",
-         proof_heads, proofs),
-        ("Critical beta: below it the solution (in its likeliest form) is likelier than the rival, "
-         "the likeliest failure; - where it is ahead at every beta", rival_heads, rivals),
+        (
+            "Targets. Entropy and KL(target || reference) in nats; effective numbers are "
+            "e^entropy, of solutions given success",
+            heads,
+            targets,
+        ),
+        (
+            "Certificates. KKT: residual of the target; then for natural and plain gradient the "
+            "verdict, the total variation left, rates per step of sqrt KL, steps to go",
+            proof_heads,
+            proofs,
+        ),
+        (
+            "Critical beta: below it the solution (in its likeliest form) is likelier than the "
+            "rival, the likeliest failure; - where it is ahead at every beta",
+            rival_heads,
+            rivals,
+        ),
     ]
 
 
@@ -145,7 +159,9 @@ def _draw_solutions(report: Report, chosen: dict[str, Cell]) -> tuple[Figure, st
     figure = Figure(figsize=(2 * plot.COLUMN, 2.8))
     axes = figure.subplots()
     shown = [n for n in chosen if n in ("reverse KL", "forward KL", "entropy")] or list(chosen)[:3]
-    plot.mass_bars(bandit, {n: chosen[n].target for n in shown}, names, [m for _, m in groups], axes)
+    plot.mass_bars(
+        bandit, {n: chosen[n].target for n in shown}, names, [m for _, m in groups], axes
+    )
     beta = next(iter(chosen.values())).beta
     caption = (
         f"The mass of each different solution at beta = {beta:g} (the {len(names)} likeliest under "
@@ -210,7 +226,9 @@ def write(report: Report, out: Path) -> list[Path]:
         text = json.dumps(as_json(report), indent=1, allow_nan=False)
         (fresh / "report.json").write_text(text + "\n", encoding="utf-8")
         bandit = report.task.bandit
-        laws = {f"{c.regularizer}@{c.beta:g}": np.asarray(c.target.log_probs) for c in report.cells}
+        laws: dict[str, Any] = {
+            f"{c.regularizer}@{c.beta:g}": np.asarray(c.target.log_probs) for c in report.cells
+        }
         np.savez_compressed(
             fresh / "targets.npz",
             outcome=np.array(report.task.outcomes),

@@ -23,8 +23,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY = "#555555"
 
 
-def style() -> dict[str, Any]:
-    """rcParams for print: use as `with matplotlib.rc_context(rd.plot.style()):`."""
+def style() -> dict[Any, Any]:
+    """RcParams for print: use as `with matplotlib.rc_context(rd.plot.style()):`."""
     return {
         "figure.figsize": (COLUMN, 2.5),
         "figure.dpi": 200,
@@ -94,8 +94,16 @@ def mass_bars(
         heights = [p[mask].sum() for mask in groups]
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         color = "#BBBBBB" if i == 0 else _COLORS[(i - 1) % 6]
-        ax.bar(at, heights, width, label=name, color=color, edgecolor="black", linewidth=0.4,
-               hatch=hatches[i % 6])
+        ax.bar(
+            at,
+            heights,
+            width,
+            label=name,
+            color=color,
+            edgecolor="black",
+            linewidth=0.4,
+            hatch=hatches[i % 6],
+        )
     ax.set_xticks(np.arange(len(groups)), names, rotation=35, ha="right", rotation_mode="anchor")
     ax.set(ylabel="probability")
     ax.legend()
@@ -122,11 +130,21 @@ def effective_number(
     for i, (name, values) in enumerate(curves.items()):
         every = max(1, len(betas) // 6)
         ax.plot(betas, values, label=name, marker=_MARKERS[i % 6], markevery=(i, every), **_look(i))
-    ax.set(xscale="log", yscale="log", xlabel=r"coefficient $\beta$ (reward per nat)", ylabel=ylabel)
+    ax.set(
+        xscale="log", yscale="log", xlabel=r"coefficient $\beta$ (reward per nat)", ylabel=ylabel
+    )
     for name, value in (ceilings or {}).items():
         ax.axhline(value, color=_GREY, linewidth=0.7)
-        ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), fontsize=6.5,
-                    xytext=(0, 2), textcoords="offset points", ha="right", color=_GREY)
+        ax.annotate(
+            name,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            fontsize=6.5,
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            color=_GREY,
+        )
     ax.legend(loc="upper left")
     return ax
 
@@ -148,16 +166,28 @@ def convergence(
         step = np.asarray(path.step)
         distance = kl_to(path, targets[name])
         shown = distance > 1e-28
-        ax.plot(step[shown], distance[shown], label=name, marker=_MARKERS[i % 6],
-                markevery=max(1, int(shown.sum()) // 8), **_look(i))
+        ax.plot(
+            step[shown],
+            distance[shown],
+            label=name,
+            marker=_MARKERS[i % 6],
+            markevery=max(1, int(shown.sum()) // 8),
+            **_look(i),
+        )
         rate = certificates[name].predicted_rate if certificates else None
         if rate is None or not np.isfinite(rate) or shown.sum() < 2:
             continue
         clear = np.flatnonzero(distance > 1e-22)[-1]
         line = distance[clear] * np.exp(-2 * rate * (step - step[clear]))
         inside = (line > distance[shown].min() / 3) & (line < distance.max() * 3)
-        ax.plot(step[inside], line[inside], color="black", linewidth=0.7, zorder=1,
-                label=None if drawn else "predicted rate")
+        ax.plot(
+            step[inside],
+            line[inside],
+            color="black",
+            linewidth=0.7,
+            zorder=1,
+            label=None if drawn else "predicted rate",
+        )
         drawn = True
     ax.set(yscale="log", xlabel="step", ylabel=r"KL$(p\,\|\,$target$)$ in nats")
     ax.legend()

@@ -1,7 +1,6 @@
 """Policies: parameters to log-probabilities."""
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -15,4 +14,3 @@ def softmax(logits: Float[Array, " K"]) -> Float[Array, " K"]:
     [-0.693... -0.693...        -inf]
     """
     return jax.nn.log_softmax(logits)
-

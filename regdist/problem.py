@@ -104,9 +104,7 @@ def uniform(like: Array) -> Array:
 def _table(name: str, values: Table, reward: Array) -> Array:
     table = jnp.asarray(values, dtype=reward.dtype)
     if table.shape != reward.shape:
-        raise ValueError(
-            f"{name} must have the shape of reward, {reward.shape}; got {table.shape}"
-        )
+        raise ValueError(f"{name} must have the shape of reward, {reward.shape}; got {table.shape}")
     return table
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def static(**kwargs: Any) -> Any:
 
 def is_concrete(*values: Any) -> bool:
     """Whether all values are known now, so that a check on them can be made."""
-    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(values))
+    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
 def as_number(value: ArrayLike) -> Array:

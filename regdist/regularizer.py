@@ -140,7 +140,7 @@ class Regularizer:
 
 
 def ReverseKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
-    """beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
+    """Beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
 
     The optimum is p proportional to q e^{R/beta} (arXiv 2205.11275; 2510.20817).
 
@@ -158,7 +158,7 @@ def ReverseKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
 
 
 def ForwardKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
-    """beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
+    """Beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
 
     The optimum is p = beta q/(Lambda - R) with Lambda > max R on the support of q
     (arXiv 2510.20817). Off the support an action may take mass: see `target`.
@@ -176,7 +176,7 @@ def ForwardKL(beta: ArrayLike, *, anchor: Table | None = None) -> Regularizer:
 def AlphaDivergence(
     alpha: ArrayLike, beta: ArrayLike, *, anchor: Table | None = None
 ) -> Regularizer:
-    """beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
+    """Beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
 
     alpha = 1 is reverse KL, 0 forward KL, 2 half of Pearson's chi-squared, 1/2 four times
     1 - sum sqrt(p q). The optimum is q times the q-exponential of (R - L)/beta (arXiv 2302.08215
@@ -212,9 +212,7 @@ def Entropy(alpha: ArrayLike) -> Regularizer:
     return Regularizer((Term(KL(), coefficient, None, True),))
 
 
-_BETA = (
-    "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
-)
+_BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
 
 
 def _anchor(anchor: Table | None) -> Array | None:

@@ -185,6 +185,11 @@ def build(
         raise ValueError(f"the k of pass@k must be positive integers; got {tuple(tries)}")
     bar = progress.add_task("targets, runs, certificates", total=len(makers) * (len(grid) + 1))
     possible = np.exp(np.asarray(bandit.log_ref)) > 0
+    if np.ptp(reward[possible]) == 0:
+        raise ValueError(
+            f"every outcome has reward {reward[0]:g}, so every target is its anchor"
+            + ("; this hand has no solution" if spec.startswith("game24:") else "")
+        )
     best = reward[possible].max() if threshold is None else threshold
     correct = reward >= best
     if not (correct & possible).any():
@@ -270,9 +275,7 @@ def _certificates(
     }
 
 
-def _numbers(
-    task: Task, correct: np.ndarray, tries: Sequence[int], aim: Target
-) -> dict[str, Any]:
+def _numbers(task: Task, correct: np.ndarray, tries: Sequence[int], aim: Target) -> dict[str, Any]:
     log_p, bandit = aim.log_probs, task.bandit
     solved = float(metrics.success(log_p, jnp.asarray(correct)))
     top = np.argsort(-np.asarray(log_p))[:20]

@@ -158,9 +158,7 @@ class _Root(NamedTuple):
     ended: Array
 
 
-def _solve(
-    divergence: Divergence, log_q: Array, active: Array, gap: Array, entry: Array
-) -> _Root:
+def _solve(divergence: Divergence, log_q: Array, active: Array, gap: Array, entry: Array) -> _Root:
     """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
 
     The search starts with the best action, at the smallest s at which some action alone would have

@@ -75,7 +75,7 @@ def _bracketed_root(log_mass, k, gap, log_q, support):
     else:
         low, high = k * log_best, mp.mpf(0)
         if smallest > 0:
-            low = -mp.mpf(10) ** 4
+            low = -(mp.mpf(10) ** 4)
     sign = -1 if k > 0 else 1
     for _ in range(240):
         middle = (low + high) / 2

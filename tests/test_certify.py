@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import regdist as rd
-from regdist.certify import _spectrum
+from regdist.spectrum import spectrum
 from tests.problems import REGULARIZERS
 
 BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])
@@ -48,7 +48,9 @@ def test_spectrum_by_hand():
     assert np.isclose(plain.fastest, want[-1], rtol=1e-10)
 
 
-@pytest.mark.parametrize("regularizer", [rd.ReverseKL(0.3), rd.ForwardKL(0.3), rd.AlphaDivergence(0.5, 0.3)])
+@pytest.mark.parametrize(
+    "regularizer", [rd.ReverseKL(0.3), rd.ForwardKL(0.3), rd.AlphaDivergence(0.5, 0.3)]
+)
 @pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
 def test_large_tables_agree_with_the_dense_spectrum(regularizer, make):
     """400 actions, probabilities over twelve decades, matrix-free against the dense Jacobian."""
@@ -79,7 +81,7 @@ def test_tiny_eigenvalues_keep_their_digits():
         def product(v, p=p):
             return -(p * v - p * (p @ v))
 
-        slow, fast = _spectrum(product, size, 0)
+        slow, fast = spectrum(product, size, 0)
         assert np.isclose(slow[0], -p[-1], rtol=1e-6)
         assert np.isclose(fast, -np.linalg.eigvalsh(np.diag(p) - np.outer(p, p)).max(), rtol=1e-6)
 
@@ -98,8 +100,13 @@ def test_a_plateau_is_called_a_plateau():
     assert c.remaining_steps > 1e4
     assert "still approaching" in c.sentence
     assert "more steps to go" in c.sentence
-    quick = rd.certify(rd.methods.natural_policy_gradient(regularizer), bandit, aim, steps=4000,
-                       optimizer=optax.sgd(1.0))
+    quick = rd.certify(
+        rd.methods.natural_policy_gradient(regularizer),
+        bandit,
+        aim,
+        steps=4000,
+        optimizer=optax.sgd(1.0),
+    )
     assert quick.verdict == "converges"
 
 
@@ -107,13 +114,13 @@ def test_the_time_a_plateau_predicts_is_right_near_the_target():
     regularizer = rd.ReverseKL(0.3)
     aim = rd.target(BANDIT, regularizer)
     method = rd.methods.policy_gradient(regularizer)
-    path = rd.run(method, BANDIT, 2000, SGD, record_every=20)
+    path = rd.run(method, BANDIT, 200, SGD, record_every=20)
     c = rd.certify(method, BANDIT, aim, path, optimizer=SGD)
     assert c.verdict == "plateau"
     more = round(c.remaining_steps)
-    end = rd.run(method, BANDIT, 2000 + more, SGD, record_every=2000 + more)
+    end = rd.run(method, BANDIT, 200 + more, SGD, record_every=200 + more)
     left = rd.metrics.total_variation(end.log_probs[-1], aim.log_probs)
-    assert 0.5e-6 < left < 2e-6
+    assert 0.7e-6 < left < 1.4e-6
 
 
 def test_elsewhere_vertex_cycles_and_diverges():
@@ -140,15 +147,16 @@ def test_elsewhere_vertex_cycles_and_diverges():
 def test_an_optimiser_with_memory_gets_no_predicted_rate():
     regularizer = rd.ReverseKL(0.5)
     adam = optax.adam(0.05)
-    c = rd.certify(rd.methods.policy_gradient(regularizer), BANDIT, rd.target(BANDIT, regularizer),
-                   optimizer=adam)
+    method, aim = rd.methods.policy_gradient(regularizer), rd.target(BANDIT, regularizer)
+    with jax.numpy_dtype_promotion("standard"):  # optax's adam promotes its step count
+        c = rd.certify(method, BANDIT, aim, optimizer=adam)
     assert c.predicted_rate is None
     assert c.asymptotic_rate is None
     assert c.measured_rate is not None
 
 
 def test_sparse_targets_are_judged_on_their_support():
-    regularizer = rd.AlphaDivergence(2.0, 0.4)
+    regularizer = rd.AlphaDivergence(2.0, 0.15)
     aim = rd.target(BANDIT, regularizer)
     assert aim.probs[2] == 0
     c = rd.certify(rd.methods.natural_policy_gradient(regularizer), BANDIT, aim, steps=4000)
@@ -158,9 +166,12 @@ def test_sparse_targets_are_judged_on_their_support():
 
 def test_one_action_and_records_are_plain_numbers():
     one = rd.bandit([1.0])
-    c = rd.certify(rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0)))
+    c = rd.certify(
+        rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0))
+    )
     assert c.verdict == "converges"
     assert isinstance(dataclasses.asdict(c)["kl_to_target"], float)
+    method = rd.methods.policy_gradient(rd.ReverseKL(1.0))
+    batch = jax.vmap(lambda _: rd.run(method, one, 10))(jnp.ones(2))
     with pytest.raises(ValueError, match="one run"):
-        batch = jax.vmap(lambda b: rd.run(rd.methods.policy_gradient(rd.ReverseKL(b)), one, 10))(jnp.ones(2))
-        rd.certify(rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0)), batch)
+        rd.certify(method, one, rd.target(one, rd.ReverseKL(1.0)), batch)

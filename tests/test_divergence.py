@@ -74,8 +74,13 @@ def test_zero_probabilities(a):
     both = d.value(log(0.5, 0.5, 0.0), log(0.5, 0.5, 0.0))
     assert both == 0
     p_zero = d.value(log(1.0, 0.0), log(0.5, 0.5))
-    f_at_2 = 2 * np.log(2) - 1 if a == 1 else 1 - np.log(2) if a == 0 else (
-        (2**a - 2 * a + a - 1) / (a * (a - 1)))
+    f_at_2 = (
+        2 * np.log(2) - 1
+        if a == 1
+        else 1 - np.log(2)
+        if a == 0
+        else ((2**a - 2 * a + a - 1) / (a * (a - 1)))
+    )
     want = 0.5 * f_at_2 + (0.5 / a if a > 0 else np.inf)
     assert np.isclose(p_zero, want, rtol=1e-14)
     q_zero = d.value(log(0.5, 0.5), log(1.0, 0.0))

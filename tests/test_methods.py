@@ -77,7 +77,9 @@ def test_one_natural_step_arrives():
     method = rd.methods.natural_policy_gradient(rd.ReverseKL(0.2))
     path = rd.run(method, bandit, 1, optax.sgd(5.0), record_every=1)
     assert np.allclose(path.log_probs[-1], aim, atol=1e-14)
-    hedge = rd.run(rd.methods.natural_policy_gradient(), bandit, 50, optax.sgd(0.1), record_every=50)
+    hedge = rd.run(
+        rd.methods.natural_policy_gradient(), bandit, 50, optax.sgd(0.1), record_every=50
+    )
     assert np.allclose(hedge.log_probs[-1], aim, atol=1e-13)
 
 
@@ -94,7 +96,9 @@ def test_zero_mass_stays_zero():
 def test_unregularised_gradient_flow_conserves_and_collapses():
     """exp(-z_i) - exp(-z_j) is conserved between correct actions: one of them wins."""
     bandit = rd.bandit([1.0, 1.0, 0.0], [0.3, 0.25, 0.45])
-    path = rd.run(rd.methods.policy_gradient(), bandit, 40_000, optax.sgd(0.01), record_every=40_000)
+    path = rd.run(
+        rd.methods.policy_gradient(), bandit, 40_000, optax.sgd(0.01), record_every=40_000
+    )
     start, end = path.log_probs[0], path.log_probs[-1]
     # the flow keeps sum z as well, which fixes the logits from the probabilities
     logits = [x - jnp.mean(x) for x in (start, end)]

@@ -19,12 +19,18 @@ def test_entropy_and_divergences_against_scipy(log_p):
     assert np.isclose(metrics.entropy(log_p), scipy.stats.entropy(p), rtol=1e-13)
     for log_q in LAWS:
         q = np.exp(log_q)
-        assert np.isclose(metrics.kl(log_p, log_q), scipy.stats.entropy(p, q), rtol=1e-11, atol=1e-15)
-        assert np.isclose(metrics.total_variation(log_p, log_q), np.abs(p - q).sum() / 2, rtol=1e-14)
+        assert np.isclose(
+            metrics.kl(log_p, log_q), scipy.stats.entropy(p, q), rtol=1e-11, atol=1e-15
+        )
+        assert np.isclose(
+            metrics.total_variation(log_p, log_q), np.abs(p - q).sum() / 2, rtol=1e-14
+        )
 
 
 @pytest.mark.parametrize("log_p", LAWS)
-@pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 1 + 1e-12, 1 - 1e-7, 1.5, 2.0, 7.0, 300.0, np.inf])
+@pytest.mark.parametrize(
+    "order", [0.0, 0.5, 1.0, 1 + 1e-12, 1 - 1e-7, 1.5, 2.0, 7.0, 300.0, np.inf]
+)
 def test_hill_numbers_against_their_definition(log_p, order):
     p = np.exp(np.asarray(log_p)).astype(np.longdouble)
     p = p[p > 0]
@@ -107,7 +113,10 @@ def test_kl_is_never_negative(dtype):
     random = np.random.default_rng(0)
     for scale in (1e-1, 1e-3, 1e-7, 1e-12):
         z = random.normal(size=50)
-        p, q = (jax.nn.log_softmax(jnp.asarray(x, dtype)) for x in (z, z + scale * random.normal(size=50)))
+        p, q = (
+            jax.nn.log_softmax(jnp.asarray(x, dtype))
+            for x in (z, z + scale * random.normal(size=50))
+        )
         value = metrics.kl(p, q)
         assert value.dtype == dtype
         assert value >= 0

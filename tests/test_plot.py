@@ -8,8 +8,10 @@ from regdist import plot
 matplotlib.use("Agg")
 
 TASK = rd.problems.two_modes()
-AIMS = {"reverse": rd.target(TASK.bandit, rd.ReverseKL(0.2)),
-        "forward": rd.target(TASK.bandit, rd.ForwardKL(0.2))}
+AIMS = {
+    "reverse": rd.target(TASK.bandit, rd.ReverseKL(0.2)),
+    "forward": rd.target(TASK.bandit, rd.ForwardKL(0.2)),
+}
 
 
 def draw(function, *arguments):
@@ -30,8 +32,11 @@ def test_bars_have_the_masses():
     masks = [np.asarray(TASK.bandit.label) == i for i in (0, 1)]
     axes = draw(plot.mass_bars, TASK.bandit, AIMS, ["old", "new"], masks)
     heights = [bar.get_height() for bar in axes.patches]
-    want = [float(p[m].sum()) for p in (np.exp(TASK.bandit.log_ref), AIMS["reverse"].probs,
-                                        AIMS["forward"].probs) for m in masks]
+    want = [
+        float(p[m].sum())
+        for p in (np.exp(TASK.bandit.log_ref), AIMS["reverse"].probs, AIMS["forward"].probs)
+        for m in masks
+    ]
     assert np.allclose(heights, want)
 
 

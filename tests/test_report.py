@@ -77,7 +77,7 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
         (["--problem", "chess"], "unknown problem 'chess'"),
         (["--problem", "game24:1,2,3"], "four positive integers"),
         (["--problem", "game24:1,2,3,x"], "game24:4,7,8,8"),
-        (["--problem", "game24:1,1,1,1"], "no outcome"),
+        (["--problem", "game24:1,1,1,1"], "this hand has no solution"),
         (["--problem", "missing.csv"], "missing.csv"),
         (["--problem", "two-modes", "--beta", "0.1,-1"], "betas must be finite numbers above 0"),
         (["--problem", "two-modes", "--regularizers", "kl"], "unknown regulariser 'kl'"),

@@ -64,7 +64,7 @@ def well_conditioned(bandit, exact, alpha):
             out.append(False)
             continue
         ratio = float(log_p) - float(log_q)
-        out.append(alpha < 1 and ratio < 20 or alpha > 1 and ratio > -20)
+        out.append((alpha < 1 and ratio < 20) or (alpha > 1 and ratio > -20))
     return out
 
 
@@ -72,7 +72,7 @@ def well_conditioned(bandit, exact, alpha):
 def test_float32_on_the_same_range(alpha):
     """What float32 gives: TV within 2e-4 and log p within 1e-4; on plain problems TV 2e-6."""
     random = np.random.default_rng(11)
-    for trial in range(60):
+    for _ in range(60):
         bandit, beta = hard_problem(random, 5, np.float32, deepest=80)
         target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
         assert target.log_probs.dtype == jnp.float32
@@ -108,7 +108,10 @@ def test_against_a_generic_optimiser(name, bandit, beta):
     scale = 1 + abs(float(target.value))
     assert -found.fun <= float(target.value) + 1e-12 * scale
     assert -found.fun >= float(target.value) - 1e-5 * scale
-    assert abs(float(rd.objective(target.log_probs, bandit, regularizer) - target.value)) <= 1e-12 * scale
+    assert (
+        abs(float(rd.objective(target.log_probs, bandit, regularizer) - target.value))
+        <= 1e-12 * scale
+    )
 
 
 @every_regularizer
@@ -121,7 +124,9 @@ def test_a_distribution_that_beats_every_perturbation(name, bandit, beta):
     scale = 1 + abs(float(target.value)) + beta
     for law in laws(bandit.num_actions, 5):
         for weight in (1e-3, 0.3, 1.0):
-            log_mix = jnp.logaddexp(target.log_probs + jnp.log1p(-weight * 0.999999), law + jnp.log(weight))
+            log_mix = jnp.logaddexp(
+                target.log_probs + jnp.log1p(-weight * 0.999999), law + jnp.log(weight)
+            )
             log_mix = log_mix - jax.nn.logsumexp(log_mix)
             assert rd.objective(log_mix, bandit, make(beta)) <= target.value + 1e-13 * scale
 
@@ -209,7 +214,12 @@ def test_derivatives_against_differences_at_50_digits(alpha, beta):
     for which, index in [(0, 0), (0, 1), (1, 0), (1, 3), (2, None), (3, None)]:
         moved = []
         for sign in (1, -1):
-            point = [[mp.mpf(x) for x in reward], [mp.mpf(x) for x in log_q], mp.mpf(alpha), mp.mpf(beta)]
+            point = [
+                [mp.mpf(x) for x in reward],
+                [mp.mpf(x) for x in log_q],
+                mp.mpf(alpha),
+                mp.mpf(beta),
+            ]
             with mp.workdps(60):
                 if index is None:
                     point[which] += sign * step
@@ -280,7 +290,9 @@ def test_the_gap_to_the_optimum_is_a_kl(bandit, beta, key):
 
     scale = 10 * (1 + beta)
     assert abs(float(gap(z) - kl(z))) <= 1e-13 * scale * (1 + float(kl(z)))
-    assert np.allclose(jax.grad(gap)(z), jax.grad(kl)(z), rtol=0, atol=1e-13 * scale * (1 + float(kl(z))))
+    assert np.allclose(
+        jax.grad(gap)(z), jax.grad(kl)(z), rtol=0, atol=1e-13 * scale * (1 + float(kl(z)))
+    )
 
 
 def test_one_trace_for_a_sweep():

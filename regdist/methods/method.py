@@ -58,4 +58,3 @@ def field(
         gain = gain - method.regularizer.slope(log_p, bandit.log_ref)
         weighted = weighted - method.regularizer.weighted_slope(log_p, bandit.log_ref)
     return GEOMETRIES[method.geometry](log_p, gain, weighted)
-

@@ -106,9 +106,7 @@ def _number(path: Path, line: int, row: Mapping[str, Any], name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}, line {line}, field '{name}': not a number: {value!r}"
-        ) from error
+        raise ValueError(f"{path}, line {line}, field '{name}': not a number: {value!r}") from error
 
 
 def _check_line(path: Path, line: int, fields: dict[str, list], kind: str) -> None:

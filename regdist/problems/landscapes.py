@@ -39,8 +39,11 @@ def two_modes(
     reference = np.repeat([m / n for m, n in zip(shares, sizes, strict=True)], sizes)
     reward = np.repeat([*rewards, 0.0], sizes)
     label = np.concatenate([np.repeat([0, 1], width), 2 + np.arange(background)])
-    names = [f"{name} {i}" for name, n in zip(("old", "new", "other"), sizes, strict=True)
-             for i in range(n)]
+    names = [
+        f"{name} {i}"
+        for name, n in zip(("old", "new", "other"), sizes, strict=True)
+        for i in range(n)
+    ]
     about = (
         f"Two modes of {width} actions each: the old one has reference mass {masses[0]:g} and "
         f"reward {rewards[0]:g}, the new one mass {masses[1]:g} and reward {rewards[1]:g}; "
