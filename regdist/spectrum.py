@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 _DENSE = 256
 
@@ -89,6 +88,6 @@ def _krylov(
     return largest(solve, count), largest(reduced, 1)
 
 
-def _real_if_close(values: NDArray) -> np.ndarray:
-    tiny = np.abs(values.imag) <= 1e-6 * np.abs(values)
-    return values.real if np.all(tiny) else values
+def _real_if_close(values: np.ndarray) -> np.ndarray:
+    tiny = np.abs(np.imag(values)) <= 1e-6 * np.abs(values)
+    return np.real(values) if np.all(tiny) else values

@@ -114,11 +114,11 @@ def test_the_time_a_plateau_predicts_is_right_near_the_target():
     regularizer = rd.ReverseKL(0.3)
     aim = rd.target(BANDIT, regularizer)
     method = rd.methods.policy_gradient(regularizer)
-    path = rd.run(method, BANDIT, 200, SGD, record_every=20)
+    path = rd.run(method, BANDIT, 300, SGD, record_every=20)
     c = rd.certify(method, BANDIT, aim, path, optimizer=SGD)
     assert c.verdict == "plateau"
     more = round(c.remaining_steps)
-    end = rd.run(method, BANDIT, 200 + more, SGD, record_every=200 + more)
+    end = rd.run(method, BANDIT, 300 + more, SGD, record_every=300 + more)
     left = rd.metrics.total_variation(end.log_probs[-1], aim.log_probs)
     assert 0.7e-6 < left < 1.4e-6
 
