@@ -167,7 +167,7 @@ def _draw_solutions(report: Report, chosen: dict[str, Cell]) -> tuple[Figure, st
         f"The mass of each different solution at beta = {beta:g} (the {len(names)} likeliest under "
         "the reference, each named by its likeliest form). Both KLs keep the reference's odds "
         "between equal rewards: the target solves the task and stays as uneven as the reference. "
-        "An entropy bonus ignores the reference."
+        "An entropy bonus ignores the reference and weighs a solution by its number of forms."
     )
     return figure, caption
 
@@ -186,9 +186,10 @@ def _draw_effective_number(report: Report, chosen: dict[str, Cell]) -> tuple[Fig
     caption = (
         "The effective number of different answers (e to the entropy over labels, wrong ones "
         "included) against the coefficient. As beta falls the mass leaves the wrong answers, and "
-        "both KLs come down to the grey line: the effective number of solutions that the "
-        "reference's own odds leave. Less regularisation cannot lift it; only a term that "
-        "ignores the reference can."
+        "every divergence to the reference comes down to the grey line: the effective number of "
+        "solutions that the reference's own odds leave. Less regularisation cannot lift it. An "
+        "entropy bonus has a floor of its own: it is even over actions, so that a solution counts "
+        "as often as it has forms."
     )
     return figure, caption
 

@@ -117,7 +117,9 @@ def effective_number(
     ylabel: str = "effective number",
     ax: Axes | None = None,
 ) -> Axes:
-    """Effective numbers (Hill numbers of order 1) against beta, on log axes.
+    """Effective numbers (Hill numbers of order 1) against beta, on a log axis.
+
+    The numbers have a log axis too where they span more than a factor of ten.
 
     Args:
         betas: coefficients, shape [N].
@@ -130,9 +132,10 @@ def effective_number(
     for i, (name, values) in enumerate(curves.items()):
         every = max(1, len(betas) // 6)
         ax.plot(betas, values, label=name, marker=_MARKERS[i % 6], markevery=(i, every), **_look(i))
-    ax.set(
-        xscale="log", yscale="log", xlabel=r"coefficient $\beta$ (reward per nat)", ylabel=ylabel
-    )
+    shown = np.concatenate([*curves.values(), list((ceilings or {}).values())])
+    yscale = "log" if shown.max() > 10 * shown.min() else "linear"
+    ax.set(xscale="log", yscale=yscale, ylabel=ylabel)
+    ax.set_xlabel(r"coefficient $\beta$ (reward per nat)")
     for name, value in (ceilings or {}).items():
         ax.axhline(value, color=_GREY, linewidth=0.7)
         ax.annotate(
@@ -145,7 +148,7 @@ def effective_number(
             ha="right",
             color=_GREY,
         )
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 
@@ -165,7 +168,7 @@ def convergence(
     for i, (name, path) in enumerate(paths.items()):
         step = np.asarray(path.step)
         distance = kl_to(path, targets[name])
-        shown = distance > 1e-28
+        shown = (distance > 1e-28) & np.append(True, np.diff(step) > 0)
         ax.plot(
             step[shown],
             distance[shown],
