@@ -73,7 +73,7 @@ def test_float32_on_the_same_range(alpha):
     """What float32 gives: TV within 2e-4 and log p within 1e-4; on plain problems TV 2e-6."""
     random = np.random.default_rng(11)
     for _ in range(60):
-        bandit, beta = hard_problem(random, 5, np.float32, deepest=80)
+        bandit, beta = hard_problem(random, 5, np.float32)
         target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
         assert target.log_probs.dtype == jnp.float32
         assert target.value.dtype == jnp.float32
