@@ -38,8 +38,11 @@ class Divergence:
         """The s with f'(e^s) = lim f' - gap, for gap > 0: +inf where f' has no finite limit."""
         raise NotImplementedError
 
-    def is_sparse(self) -> Array:
-        """Whether f' is bounded below, so that an optimum may put exactly 0 on an action."""
+    def is_sparse(self) -> Array | bool:
+        """Whether f' is bounded below, so that an optimum may put exactly 0 on an action.
+
+        False, the Python constant, where this is known at trace time.
+        """
         raise NotImplementedError
 
     def newton_step(self, excess: Array, rate: Array) -> Array:
@@ -47,7 +50,7 @@ class Divergence:
         raise NotImplementedError
 
     def term(self, log_p: Array, log_q: Array) -> Array:
-        """Q f(p/q) elementwise, with its limits at p = 0 and q = 0."""
+        """The terms q f(p/q) elementwise, with its limits at p = 0 and q = 0."""
         raise NotImplementedError
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
@@ -125,7 +128,7 @@ class Alpha(Divergence):
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 
     def weighted_slope(self, log_p, log_q):
-        """P f'(p/q) = (q^(1-alpha) p^alpha - p)/(alpha - 1)."""
+        """The terms p f'(p/q) = (q^(1-alpha) p^alpha - p)/(alpha - 1)."""
         a = self.alpha - 1
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
@@ -154,20 +157,20 @@ class KL(Divergence):
         return r
 
     def log_inverse(self, x):
-        """R = x."""
+        """The identity."""
         return x
 
     def shift(self, s, gap):
-        """R = s - gap."""
+        """The difference s - gap."""
         return s - gap
 
     def ceiling(self, gap):
-        """F' = log has no finite limit."""
+        """No bound: f' = log has no finite limit."""
         return jnp.full_like(gap, jnp.inf)
 
     def is_sparse(self):
         """Log is not bounded below."""
-        return jnp.zeros((), bool)
+        return False
 
     def newton_step(self, excess, rate):
         """Exact: the log-mass is linear in s."""
@@ -175,11 +178,11 @@ class KL(Divergence):
         return -excess
 
     def term(self, log_p, log_q):
-        """P log(p/q) - p + q."""
+        """The terms p log(p/q) - p + q."""
         return Alpha(jnp.ones((), log_p.dtype)).term(log_p, log_q)
 
     def weighted_slope(self, log_p, log_q):
-        """P log(p/q)."""
+        """The terms p log(p/q)."""
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
         inside = jnp.exp(log_p) * jnp.where(finite, r, 0)

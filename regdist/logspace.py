@@ -135,19 +135,19 @@ def q_shift(alpha: Array, s: Array, gap: Array) -> Array:
 
 
 def _q_drop(alpha: Array, s: Array, gap: Array) -> Array:
-    """S - q_shift(alpha, s, gap), without the subtraction."""
+    """How far q_shift(alpha, s, gap) lies below s, without the subtraction."""
     k = 1 - alpha
     exponent = k * s
     far = exponent > 0.5 * largest_exponent(s)
     y = gap * jnp.exp(jnp.where(far, 0, exponent))
     z = k * y
     closed = z <= -1
-    near_drop = jnp.where(closed, -jnp.sign(k) * jnp.inf, y * log1p_ratio(jnp.where(closed, 0, z)))
-    below = far & (gap > 0)
-    k_far = jnp.where(far, k, 1)
-    log_z = exponent + jnp.log(jnp.where(below, gap, 1)) + jnp.log(jnp.abs(k_far))
-    far_drop = jnp.where(below, jnp.logaddexp(0.0, log_z) / k_far, 0)
-    return jnp.where(far, jnp.where(gap < 0, -jnp.inf, far_drop), near_drop)
+    beyond = -jnp.sign(k) * jnp.inf
+    near_drop = jnp.where(closed, beyond, y * log1p_ratio(jnp.where(closed, 0, z)))
+    grows = far & (k * gap > 0)
+    log_z = exponent + jnp.log(jnp.where(grows, k * gap, 1))
+    far_drop = jnp.where(grows, jnp.logaddexp(0.0, log_z) / jnp.where(grows, k, 1), beyond)
+    return jnp.where(far, jnp.where(gap == 0, 0, far_drop), near_drop)
 
 
 @q_shift.defjvp
