@@ -50,11 +50,11 @@ class Divergence:
         raise NotImplementedError
 
     def term(self, log_p: Array, log_q: Array) -> Array:
-        """The terms q f(p/q) elementwise, with its limits at p = 0 and q = 0."""
+        """The terms q f(p/q) elementwise, with their limits at p = 0 and q = 0."""
         raise NotImplementedError
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
-        """P f'(p/q) elementwise, with its limit at p = 0."""
+        """The terms p f'(p/q) elementwise, with their limit at p = 0."""
         raise NotImplementedError
 
     def value(self, log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
@@ -103,7 +103,7 @@ class Alpha(Divergence):
         return self.alpha > 1
 
     def newton_step(self, excess, rate):
-        """Newton on the power mean sum q (p/q) -> M, which is concave or convex in e^{-k s}.
+        """Newton on the power mean (sum p)^{-k}, which is concave or convex in e^{-k s}.
 
         Exact at alpha = 1; monotone from the right for alpha <= 2.
         """
