@@ -109,5 +109,5 @@ def test_unregularised_gradient_flow_conserves_and_collapses():
 
 def test_a_wrong_expectation_is_refused():
     bandit = rd.bandit([1.0, 0.0])
-    with pytest.raises(Exception, match="expectation"):
+    with pytest.raises(Exception, match=r"expectation"):
         rd.field(rd.methods.policy_gradient(), bandit.log_ref, bandit, "population")
