@@ -140,8 +140,8 @@ def _draw_targets(report: Report, chosen: dict[str, Cell]) -> tuple[Figure, str]
     beta = next(iter(chosen.values())).beta
     caption = (
         f"Every target at beta = {beta:g}: the probability of each action, from the likeliest "
-        "down. The high plateau on the left is the actions with the best reward; the step down "
-        "is what the regulariser leaves to the others."
+        "down. The best-rewarded actions rise above the reference on the left; the level that is "
+        "left to the others is what the regulariser asks for."
     )
     return figure, caption
 
@@ -175,22 +175,28 @@ def _draw_solutions(report: Report, chosen: dict[str, Cell]) -> tuple[Figure, st
 def _draw_effective_number(report: Report, chosen: dict[str, Cell]) -> tuple[Figure, str]:
     del chosen
     figure = Figure()
-    ceilings = {"solutions, under the reference's odds": report.solutions_of_reference}
+    reward = np.asarray(report.task.bandit.reward)
+    one_level = np.ptp(reward[report.correct]) == 0
+    name = "solutions, under the reference's odds"
     plot.effective_number(
         report.curve_betas,
         {pretty(name): values for name, values in report.curves.items()},
-        ceilings,
+        {name: report.solutions_of_reference} if one_level else None,
         "effective number of answers",
         figure.subplots(),
     )
     caption = (
         "The effective number of different answers (e to the entropy over labels, wrong ones "
-        "included) against the coefficient. As beta falls the mass leaves the wrong answers, and "
-        "every divergence to the reference comes down to the grey line: the effective number of "
-        "solutions that the reference's own odds leave. Less regularisation cannot lift it. An "
-        "entropy bonus has a floor of its own: it is even over actions, so that a solution counts "
-        "as often as it has forms."
+        "included) against the coefficient."
     )
+    if one_level:
+        caption += (
+            " As beta falls the mass leaves the wrong answers, and every divergence to the "
+            "reference comes down to the grey line: the effective number of solutions that the "
+            "reference's own odds leave. Less regularisation cannot lift it. An entropy bonus has "
+            "a floor of its own: it is even over actions, so that a solution counts as often as it "
+            "has forms."
+        )
     return figure, caption
 
 
