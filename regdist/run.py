@@ -59,20 +59,20 @@ def run(
     Args:
         method: from `rd.methods`.
         bandit: K actions.
-        steps: at most this many; a multiple of `record_every`.
+        steps: at most this many.
         optimizer: any optax gradient transformation; default `optax.sgd(0.1)`. Pass the same
             object again to reuse the compiled run; a learning rate under vmap is fine.
         expectation: `Population()`, the default, which is exact and draws nothing.
         key: not used by `Population()`.
         init: starting logits, shape [K]; default the reference policy.
-        record_every: steps between records.
+        record_every: steps between records; the last record is the end, whatever is left.
         tolerance: stop when no component of the field is larger; 0 never stops early.
 
     Returns:
-        A `Trajectory` with N = steps / record_every + 1 records, the start included.
+        A `Trajectory` with N = ceil(steps / record_every) + 1 records, the start included.
 
     Raises:
-        ValueError: steps is not a positive multiple of record_every, or init has another shape.
+        ValueError: steps or record_every is not positive, or init has another shape.
 
     >>> import optax
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
@@ -82,11 +82,10 @@ def run(
     True
     """
     del key
-    if record_every < 1 or steps < 1 or steps % record_every:
+    if record_every < 1 or steps < 1:
         raise ValueError(
-            f"steps must be a positive multiple of record_every; got steps={steps}, "
-            f"record_every={record_every}. Nearest: steps="
-            f"{max(1, round(steps / max(1, record_every))) * max(1, record_every)}"
+            f"steps and record_every must be positive integers; got steps={steps}, "
+            f"record_every={record_every}"
         )
     start = bandit.log_ref if init is None else jnp.asarray(init, dtype=bandit.reward.dtype)
     if start.shape != bandit.reward.shape:
@@ -129,12 +128,12 @@ def _drive(
         memory = jax.tree.map(lambda old, fresh: jnp.where(keep, old, fresh), memory, new_memory)
         return (logits, memory, jnp.where(keep, count, count + 1), settled, nonfinite), None
 
-    def block(state: tuple, _: None) -> tuple[tuple, tuple]:
+    def block(state: tuple, length: int) -> tuple[tuple, tuple]:
         halted = state[3] | (state[4] >= 0)
         state = jax.lax.cond(
             halted,
             lambda s: s,
-            lambda s: jax.lax.scan(one_step, s, None, length=record_every)[0],
+            lambda s: jax.lax.scan(one_step, s, None, length=length)[0],
             state,
         )
         return state, snapshot(state)
@@ -147,9 +146,14 @@ def _drive(
     zero = jnp.zeros((), dtype=int)
     memory: Any = optimizer.init(start)
     state = (start, memory, zero, jnp.zeros((), bool), zero - 1)
-    first = snapshot(state)
-    state, rest = jax.lax.scan(block, state, None, length=steps // record_every)
-    step, log_probs, norm = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+    records = [jax.tree.map(lambda x: x[None], snapshot(state))]
+    blocks, rest = divmod(steps, record_every)
+    state, recorded = jax.lax.scan(lambda s, _: block(s, record_every), state, None, length=blocks)
+    records.append(recorded)
+    if rest:
+        state, end = block(state, rest)
+        records.append(jax.tree.map(lambda x: x[None], end))
+    step, log_probs, norm = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
     return Trajectory(step, log_probs, norm, state[2], state[3], state[4])
 
 

@@ -97,8 +97,17 @@ def test_float32_stays_float32():
     assert certificate.verdict == "converges"
 
 
+@pytest.mark.parametrize(("steps", "shown"), [(25, [0, 10, 20, 25]), (3, [0, 3]), (10, [0, 10])])
+def test_the_last_record_is_the_end(steps, shown):
+    path = rd.run(METHOD, BANDIT, steps)
+    assert path.step.tolist() == shown
+    one = rd.run(METHOD, BANDIT, steps, record_every=1)
+    assert np.allclose(path.log_probs[-1], one.log_probs[-1], atol=1e-15)
+    assert path.steps == steps
+
+
 def test_wrong_calls():
-    with pytest.raises(ValueError, match="Nearest: steps=20"):
-        rd.run(METHOD, BANDIT, 15, record_every=10)
+    with pytest.raises(ValueError, match="must be positive integers"):
+        rd.run(METHOD, BANDIT, 0)
     with pytest.raises(ValueError, match="init must have shape"):
         rd.run(METHOD, BANDIT, 10, init=[0.0, 1.0])
