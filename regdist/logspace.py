@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 # Taylor coefficients of log1p(z)/z, expm1(z)/z and (expm1(z) - z)/z^2 at 0.
@@ -143,27 +144,37 @@ def _q_drop(alpha: Array, s: Array, gap: Array) -> Array:
     z = k * y
     closed = z <= -1
     beyond = -jnp.sign(k) * jnp.inf
-    near_drop = jnp.where(closed, beyond, y * log1p_ratio(jnp.where(closed, 0, z)))
+    safe = jnp.where(closed | (z == 0), 1, z)
+    near_drop = jnp.where(closed, beyond, jnp.where(z == 0, y, y * (jnp.log1p(safe) / safe)))
     grows = far & (k * gap > 0)
     log_z = exponent + jnp.log(jnp.where(grows, k * gap, 1))
     far_drop = jnp.where(grows, jnp.logaddexp(0.0, log_z) / jnp.where(grows, k, 1), beyond)
     return jnp.where(far, jnp.where(gap == 0, 0, far_drop), near_drop)
 
 
-@q_shift.defjvp
 def _q_shift_jvp(primals, tangents):
     alpha, s, gap = primals
     d_alpha, d_s, d_gap = tangents
     k = 1 - alpha
-    drop = _q_drop(alpha, s, gap)
-    inside = jnp.isfinite(drop)
-    drop = jnp.where(inside, drop, 0)
-    cap = largest_exponent(drop)
-    by_s = jnp.exp(jnp.minimum(-k * drop, cap))
-    by_gap = -jnp.exp(jnp.minimum(k * (s - drop), cap))
-    by_alpha = s * expm1_over(-k, drop) - drop**2 * _expm2(-k * drop)
-    slope = by_s * d_s + by_gap * d_gap + by_alpha * d_alpha
-    return q_shift(alpha, s, gap), jnp.where(inside, slope, 0)
+    r = q_shift(alpha, s, gap)
+    exact = jax.lax.stop_gradient(_q_drop(alpha, s, gap))
+    inside = jnp.isfinite(exact)
+    drop = jnp.where(inside, s - jnp.where(inside, r, 0), 0)
+    # The value without the subtraction, the derivative (for higher orders) of q_shift itself.
+    finite = drop + jax.lax.stop_gradient(jnp.where(inside, exact, 0) - drop)
+    cap = largest_exponent(finite)
+    slope = jnp.zeros_like(finite)
+    if not isinstance(d_s, SymbolicZero):
+        slope += jnp.exp(jnp.minimum(-k * finite, cap)) * d_s
+    if not isinstance(d_gap, SymbolicZero):
+        slope -= jnp.exp(jnp.minimum(k * (s - finite), cap)) * d_gap
+    if not isinstance(d_alpha, SymbolicZero):
+        by_alpha = s * expm1_over(-k, finite) - finite**2 * _expm2(-k * finite)
+        slope += by_alpha * d_alpha
+    return r, jnp.where(inside, slope, 0)
+
+
+q_shift.defjvp(_q_shift_jvp, symbolic_zeros=True)
 
 
 def log_mean_exp(log_q: Float[Array, " K"], r: Float[Array, " K"]) -> Float[Array, ""]:
