@@ -89,8 +89,8 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     allowed = ~jnp.isneginf(reward)
     active = allowed & ~jnp.isneginf(log_q)
     top = jnp.argmax(jnp.where(active, reward, -jnp.inf))
-    best = reward[top]
-    gap = (best - jnp.where(allowed, reward, best)) / beta
+    finite_reward = jnp.where(allowed, reward, reward[top])
+    gap = (reward[top] - finite_reward) / beta
     log_q_active = jnp.where(active, log_q, -jnp.inf)
 
     # Off the support mass may enter at the highest reward alone: that bounds s from above.
@@ -100,9 +100,9 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     entrants = off & (gap == -lead)
 
     pivot, at, capped, ended = jax.lax.stop_gradient(
-        _solve(*jax.lax.stop_gradient((divergence, log_q, active, gap, entry)))
+        _solve(*jax.lax.stop_gradient((divergence, log_q, active, finite_reward, beta, entry)))
     )
-    gap = gap - gap[pivot]
+    gap = (reward[pivot] - finite_reward) / beta  # rewards are subtracted before the division
 
     def log_mass(s: Array) -> Array:
         r = divergence.shift(s, jnp.where(active, gap, 0))
@@ -161,7 +161,14 @@ class _Root(NamedTuple):
     ended: Array
 
 
-def _solve(divergence: Divergence, log_q: Array, active: Array, gap: Array, entry: Array) -> _Root:
+def _solve(
+    divergence: Divergence,
+    log_q: Array,
+    active: Array,
+    reward: Array,
+    beta: Array,
+    entry: Array,
+) -> _Root:
     """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
 
     The search starts with the best action, at the smallest s at which some action alone would have
@@ -172,11 +179,14 @@ def _solve(divergence: Divergence, log_q: Array, active: Array, gap: Array, entr
     scale that matters, as seen from s and from just above it; and the action that was alone
     at the start, which carries the mass when no s of the best action resolves it.
     """
-    gap = jnp.where(active, gap, 0)
     log_q_active = jnp.where(active, log_q, 0)
+    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
+
+    def gap_to(pivot: Array) -> Array:
+        return jnp.where(active, (reward[pivot] - reward) / beta, 0)
 
     def log_mass(s: Array, pivot: Array) -> Array:
-        r = divergence.shift(s, gap - gap[pivot])
+        r = divergence.shift(s, gap_to(pivot))
         return log_mean_exp(log_q, jnp.where(active, r, -jnp.inf))
 
     def steepest(s: Array) -> tuple[Array, Array]:
@@ -186,7 +196,7 @@ def _solve(divergence: Divergence, log_q: Array, active: Array, gap: Array, entr
         chosen = jnp.argmax(jnp.where(active & (response > 0), log_response, -jnp.inf))
         return chosen, r[chosen]
 
-    best = jnp.argmax(jnp.where(active, -gap, -jnp.inf))
+    gap = gap_to(best)
     alone = jnp.where(active, divergence.shift(-log_q_active, -gap), jnp.inf)
     first = jnp.argmin(alone)
     ceiling = jnp.minimum(alone[first], entry)

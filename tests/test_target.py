@@ -51,6 +51,22 @@ def test_hard_problems_against_50_digits(alpha):
         assert target.residual <= 1e-11
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5, 1.5, 2.0, 3.0])
+def test_close_actions_far_below_a_rare_best_one(alpha):
+    """Their own gap decides, and it is lost if it is taken as a difference of two huge gaps."""
+    random = np.random.default_rng(3)
+    log_q = np.array([-600.0, -1.0, -0.8, -2.0])
+    log_q -= np.logaddexp.reduce(log_q)
+    for _ in range(20):
+        beta = 10.0 ** random.uniform(-8, -4)
+        reward = [1e5 * random.random(), 0.0, beta * random.normal(), 3 * beta * random.normal()]
+        bandit = rd.bandit(reward, log_reference=log_q)
+        target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
+        exact = judge.alpha_target(bandit.reward, bandit.log_ref, alpha, beta)
+        assert judge.total_variation(target.log_probs, exact) <= 1e-12
+        assert target.converged
+
+
 def well_conditioned(bandit, exact, alpha):
     """Where a relative change of 1e-16 in the multiplier's distance to the edge moves log p little.
 
