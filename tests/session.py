@@ -7,7 +7,7 @@ from hypothesis import settings
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-settings.register_profile("regdist", deadline=None, max_examples=40, derandomize=True)
+settings.register_profile("regdist", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("regdist")
 
 

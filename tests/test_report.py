@@ -9,6 +9,7 @@ import regdist as rd
 from regdist.cli import main
 
 matplotlib.use("Agg")
+SHORT = ["--beta", "0.2", "--regularizers", "reverse-kl"]
 GRID = ["--beta", "0.1,0.5", "--regularizers", "reverse-kl,forward-kl,alpha:2,entropy"]
 
 
@@ -59,13 +60,12 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
     path = tmp_path / "mine.csv"
     path.write_text("outcome,reward,count,label\na,1,2,x\nb,0.5,7,y\nc,1,1,z\nd,0,4,w\n")
     out = tmp_path / "file"
-    assert main(["report", "--problem", str(path), "--out", str(out), "--k", "1,4", *GRID]) == 0
+    assert main(["report", "--problem", str(path), "--out", str(out), "--k", "1,4", *SHORT]) == 0
     shown = capsys.readouterr().out
     assert "mine.csv: 4 outcomes with 4 answers" in shown
     assert "pass@4" in shown
     hand = tmp_path / "hand"
-    grid = ["--beta", "0.2", "--regularizers", "reverse-kl"]
-    assert main(["report", "--problem", "game24:3,3,8,8", "--out", str(hand), *grid]) == 0
+    assert main(["report", "--problem", "game24:3,3,8,8", "--out", str(hand), *SHORT]) == 0
     report = json.loads((hand / "report.json").read_text())
     assert report["problem"]["solutions"] == 1
     assert report["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
