@@ -249,6 +249,8 @@ class _Judgement:
             if not np.all(np.isfinite(v)):
                 return measured, None
             v = v - weight @ v
+            if not np.any(v):
+                return measured, None
             moved = v + self.learning_rate * self.product(v)
             moved = moved - weight @ moved
             both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
@@ -288,9 +290,13 @@ class _Judgement:
             return "converges", f"{after} it is {where}{pace}"
         if math.isinf(n["kl_from_target"]):
             return "elsewhere", f"the run has lost an action that the target needs; it is {where}"
-        if self.learning_rate is not None and abs(1 + self.learning_rate * n["fastest"]) > 1:
+        move = (self.learning_rate or 0.0) * n["fastest"]
+        if abs(move) > 1 and abs(1 + move) >= 1 - 1e-12:
             limit = 2 / abs(n["fastest"])
-            return "cycles", f"the step size is above {limit:.2g}, where the target turns unstable"
+            return (
+                "cycles",
+                f"the step size is not below {limit:.2g}, where the target turns unstable",
+            )
         togo = n["remaining_steps"]
         wait = "an unknown number of" if math.isinf(togo) else f"about {togo:,.3g} more"
         return "plateau", f"{after} it is {where} and still approaching: {wait} steps to go"

@@ -117,13 +117,12 @@ class Alpha(Divergence):
         base = jnp.where(both, log_q, 0)
         r = jnp.where(both, log_p, 0) - base
         top, g = exp_divided_difference(self.alpha * r, r)
-        at_zero = jnp.where(
-            self.alpha > 0, 1 / jnp.where(self.alpha > 0, self.alpha, 1), jnp.inf
-        ) * jnp.exp(jnp.where(gone & ~new, log_q, 0))
-        k = 1 - self.alpha
-        beyond = jnp.where(k > 0, 1 / jnp.where(k > 0, k, 1), jnp.inf) * jnp.exp(
-            jnp.where(new & ~gone, log_p, 0)
-        )
+        # The infinite branches are constants: a product with them would spoil gradients.
+        a, k = self.alpha, 1 - self.alpha
+        q = jnp.exp(jnp.where(gone & ~new, log_q, 0))
+        p = jnp.exp(jnp.where(new & ~gone, log_p, 0))
+        at_zero = jnp.where(a > 0, q / jnp.where(a > 0, a, 1), jnp.inf)
+        beyond = jnp.where(k > 0, p / jnp.where(k > 0, k, 1), jnp.inf)
         inside = r**2 * g * jnp.exp(base + top)
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 

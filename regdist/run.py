@@ -64,7 +64,8 @@ def run(
             object again to reuse the compiled run; a learning rate under vmap is fine.
         expectation: `Population()`, the default, which is exact and draws nothing.
         key: not used by `Population()`.
-        init: starting logits, shape [K]; default the reference policy.
+        init: starting logits, shape [K]; default the reference policy. Forbidden actions (reward
+            -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
         tolerance: stop when no component of the field is larger; 0 never stops early.
 
@@ -90,6 +91,7 @@ def run(
     start = bandit.log_ref if init is None else jnp.asarray(init, dtype=bandit.reward.dtype)
     if start.shape != bandit.reward.shape:
         raise ValueError(f"init must have shape {bandit.reward.shape}; got {start.shape}")
+    start = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, start)
     chosen = default_optimizer() if optimizer is None else optimizer
     limit = jnp.asarray(tolerance, dtype=start.dtype)
     drive = _compiled_drive if is_concrete(method, bandit, start, limit) else _drive

@@ -123,11 +123,13 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     log_p = jnp.where(capped & entrants, jnp.log(left), log_p)
 
     cost = expect(log_p, gap) + divergence.value(log_p, log_q)
+    bounded = jnp.isfinite(cost)  # not so where an action of alpha <= 0 is forbidden
+    value = reward[pivot] - beta * jnp.where(bounded, cost, 0) + offset
     slope = divergence.slope(s)
     residual = _kkt_residual(divergence, log_p, log_q, gap, slope, allowed)
     return Target(
         log_probs=log_p,
-        value=reward[pivot] - beta * cost + offset,
+        value=jnp.where(bounded, value, -jnp.inf),
         multiplier=reward[pivot] - beta * slope,
         residual=residual,
         converged=ended & (residual <= jnp.finfo(log_p.dtype).eps ** 0.55),

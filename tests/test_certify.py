@@ -136,6 +136,8 @@ def test_elsewhere_vertex_cycles_and_diverges():
     assert greedy.objective_gap is None
     wild = rd.certify(natural, BANDIT, aim, optimizer=optax.sgd(2.1 / 0.3))
     assert wild.verdict == "cycles"
+    edge = rd.certify(natural, BANDIT, aim, optimizer=optax.sgd(2.0 / 0.3))  # a cycle of two
+    assert edge.verdict == "cycles"
     broken = optax.scale_by_schedule(lambda count: jnp.where(count < 6, -0.1, jnp.inf))
     assert rd.certify(natural, BANDIT, aim, optimizer=broken).verdict == "diverges"
     lost = rd.run(natural, BANDIT, 100, init=[0.0, 0.0, -np.inf, 0.0])

@@ -106,6 +106,15 @@ def test_the_last_record_is_the_end(steps, shown):
     assert path.steps == steps
 
 
+@pytest.mark.parametrize("regularizer", [rd.ReverseKL(0.3), rd.ForwardKL(0.3)])
+def test_forbidden_actions_stay_at_zero(regularizer):
+    bandit = rd.bandit([1.0, -np.inf, 0.2], [0.4, 0.4, 0.2])
+    method = rd.methods.natural_policy_gradient(regularizer)
+    certificate = rd.certify(method, bandit, rd.target(bandit, regularizer))
+    assert certificate.verdict == "converges"
+    assert certificate.field_norm < 1e-14
+
+
 def test_wrong_calls():
     with pytest.raises(ValueError, match="must be positive integers"):
         rd.run(METHOD, BANDIT, 0)

@@ -316,6 +316,7 @@ def test_no_nan_in_value_or_gradient(name):
     depth = np.log1p(-np.exp(-0.5) - np.exp(-700.0))
     log_q = jnp.array([-np.inf, -0.5, -np.inf, -700.0, depth])
     rewards = [[5.0, 1.0, 0.0, 2.0, 2.0], [0.0, 1.0, -np.inf, 2.0, 3.0], [1.0] * 5]
+    forbidden = [0.0, -np.inf, 1.0, 2.0, 3.0]  # a forbidden action that the reference takes
 
     def everything(reward, log_q, beta):
         t = rd.target(rd.Bandit(reward, log_q, jnp.arange(5)), make(beta))
@@ -329,6 +330,8 @@ def test_no_nan_in_value_or_gradient(name):
             for jacobian in modes:
                 for x in jax.tree.leaves(jacobian(*inputs)):
                     assert np.all(np.isfinite(x))
+        probs, _, multiplier, _ = modes[1](jnp.array(forbidden), log_q, jnp.array(beta))
+        assert not any(np.any(np.isnan(x)) for x in (*probs, *multiplier))
 
 
 @given(bandit=bandits(sizes=(5,)), beta=betas(-2, 2), key=st.integers(0, 10**6))

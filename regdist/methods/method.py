@@ -40,7 +40,8 @@ def field(
 
     Args:
         method: from `rd.methods`.
-        logits: the parameters of a softmax table, shape [K]; -inf is probability 0.
+        logits: the parameters of a softmax table, shape [K]; -inf is probability 0, which a
+            forbidden action (reward -inf) should have: its direction is 0.
         bandit: rewards and reference.
         expectation: `Population()`, the default: the exact average over actions.
 
@@ -57,4 +58,6 @@ def field(
     if method.regularizer is not None:
         gain = gain - method.regularizer.slope(log_p, bandit.log_ref)
         weighted = weighted - method.regularizer.weighted_slope(log_p, bandit.log_ref)
-    return GEOMETRIES[method.geometry](log_p, gain, weighted)
+    allowed = ~jnp.isneginf(reward)
+    gain, weighted = (jnp.where(allowed, x, 0) for x in (gain, weighted))
+    return jnp.where(allowed, GEOMETRIES[method.geometry](log_p, gain, weighted), 0)
