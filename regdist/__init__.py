@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from regdist import laws as laws
 from regdist import logspace as logspace
 from regdist import methods as methods
 from regdist import metrics as metrics
 from regdist import problems as problems
 from regdist.certify import Certificate as Certificate
 from regdist.certify import certify as certify
+from regdist.divergence import Divergence as Divergence
 from regdist.methods import Population as Population
 from regdist.methods import field as field
 from regdist.odds import critical_beta as critical_beta
@@ -15,11 +17,20 @@ from regdist.odds import log_odds as log_odds
 from regdist.policy import softmax as softmax
 from regdist.problem import Bandit as Bandit
 from regdist.problem import bandit as bandit
+from regdist.records import record as record
 from regdist.regularizer import AlphaDivergence as AlphaDivergence
 from regdist.regularizer import Entropy as Entropy
+from regdist.regularizer import FDivergence as FDivergence
 from regdist.regularizer import ForwardKL as ForwardKL
+from regdist.regularizer import Hellinger as Hellinger
+from regdist.regularizer import JensenShannon as JensenShannon
+from regdist.regularizer import Neyman as Neyman
+from regdist.regularizer import Pearson as Pearson
 from regdist.regularizer import Regularizer as Regularizer
 from regdist.regularizer import ReverseKL as ReverseKL
+from regdist.regularizer import TotalVariation as TotalVariation
+from regdist.regularizer import Tsallis as Tsallis
+from regdist.regularizer import tempered_self as tempered_self
 from regdist.run import Trajectory as Trajectory
 from regdist.run import run as run
 from regdist.target import Target as Target

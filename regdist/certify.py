@@ -220,7 +220,7 @@ class _Judgement:
         gap = value - float(objective(self.last, self.bandit, regularizer))
         if not all(isinstance(t.divergence, KL) for t in regularizer.terms):
             return gap, None
-        beta = float(regularizer.reduce(self.bandit.log_ref).beta)
+        beta = float(regularizer.reduce(self.bandit.log_ref)[0].beta)
         exact = beta * float(kl(self.last, self.target.log_probs))
         parts = abs(value) + exact + float(expect(self.last, jnp.abs(self.bandit.reward)))
         return gap, abs(gap - exact) / parts if math.isfinite(exact) and parts else 0.0

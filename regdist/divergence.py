@@ -5,6 +5,7 @@ and the logarithm of the derivative's inverse, all as functions of the log-ratio
 where nothing overflows and probability zero is r = -inf. K is the number of actions.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -12,50 +13,106 @@ from jaxtyping import Float
 from regdist.logspace import (
     exp_divided_difference,
     expm1_over,
+    largest_exponent,
     log_q_exponential,
     log_ratio,
+    q_log_difference,
     q_shift,
 )
 from regdist.records import record
 
 
 class Divergence:
-    """What every f-divergence shares. A member gives `slope`, `shift`, `term` and the rest."""
+    """What every f-divergence shares.
+
+    A member is a record with three methods: `generator`, `slope` and `log_inverse`. The rest
+    follows from them; a member may override what it knows in a form that does not cancel. Its
+    numbers are fields, hence data:
+
+    >>> import dataclasses
+    >>> @rd.record
+    ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
+    ...     def generator(self, r):
+    ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
+    ...     def slope(self, r):
+    ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
+    ...     def log_inverse(self, x):
+    ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
+    >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+    >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
+    >>> bool(target.converged)
+    True
+    """
+
+    def generator(self, r: Array) -> Array:
+        """f(e^r), convex in e^r with f(1) = f'(1) = 0; at r = -inf it is f(0)."""
+        raise NotImplementedError
 
     def slope(self, r: Array) -> Array:
-        """f'(e^r): the marginal cost of moving mass onto an action."""
+        """f'(e^r), the marginal cost of moving mass onto an action; at r = -inf, inf its limits."""
         raise NotImplementedError
 
     def log_inverse(self, x: Array) -> Array:
-        """The r with f'(e^r) = x; -inf below the range of f', +inf above it."""
+        """The r with f'(e^r) = x, for x inside the range of f'."""
         raise NotImplementedError
 
+    def drop(self, a: Array, b: Array) -> Array:
+        """f'(e^a) - f'(e^b), and 0 at a = b even where both are infinite."""
+        same = a == b
+        return jnp.where(same, 0, self.slope(a) - jnp.where(same, 0, self.slope(b)))
+
     def shift(self, s: Array, gap: Array) -> Array:
-        """The r with f'(e^r) = f'(e^s) - gap, without cancellation."""
-        raise NotImplementedError
+        """The r with f'(e^r) = f'(e^s) - gap; -inf below the range of f', +inf above it."""
+        infinity = jnp.full_like(s - gap, jnp.inf)
+        low, high = (jax.lax.stop_gradient(self.slope(x)) for x in (-infinity, infinity))
+        level = self.slope(s) - gap
+        inside = (level > low) & (level < high) & (gap != 0)
+        r = self.log_inverse(jnp.where(inside, level, 0))
+        outside = jnp.where(gap == 0, s, jnp.where(level <= low, -jnp.inf, jnp.inf))
+        return jnp.where(inside, r, outside)
 
     def ceiling(self, gap: Array) -> Array:
         """The s with f'(e^s) = lim f' - gap, for gap > 0: +inf where f' has no finite limit."""
-        raise NotImplementedError
+        return self.shift(jnp.full_like(gap, jnp.inf), gap)
 
     def is_sparse(self) -> Array | bool:
         """Whether f' is bounded below, so that an optimum may put exactly 0 on an action.
 
         False, the Python constant, where this is known at trace time.
         """
-        raise NotImplementedError
+        return jnp.isfinite(self.slope(jnp.asarray(-jnp.inf)))
 
     def newton_step(self, excess: Array, rate: Array) -> Array:
         """The step in s that removes a log-mass `excess` whose derivative in s is `rate`."""
-        raise NotImplementedError
+        return -excess / rate
 
     def term(self, log_p: Array, log_q: Array) -> Array:
         """The terms q f(p/q) elementwise, with their limits at p = 0 and q = 0."""
-        raise NotImplementedError
+        gone, new = jnp.isneginf(log_p), jnp.isneginf(log_q)
+        both = ~(gone | new)
+        base = jnp.where(both, log_q, 0)
+        inside = jnp.exp(base) * self.generator(jnp.where(both, log_p, 0) - base)
+        far = jnp.full_like(log_p, jnp.inf)
+        at_zero, beyond = jax.lax.stop_gradient((self.generator(-far), self.slope(far)))
+        lost, found = gone & ~new, new & ~gone
+        q = jnp.exp(jnp.where(lost, log_q, 0))
+        p = jnp.exp(jnp.where(found, log_p, 0))
+        edge = jnp.where(lost, _times(q, at_zero), jnp.where(found, _times(p, beyond), 0))
+        return jnp.where(both, inside, edge)
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
         """The terms p f'(p/q) elementwise, with their limit at p = 0."""
-        raise NotImplementedError
+        r = log_ratio(log_p, log_q)
+        finite = jnp.isfinite(r)
+        inside = jnp.exp(log_p) * self.slope(jnp.where(finite, r, 0))
+        # t f'(t) tends to 0 with t where f(0) is finite; elsewhere its limit is read off far out.
+        far = jnp.full_like(log_p, 0.25 * largest_exponent(r))
+        limit = jax.lax.stop_gradient(jnp.exp(-far) * self.slope(-far))
+        limit = jnp.where(jnp.abs(limit) < 1e9, limit, -jnp.inf)
+        at_zero = jnp.where(jnp.isneginf(log_q), 0, _times(jnp.exp(log_q), limit))
+        beyond = jax.lax.stop_gradient(self.slope(jnp.full_like(r, jnp.inf)))
+        edge = jnp.where(jnp.isneginf(log_p), at_zero, _times(jnp.exp(log_p), beyond))
+        return jnp.where(finite, inside, edge)
 
     def value(self, log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
         """D_f(p || q) = sum_i q_i f(p_i/q_i) in nats; +inf is a legal value.
@@ -64,6 +121,12 @@ class Divergence:
         that are not normalised it is the generalised divergence (for KL: sum p log(p/q) - p + q).
         """
         return jnp.sum(self.term(log_p, log_q))
+
+
+def _times(weight: Array, limit: Array) -> Array:
+    """weight * limit without a product with infinity, which would spoil gradients."""
+    finite = jnp.isfinite(limit)
+    return jnp.where(finite, weight * jnp.where(finite, limit, 0), limit)
 
 
 @record
@@ -86,6 +149,10 @@ class Alpha(Divergence):
     def log_inverse(self, x):
         """Log of the q-exponential."""
         return log_q_exponential(x, self.alpha)
+
+    def drop(self, a, b):
+        """`logspace.q_log_difference`."""
+        return q_log_difference(self.alpha, a, b)
 
     def shift(self, s, gap):
         """`logspace.q_shift`."""
@@ -159,6 +226,11 @@ class KL(Divergence):
         """The identity."""
         return x
 
+    def drop(self, a, b):
+        """The difference a - b."""
+        same = a == b
+        return jnp.where(same, 0, a - jnp.where(same, 0, b))
+
     def shift(self, s, gap):
         """The difference s - gap."""
         return s - gap
@@ -186,3 +258,82 @@ class KL(Divergence):
         finite = jnp.isfinite(r)
         inside = jnp.exp(log_p) * jnp.where(finite, r, 0)
         return jnp.where(finite, inside, jnp.where(jnp.isneginf(r), 0, jnp.inf))
+
+
+@record
+class JensenShannon(Divergence):
+    """JS(p, q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2: between 0 and log 2.
+
+    f'(t) = log(2t/(1 + t))/2, bounded above by log(2)/2: a target may leave the support of q.
+    """
+
+    def slope(self, r):
+        """(log 2 - softplus(-r))/2."""
+        return (jnp.log(2.0).astype(r.dtype) - _softplus(-r)) / 2
+
+    def log_inverse(self, x):
+        """2x - log(2 - e^{2x})."""
+        return 2 * x - jnp.log(2 - jnp.exp(2 * x))
+
+    def drop(self, a, b):
+        """(softplus(-b) - softplus(-a))/2."""
+        same = a == b
+        return jnp.where(same, 0, _softplus(-b) - jnp.where(same, 0, _softplus(-a))) / 2
+
+    def shift(self, s, gap):
+        """S - 2 gap - log(1 + (1 - e^{-2 gap}) e^s)."""
+        grown = -jnp.expm1(-2 * gap)
+        rises, closed = grown > 0, 1 + grown * jnp.exp(jnp.minimum(s, largest_exponent(s))) <= 0
+        log_grown = s + jnp.log(jnp.where(rises, grown, 1))
+        falling = ~rises & ~closed
+        back = jnp.log1p(jnp.where(falling, grown * jnp.exp(jnp.where(falling, s, 0)), 0))
+        r = s - 2 * gap - jnp.where(rises, _softplus(log_grown), back)
+        at_pole = jnp.isposinf(s)
+        ahead = jnp.where(at_pole & rises, gap, 1)
+        r = jnp.where(at_pole, jnp.where(rises, -jnp.log(jnp.expm1(2 * ahead)), jnp.inf), r)
+        return jnp.where(closed & ~at_pole, jnp.inf, r)
+
+    def is_sparse(self):
+        """Log is not bounded below."""
+        return False
+
+    def term(self, log_p, log_q):
+        """The terms of both halves, each non-negative."""
+        empty = jnp.isneginf(log_p) & jnp.isneginf(log_q)
+        log_p, log_q = (jnp.where(empty, 0, x) for x in (log_p, log_q))
+        log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0).astype(log_p.dtype)
+        both = KL().term(log_p, log_m) + KL().term(log_q, log_m)
+        return jnp.where(empty, 0, both / 2)
+
+    def weighted_slope(self, log_p, log_q):
+        """The terms p log(2p/(p + q))/2."""
+        r = log_ratio(log_p, log_q)
+        gone = jnp.isneginf(r)
+        return jnp.exp(log_p) * jnp.where(gone, 0, self.slope(jnp.where(gone, 0, r)))
+
+
+@record
+class TotalVariation(Divergence):
+    """TV(p, q) = sum |p - q| / 2, f(t) = |t - 1|/2: convex but not strictly.
+
+    f' is -1/2 below 1, +1/2 above, and anything between at t = 1, where 0 is returned. Its targets
+    are not found from an inverse of f': see `solvers.polyhedral` and `solvers.mixed`.
+    """
+
+    def slope(self, r):
+        """The sign of r, halved."""
+        return jnp.sign(r) / 2
+
+    def term(self, log_p, log_q):
+        """The terms |p - q|/2."""
+        return jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)) / 2
+
+    def weighted_slope(self, log_p, log_q):
+        """The terms p sign(p - q)/2."""
+        return jnp.exp(log_p) * jnp.sign(log_ratio(log_p, log_q)) / 2
+
+
+def _softplus(x: Array) -> Array:
+    """log(1 + e^x), with gradients that are finite at x = -inf and inf."""
+    infinite = jnp.isinf(x)
+    return jnp.where(infinite, jnp.maximum(x, 0), jax.nn.softplus(jnp.where(infinite, 0, x)))

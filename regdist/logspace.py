@@ -177,6 +177,60 @@ def _q_shift_jvp(primals, tangents):
 q_shift.defjvp(_q_shift_jvp, symbolic_zeros=True)
 
 
+@jax.custom_jvp
+def q_log_difference(alpha: Array, a: Array, b: Array) -> Array:
+    """(e^{-k b} - e^{-k a})/k with k = 1 - alpha; a - b at k = 0, and 0 at a = b.
+
+    It is the integral of e^{-k r} from b to a: the difference of two q-logarithms, without
+    cancellation and with derivatives that have no seam at k = 0. a and b may be infinite.
+    """
+    k = 1 - alpha
+    finite = jnp.isfinite(a) & jnp.isfinite(b)
+    ends = jnp.where(finite, a, 0), jnp.where(finite, b, 0)
+    length = ends[0] - ends[1]
+    across = jnp.abs(k * length)
+    flat = across == 0
+    mean = jnp.where(flat, 1, -jnp.expm1(-across) / jnp.where(flat, 1, across))
+    steepest = jnp.maximum(-k * ends[0], -k * ends[1])
+    inside = length * mean * jnp.exp(jnp.minimum(steepest, largest_exponent(length)))
+    ends = jnp.where(k == 0, b, jnp.exp(-k * b)), jnp.where(k == 0, -a, jnp.exp(-k * a))
+    edge = jnp.where(k == 0, -ends[1] - ends[0], (ends[0] - ends[1]) / jnp.where(k == 0, 1, k))
+    return jnp.where(finite, inside, jnp.where(a == b, 0, edge))
+
+
+def _q_log_difference_jvp(primals, tangents):
+    alpha, a, b = primals
+    d_alpha, d_a, d_b = tangents
+    k = 1 - alpha
+    finite = jnp.isfinite(a) & jnp.isfinite(b)
+    cap = largest_exponent(jnp.asarray(a))
+    ends = [jnp.where(jnp.isfinite(x), x, 0) for x in (a, b)]
+    slope = jnp.zeros(jnp.broadcast_shapes(jnp.shape(alpha), jnp.shape(a), jnp.shape(b)), k.dtype)
+    for sign, x, end, d_x in ((1, a, ends[0], d_a), (-1, b, ends[1], d_b)):
+        if not isinstance(d_x, SymbolicZero):
+            rate = jnp.exp(jnp.minimum(-k * end, cap))
+            slope += sign * jnp.where(jnp.isfinite(x), rate * d_x, 0)
+    if not isinstance(d_alpha, SymbolicZero):
+        # The integral of r e^{-k r}, from the end where e^{-k r} is larger.
+        length = ends[0] - ends[1]
+        turned = k * length < 0
+        base, rate = jnp.where(turned, ends[0], ends[1]), jnp.where(turned, -k, k)
+        inner = length**2 * jnp.exp(-rate * length) * _expm2(rate * length)
+        moment = base * expm1_over(-rate, length) + jnp.where(turned, -inner, inner)
+        moment = moment * jnp.exp(jnp.minimum(-k * base, cap))
+        safe = jnp.where(k == 0, 1, k)
+        for sign, end in ((1, ends[0]), (-1, ends[1])):
+            rest = jnp.exp(jnp.minimum(-k * end, cap)) * (end / safe + 1 / safe**2)
+            one_end = jnp.isinf(b if sign > 0 else a) & ~jnp.isinf(a if sign > 0 else b)
+            moment = jnp.where(one_end, -sign * rest, moment)
+        value = q_log_difference(alpha, a, b)
+        slope += jnp.where(finite | jnp.isfinite(value), moment, 0) * d_alpha
+    return q_log_difference(alpha, a, b), slope
+
+
+q_log_difference.defjvp(_q_log_difference_jvp, symbolic_zeros=True)
+
+
 def log_mean_exp(log_q: Float[Array, " K"], r: Float[Array, " K"]) -> Float[Array, ""]:
     """Log sum_i q_i e^{r_i} for a normalised q, to full *relative* accuracy as r tends to 0.
 

@@ -1,26 +1,16 @@
-"""The exact optimum of a regularised objective, from one scalar root.
-
-Everything is parametrised by s, the log-ratio log(p/q) of the best action to its anchor. Given s
-the divergence says the log-ratio of every other action from its reward gap alone, without
-cancellation and without a seam in alpha; s is then the root of "the probabilities sum to 1".
-K is the number of actions, q the anchor.
-"""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""The exact optimum of a regularised objective. K is the number of actions, q the anchor."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from regdist.divergence import Divergence
-from regdist.logspace import expect, log_mean_exp, log_ratio
+from regdist.divergence import TotalVariation
+from regdist.logspace import expect, log_ratio
 from regdist.problem import Bandit
 from regdist.records import record
-from regdist.regularizer import Regularizer
-
-_MAX_ITERATIONS = 100
+from regdist.regularizer import Reduced, Regularizer
+from regdist.solvers import mixed, polyhedral, single
 
 
 @record
@@ -31,10 +21,13 @@ class Target:
         log_probs: log p, normalised, in nats, shape [K]; -inf where p is exactly 0.
         value: J at the optimum, in units of reward.
         multiplier: L with R_i - beta f'(p_i/q_i) = L wherever p_i > 0, under f'(1) = 0; between
-            min R and max R. Reverse KL: beta log sum q e^{R/beta}. The Lambda of the
-            forward-KL literature is L + beta. For a sum, of the one term it merges into.
+            min R and max R for one term. Reverse KL: beta log sum q e^{R/beta}. The Lambda of the
+            forward-KL literature is L + beta. For a sum, R_i less the sum of the terms' slopes,
+            reverse-KL and entropy terms counting as the one term that they merge into.
         residual: the KKT residual of `log_probs` as returned, dimensionless: the larger of
             |sum p - 1| and the worst relative violation of stationarity.
+        unique: whether it is the only optimum. False where tied actions may share mass in any
+            way: total variation, and tied best actions off the support.
         converged: whether the root search ended with a residual below eps^0.55, which is 2e-9 in
             float64 and 2e-4 in float32.
     """
@@ -43,6 +36,7 @@ class Target:
     value: Float[Array, "*batch"]
     multiplier: Float[Array, "*batch"]
     residual: Float[Array, "*batch"]
+    unique: Bool[Array, "*batch"]
     converged: Bool[Array, "*batch"]
 
     @property
@@ -58,22 +52,28 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     Reverse KL: p proportional to q e^{R/beta}. Forward KL: p = beta q/(Lambda - R). Alpha
     divergence: p = q e_alpha((R - L)/beta) with the q-exponential e_alpha. Entropy: p proportional
     to e^{R/alpha}. Sums of reverse-KL and entropy terms: reverse KL to the geometric mean of the
-    anchors. (arXiv 2205.11275, 2510.20817, 2302.08215.)
+    anchors. Jensen-Shannon: p = q e^{2x}/(2 - e^{2x}), x = (R - L)/beta. Total variation: q, less
+    what is more than beta below the best reward, which goes to the best. Any other sum: each p_i
+    from a scalar inverse, the multiplier from an outer root. (arXiv 2205.11275, 2510.20817,
+    2302.08215.)
 
     Where q_i = 0, reverse KL and alpha >= 1 give p_i = 0. For alpha < 1 (forward KL among them)
-    the best action off the support takes the mass that the support cannot place, when its reward
-    is high enough; several tied ones share it evenly (any split is optimal).
+    and Jensen-Shannon the best action off the support takes the mass that the support cannot
+    place, when its reward is high enough; several tied ones share it evenly (any split is
+    optimal: `unique` is False).
 
     Args:
         bandit: rewards and reference, K actions.
-        regularizer: one term, or a sum of reverse-KL and entropy terms.
+        regularizer: any regulariser or sum.
 
     Returns:
         A `Target`. Works under jit, vmap and grad; derivatives are exact (implicit function
-        theorem), in both modes, with respect to rewards, reference, anchors, alpha and beta.
+        theorem), in both modes, with respect to rewards, reference, anchors, alpha and beta. At a
+        kink (an action that enters or leaves the support, or a corner of total variation) they
+        are those of the side without the action, or on which p stays at the anchor.
 
     Raises:
-        ValueError: the terms of a sum do not merge, or coefficients are not scalars.
+        ValueError: coefficients are not scalars, or the anchor of another size.
 
     >>> t = target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ReverseKL(0.5))
     >>> print(t.probs)
@@ -84,55 +84,29 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
            [0.31622777, 0.68377223],
            [0.10977223, 0.89022777]], dtype=float64)
     """
-    divergence, beta, log_q, offset = regularizer.reduce(bandit.log_ref)
+    parts = regularizer.reduce(bandit.log_ref)
     reward = bandit.reward
-    allowed = ~jnp.isneginf(reward)
-    active = allowed & ~jnp.isneginf(log_q)
-    top = jnp.argmax(jnp.where(active, reward, -jnp.inf))
-    finite_reward = jnp.where(allowed, reward, reward[top])
-    gap = (reward[top] - finite_reward) / beta
-    log_q_active = jnp.where(active, log_q, -jnp.inf)
-
-    # Off the support mass may enter at the highest reward alone: that bounds s from above.
-    off = allowed & jnp.isneginf(log_q)
-    lead = -jnp.min(jnp.where(off, gap, jnp.inf))
-    entry = divergence.ceiling(jnp.maximum(lead, 0))
-    entrants = off & (gap == -lead)
-
-    pivot, at, capped, ended = jax.lax.stop_gradient(
-        _solve(*jax.lax.stop_gradient((divergence, log_q, active, finite_reward, beta, entry)))
-    )
-    gap = (reward[pivot] - finite_reward) / beta  # rewards are subtracted before the division
-
-    def log_mass(s: Array) -> Array:
-        r = divergence.shift(s, jnp.where(active, gap, 0))
-        return jax.nn.logsumexp(jnp.where(active, log_q_active + r, -jnp.inf))
-
-    root = jax.lax.custom_root(
-        lambda s: jnp.where(capped, s - at, log_mass(s)),
-        at,
-        lambda _, s: s,
-        lambda linear, y: y / linear(jnp.ones_like(y)),
-    )
-    s = jnp.where(capped, jnp.where(capped, entry, 0), root)
-    r = divergence.shift(s, jnp.where(active, gap, 0))
-    log_p = jnp.where(active, jnp.where(active, log_q, 0) + r, -jnp.inf)
-    excess = jnp.where(capped, log_mass(jnp.where(capped, s, 0)), 0)
-    shares = jnp.maximum(jnp.sum(entrants, dtype=reward.dtype), 1)
-    left = -jnp.expm1(jnp.where(capped, excess, -1)) / shares
-    log_p = jnp.where(capped & entrants, jnp.log(left), log_p)
-
-    cost = expect(log_p, gap) + divergence.value(log_p, log_q)
+    if all(isinstance(part.divergence, TotalVariation) for part in parts):
+        best = polyhedral(reward, parts)
+    elif len(parts) == 1:
+        best = single(reward, parts[0])
+    else:
+        best = mixed(reward, parts)
+    cost = expect(best.log_p, best.gap)
+    for part in parts:
+        cost += part.beta * part.divergence.value(best.log_p, part.log_anchor) - part.offset
     bounded = jnp.isfinite(cost)  # not so where an action of alpha <= 0 is forbidden
-    value = reward[pivot] - beta * jnp.where(bounded, cost, 0) + offset
-    slope = divergence.slope(s)
-    residual = _kkt_residual(divergence, log_p, log_q, gap, slope, allowed)
+    value = reward[best.pivot] - jnp.where(bounded, cost, 0)
+    if regularizer.follows_policy():
+        value = objective(best.log_p, bandit, regularizer)
+    residual = _kkt_residual(parts, reward, best.log_p, best.gap, best.level)
     return Target(
-        log_probs=log_p,
+        log_probs=best.log_p,
         value=jnp.where(bounded, value, -jnp.inf),
-        multiplier=reward[pivot] - beta * slope,
+        multiplier=reward[best.pivot] - best.level,
         residual=residual,
-        converged=ended & (residual <= jnp.finfo(log_p.dtype).eps ** 0.55),
+        unique=best.unique,
+        converged=best.ended & (residual <= jnp.finfo(residual.dtype).eps ** 0.55),
     )
 
 
@@ -156,133 +130,33 @@ def objective(
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
 
 
-class _Root(NamedTuple):
-    pivot: Array
-    s: Array
-    capped: Array
-    ended: Array
-
-
-def _solve(
-    divergence: Divergence,
-    log_q: Array,
-    active: Array,
-    reward: Array,
-    beta: Array,
-    entry: Array,
-) -> _Root:
-    """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
-
-    The search starts with the best action, at the smallest s at which some action alone would have
-    probability 1: there the mass lies between 1 and K. If the mass stays below 1 at `entry`, s is
-    capped there. For sparse divergences the distances of the others to the edge of the support are
-    differences that may cancel. So other pivots are tried, and the one that places the mass best is
-    kept: the action whose probability responds most to the multiplier, whose own distance is the
-    scale that matters, as seen from s and from just above it; and the action that was alone
-    at the start, which carries the mass when no s of the best action resolves it.
-    """
-    log_q_active = jnp.where(active, log_q, 0)
-    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
-
-    def gap_to(pivot: Array) -> Array:
-        return jnp.where(active, (reward[pivot] - reward) / beta, 0)
-
-    def log_mass(s: Array, pivot: Array) -> Array:
-        r = divergence.shift(s, gap_to(pivot))
-        return log_mean_exp(log_q, jnp.where(active, r, -jnp.inf))
-
-    def steepest(s: Array) -> tuple[Array, Array]:
-        """The action whose probability responds most to the multiplier at s, and its log-ratio."""
-        r, response = jax.jvp(lambda g: divergence.shift(s, g), (gap,), (-jnp.ones_like(gap),))
-        log_response = log_q_active + r + jnp.log(response)
-        chosen = jnp.argmax(jnp.where(active & (response > 0), log_response, -jnp.inf))
-        return chosen, r[chosen]
-
-    gap = gap_to(best)
-    alone = jnp.where(active, divergence.shift(-log_q_active, -gap), jnp.inf)
-    first = jnp.argmin(alone)
-    ceiling = jnp.minimum(alone[first], entry)
-    capped = (ceiling == entry) & (log_mass(ceiling, best) < 0)
-    s, ended = _newton(
-        lambda s: log_mass(s, best),
-        divergence,
-        jnp.minimum(ceiling, 0) - 1,
-        ceiling,
-        ceiling,
-        capped,
-    )
-    root = _Root(best, s, capped, ended)
-    sparse = divergence.is_sparse()
-    if sparse is False:
-        return root
-
-    def retry(root: _Root, candidate: tuple[Array, Array]) -> tuple[_Root, None]:
-        pivot, start = candidate
-        skip = ~sparse | (pivot == root.pivot)
-        wide = 50 + jnp.abs(start)
-        s, ended = _newton(
-            lambda s: log_mass(s, pivot), divergence, start - wide, start + wide, start, skip
-        )
-        again = _Root(pivot, s, capped, ended)
-        better = jnp.abs(log_mass(s, pivot)) <= jnp.abs(log_mass(root.s, root.pivot))
-        return jax.tree.map(lambda a, b: jnp.where(sparse & better, a, b), again, root), None
-
-    above = root.s + 4 * jnp.finfo(s.dtype).eps * jnp.abs(root.s)
-    candidates = steepest(root.s), steepest(above), (first, -log_q_active[first])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *candidates)
-    return jax.lax.scan(retry, root, stacked)[0]
-
-
-def _newton(
-    log_mass: Callable[[Array], Array],
-    divergence: Divergence,
-    low: Array,
-    high: Array,
-    start: Array,
-    ended: Array,
-) -> tuple[Array, Array]:
-    """The s in [low, high] with log_mass(s) = 0, and whether it was reached.
-
-    Newton steps; a bracket catches those that rounding spoils.
-    """
-    eps = jnp.finfo(start.dtype).eps
-
-    def step(state):
-        count, s, low, high, _ = state
-        excess, rate = jax.jvp(log_mass, (s,), (jnp.ones_like(s),))
-        low = jnp.where(excess <= 0, s, low)
-        high = jnp.where(excess >= 0, s, high)
-        proposed = s + divergence.newton_step(excess, rate)
-        inside = (proposed > low) & (proposed < high)
-        new = jnp.where(inside, proposed, low + (high - low) / 2)
-        resolved = jnp.abs(new - s) <= eps * (jnp.abs(s) + eps**1.5)
-        ended = (excess == 0) | resolved | (high <= low)
-        return count + 1, new, low, high, ended
-
-    def unfinished(state):
-        return ~state[-1] & (state[0] < _MAX_ITERATIONS)
-
-    state = (0, start, low, high, ended)
-    _, s, _, _, ended = jax.lax.while_loop(unfinished, step, state)
-    return s, ended
-
-
 def _kkt_residual(
-    divergence: Divergence, log_p: Array, log_q: Array, gap: Array, slope: Array, allowed: Array
+    parts: list[Reduced], reward: Array, log_p: Array, gap: Array, level: Array
 ) -> Array:
-    """max(|sum p - 1|, worst relative violation of f'(p_i/q_i) = slope - gap_i).
+    """max(|sum p - 1|, worst relative violation of sum_t beta_t f_t'(p_i/q_ti) = level - gap_i).
 
-    Where p = 0 the condition is one-sided: the marginal gain there must not exceed the multiplier.
+    Where p = 0, and at a corner of total variation, the marginal cost is an interval.
     """
     mass = jnp.abs(jnp.sum(jnp.exp(log_p)) - 1)
-    present = allowed & ~jnp.isneginf(log_p)
-    r = log_ratio(log_p, log_q)
-    cost = divergence.slope(r)
-    wanted = slope - gap
-    finite = jnp.isfinite(cost)
-    miss = jnp.where(finite, cost, 0) - wanted
-    size = 1 + jnp.abs(jnp.where(finite, cost, 0)) + jnp.abs(slope) + jnp.abs(gap)
-    tight = jnp.where(present, jnp.where(finite, jnp.abs(miss), jnp.inf), 0)
-    empty = allowed & ~present & ~jnp.isneginf(log_q)
-    loose = jnp.where(empty & finite, jnp.maximum(-miss, 0), 0)
-    return jnp.maximum(mass, jnp.max((tight + loose) / size))
+    allowed, empty = ~jnp.isneginf(reward), jnp.isneginf(log_p)
+    low, high, size = jnp.zeros_like(gap), jnp.zeros_like(gap), jnp.abs(level) + jnp.abs(gap)
+    barred = jnp.zeros_like(allowed)
+    for divergence, beta, log_q, _ in parts:
+        never = empty & jnp.isneginf(log_q)
+        r = jnp.where(never, jnp.inf, log_ratio(log_p, log_q))
+        if isinstance(divergence, TotalVariation):
+            corner = jnp.abs(r) <= 4 * jnp.finfo(r.dtype).eps * (1 + jnp.abs(log_p))
+            half = jnp.full_like(r, beta / 2)
+            low += jnp.where(corner, -half, half * jnp.sign(r))
+            high += jnp.where(corner, half, half * jnp.sign(r))
+            size += half
+        else:
+            slope = beta * divergence.slope(r)
+            barred |= never & jnp.isposinf(slope)
+            slope = jnp.where(barred, 0, slope)
+            low, high = low + slope, high + slope
+            size += beta + jnp.where(jnp.isfinite(slope), jnp.abs(slope), 0)
+    wanted = level - gap
+    above = jnp.where(empty, 0, jnp.maximum(low - wanted, 0))
+    violation = jnp.maximum(above, jnp.maximum(wanted - high, 0)) / size
+    return jnp.maximum(mass, jnp.max(jnp.where(allowed & ~barred, violation, 0)))

@@ -116,3 +116,65 @@ def divergence(log_p, log_q, alpha):
         return mp.fsum(
             y * ((x / y) ** a - a * x / y + a - 1) for x, y in zip(p, q, strict=True)
         ) / (a * (a - 1))
+
+
+def mixed_target(reward, terms):
+    """log p of max E_p R - sum_t beta_t D_t(p || q_t), each term (slope in mpmath, beta, log q).
+
+    Two nested searches on the stationarity conditions, at as many digits as the anchors are deep.
+    Every anchor must hold every action.
+    """
+    deepest = max(abs(float(x)) for _, _, log_q in terms for x in log_q)
+    with mp.workdps(DIGITS + 20 + int(1.5 * deepest)):
+        reward = [_exact(x) for x in reward]
+        terms = [(slope, _exact(beta), [_exact(x) for x in log_q]) for slope, beta, log_q in terms]
+        best = max(range(len(reward)), key=lambda i: reward[i])
+
+        def cost(log_p, i):
+            return mp.fsum(b * slope(mp.exp(log_p - log_q[i])) for slope, b, log_q in terms)
+
+        def log_p_at(s):
+            level = cost(s, best)
+            out = []
+            for i, r in enumerate(reward):
+                wanted = level - (reward[best] - r)
+                if cost(mp.mpf(-3000), i) >= wanted:
+                    out.append(-mp.inf)
+                else:
+                    out.append(_root(lambda x, i=i, w=wanted: cost(x, i) - w, -3000, s + 1500))
+            return out
+
+        s = _root(lambda s: mp.log(mp.fsum(mp.exp(x) for x in log_p_at(s))), -1500, 0)
+        return log_p_at(s)
+
+
+def _root(f, low, high):
+    """A root of an increasing f by Newton steps with numerical slopes inside a bracket."""
+    low, high = mp.mpf(low), mp.mpf(high)
+    if f(high) <= 0:
+        return high
+    x, h = high, mp.mpf(10) ** (-(mp.mp.dps // 3))
+    for count in range(400):
+        value = f(x)
+        if value > 0:
+            high = x
+        else:
+            low = x
+        slope = (f(x + h) - value) / h
+        new = x - value / slope if slope > 0 else low
+        newton = low < new < high and count % 3  # every third step halves the bracket
+        x, old = (new if newton else (low + high) / 2), x
+        if newton and abs(x - old) < mp.mpf(10) ** (-DIGITS) * (1 + abs(x)):
+            return x
+    return x
+
+
+def alpha_slope(alpha):
+    """f' of the alpha family in mpmath."""
+    a = mp.mpf(alpha) - 1
+    return (lambda t: mp.log(t)) if a == 0 else (lambda t: (t**a - 1) / a)
+
+
+def js_slope(t):
+    """f' of Jensen-Shannon in mpmath."""
+    return mp.log(2 * t / (1 + t)) / 2

@@ -172,7 +172,7 @@ def test_order_relabelling_and_shift(name, bandit, beta, shift):
 def test_limits(name, bandit):
     """beta to 0: the anchor restricted to the best actions; beta to infinity: the anchor."""
     make, alpha, kind = REGULARIZERS[name]
-    anchor = make(1.0).reduce(bandit.log_ref).log_anchor
+    anchor = make(1.0).reduce(bandit.log_ref)[0].log_anchor
     weak = rd.target(bandit, make(1e10))
     assert rd.metrics.total_variation(weak.log_probs, anchor) <= 1e-8
     strong = rd.target(bandit, make(1e-10))

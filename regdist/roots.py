@@ -1,0 +1,73 @@
+"""Roots of increasing functions of one variable: bracketed, safeguarded, elementwise."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_NEWTON_STEPS = 40
+_MAX_ITERATIONS = 110
+
+
+def _newton_step(value: Array, rate: Array) -> Array:
+    return -value / rate
+
+
+def increasing_root(
+    f: Callable[[Array], Array],
+    low: Array,
+    high: Array,
+    start: Array | None = None,
+    *,
+    step: Callable[[Array, Array], Array] = _newton_step,
+    ended: Array | bool = False,
+) -> tuple[Array, Array]:
+    """The s in [low, high] with f(s) = 0, elementwise, and whether it was reached.
+
+    Newton steps; a bracket catches those that rounding or curvature spoil, and after 40 of them
+    it is halved to the end. Without a sign change the end nearer to a root is returned. Not meant
+    to be differentiated: see `implicit_root`.
+
+    Args:
+        f: an increasing function, acting on each element alone.
+        low: where f <= 0.
+        high: where f >= 0.
+        start: the first point, by default the middle.
+        step: from f and its derivative to a step.
+        ended: elements that need no search.
+    """
+    start = low + (high - low) / 2 if start is None else start
+    eps = jnp.finfo(start.dtype).eps
+
+    def body(state):
+        count, s, low, high, ended = state
+        value, rate = jax.jvp(f, (s,), (jnp.ones_like(s),))
+        low = jnp.where(value <= 0, s, low)
+        high = jnp.where(value >= 0, s, high)
+        proposed = s + step(value, rate)
+        inside = (proposed > low) & (proposed < high) & (count < _NEWTON_STEPS)
+        new = jnp.where(inside, proposed, low + (high - low) / 2)
+        resolved = jnp.abs(new - s) <= eps * (jnp.abs(s) + eps**1.5)
+        now = ended | (value == 0) | (resolved & ~jnp.isnan(value)) | (high <= low)
+        return count + 1, jnp.where(ended, s, new), low, high, now
+
+    def unfinished(state):
+        return ~jnp.all(state[-1]) & (state[0] < _MAX_ITERATIONS)
+
+    state = (0, start, low, high, jnp.broadcast_to(jnp.asarray(ended), start.shape))
+    _, s, _, _, ended = jax.lax.while_loop(unfinished, body, state)
+    return s, ended
+
+
+def implicit_root(f: Callable[[Array], Array], found: Array) -> Array:
+    """`found`, where f is 0, with the derivatives of the implicit function theorem.
+
+    Elementwise like `increasing_root`. `f` may close over anything that is differentiated.
+    """
+    return jax.lax.custom_root(
+        f,
+        jax.lax.stop_gradient(found),
+        lambda _, s: s,
+        lambda linear, y: y / linear(jnp.ones_like(y)),
+    )

@@ -1,0 +1,6 @@
+"""How an optimum is found: one strictly convex term, a sum of families, or total variation."""
+
+from regdist.solvers.mixed import mixed as mixed
+from regdist.solvers.optimum import Optimum as Optimum
+from regdist.solvers.polyhedral import polyhedral as polyhedral
+from regdist.solvers.single import single as single

@@ -1,0 +1,140 @@
+"""One strictly convex divergence to one anchor.
+
+Everything is parametrised by s, the log-ratio log(p/q) of the best action to its anchor. Given s
+the divergence says the log-ratio of every other action from its reward gap alone, without
+cancellation and without a seam in alpha; s is then the root of "the probabilities sum to 1".
+K is the number of actions, q the anchor.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from regdist.divergence import Divergence
+from regdist.logspace import log_mean_exp
+from regdist.regularizer import Reduced
+from regdist.roots import implicit_root, increasing_root
+from regdist.solvers.optimum import Optimum
+
+
+def single(reward: Array, part: Reduced) -> Optimum:
+    """The optimum of E_p R - beta D(p || q), by one scalar root."""
+    divergence, beta, log_q, _ = part
+    allowed = ~jnp.isneginf(reward)
+    active = allowed & ~jnp.isneginf(log_q)
+    top = jnp.argmax(jnp.where(active, reward, -jnp.inf))
+    finite_reward = jnp.where(allowed, reward, reward[top])
+    gap = (reward[top] - finite_reward) / beta
+    log_q_active = jnp.where(active, log_q, -jnp.inf)
+
+    # Off the support mass may enter at the highest reward alone: that bounds s from above.
+    off = allowed & jnp.isneginf(log_q)
+    lead = -jnp.min(jnp.where(off, gap, jnp.inf))
+    ahead = jnp.isfinite(lead) & (lead > 0)
+    entry = jnp.where(ahead, divergence.ceiling(jnp.where(ahead, lead, 1)), jnp.inf)
+    entrants = off & (gap == -lead)
+
+    pivot, at, capped, ended = jax.lax.stop_gradient(
+        _solve(*jax.lax.stop_gradient((divergence, log_q, active, finite_reward, beta, entry)))
+    )
+    distance = reward[pivot] - finite_reward
+    gap = distance / beta  # rewards are subtracted before the division
+
+    def log_mass(s: Array) -> Array:
+        r = divergence.shift(s, jnp.where(active, gap, 0))
+        return jax.nn.logsumexp(jnp.where(active, log_q_active + r, -jnp.inf))
+
+    root = implicit_root(lambda s: jnp.where(capped, s - at, log_mass(s)), at)
+    s = jnp.where(capped, jnp.where(capped, entry, 0), root)
+    r = divergence.shift(s, jnp.where(active, gap, 0))
+    log_p = jnp.where(active, jnp.where(active, log_q, 0) + r, -jnp.inf)
+    excess = jnp.where(capped, log_mass(jnp.where(capped, s, 0)), 0)
+    shares = jnp.maximum(jnp.sum(entrants, dtype=reward.dtype), 1)
+    left = -jnp.expm1(jnp.where(capped, excess, -1)) / shares
+    log_p = jnp.where(capped & entrants, jnp.log(left), log_p)
+    level = beta * divergence.slope(s)
+    return Optimum(log_p, distance, pivot, level, ended, ~capped | (shares == 1))
+
+
+class _Root(NamedTuple):
+    pivot: Array
+    s: Array
+    capped: Array
+    ended: Array
+
+
+def _solve(
+    divergence: Divergence,
+    log_q: Array,
+    active: Array,
+    reward: Array,
+    beta: Array,
+    entry: Array,
+) -> _Root:
+    """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
+
+    The search starts with the best action, at the smallest s at which some action alone would have
+    probability 1: there the mass lies between 1 and K. If the mass stays below 1 at `entry`, s is
+    capped there. For sparse divergences the distances of the others to the edge of the support are
+    differences that may cancel. So other pivots are tried, and the one that places the mass best is
+    kept: the action whose probability responds most to the multiplier, whose own distance is the
+    scale that matters, as seen from s and from just above it; and the action that was alone
+    at the start, which carries the mass when no s of the best action resolves it.
+    """
+    log_q_active = jnp.where(active, log_q, 0)
+    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
+
+    def gap_to(pivot: Array) -> Array:
+        return jnp.where(active, (reward[pivot] - reward) / beta, 0)
+
+    def log_mass(s: Array, pivot: Array) -> Array:
+        r = divergence.shift(s, gap_to(pivot))
+        return log_mean_exp(log_q, jnp.where(active, r, -jnp.inf))
+
+    def steepest(s: Array) -> tuple[Array, Array]:
+        """The action whose probability responds most to the multiplier at s, and its log-ratio."""
+        r, response = jax.jvp(lambda g: divergence.shift(s, g), (gap,), (-jnp.ones_like(gap),))
+        log_response = log_q_active + r + jnp.log(response)
+        chosen = jnp.argmax(jnp.where(active & (response > 0), log_response, -jnp.inf))
+        return chosen, r[chosen]
+
+    gap = gap_to(best)
+    alone = jnp.where(active, divergence.shift(-log_q_active, -gap), jnp.inf)
+    first = jnp.argmin(alone)
+    ceiling = jnp.minimum(alone[first], entry)
+    capped = (ceiling == entry) & (log_mass(ceiling, best) < 0)
+    s, ended = increasing_root(
+        lambda s: log_mass(s, best),
+        jnp.minimum(ceiling, 0) - 1,
+        ceiling,
+        ceiling,
+        step=divergence.newton_step,
+        ended=capped,
+    )
+    root = _Root(best, s, capped, ended)
+    sparse = divergence.is_sparse()
+    if sparse is False:
+        return root
+
+    def retry(root: _Root, candidate: tuple[Array, Array]) -> tuple[_Root, None]:
+        pivot, start = candidate
+        skip = ~sparse | (pivot == root.pivot)
+        wide = 50 + jnp.abs(start)
+        s, ended = increasing_root(
+            lambda s: log_mass(s, pivot),
+            start - wide,
+            start + wide,
+            start,
+            step=divergence.newton_step,
+            ended=skip,
+        )
+        again = _Root(pivot, s, capped, ended)
+        better = jnp.abs(log_mass(s, pivot)) <= jnp.abs(log_mass(root.s, root.pivot))
+        return jax.tree.map(lambda a, b: jnp.where(sparse & better, a, b), again, root), None
+
+    above = root.s + 4 * jnp.finfo(s.dtype).eps * jnp.abs(root.s)
+    candidates = steepest(root.s), steepest(above), (first, -log_q_active[first])
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *candidates)
+    return jax.lax.scan(retry, root, stacked)[0]
