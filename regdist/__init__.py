@@ -2,18 +2,32 @@
 
 from typing import TYPE_CHECKING
 
+from regdist import feedback as feedback
 from regdist import laws as laws
 from regdist import logspace as logspace
 from regdist import methods as methods
 from regdist import metrics as metrics
+from regdist import preferences as preferences
 from regdist import problems as problems
+from regdist import transform as transform
 from regdist.certify import Certificate as Certificate
 from regdist.certify import certify as certify
 from regdist.divergence import Divergence as Divergence
+from regdist.fixed_points import FixedPoints as FixedPoints
+from regdist.fixed_points import fixed_points as fixed_points
+from regdist.frontier import Constrained as Constrained
+from regdist.frontier import Selection as Selection
+from regdist.frontier import best_of_n as best_of_n
+from regdist.frontier import constrained as constrained
+from regdist.frontier import kl_ball as kl_ball
+from regdist.frontier import moment_matched as moment_matched
+from regdist.frontier import rejection as rejection
+from regdist.frontier import reward_kl_frontier as reward_kl_frontier
 from regdist.methods import Population as Population
 from regdist.methods import field as field
 from regdist.odds import critical_beta as critical_beta
 from regdist.odds import log_odds as log_odds
+from regdist.odds import odds_parts as odds_parts
 from regdist.policy import softmax as softmax
 from regdist.problem import Bandit as Bandit
 from regdist.problem import bandit as bandit
@@ -36,6 +50,7 @@ from regdist.run import run as run
 from regdist.target import Target as Target
 from regdist.target import objective as objective
 from regdist.target import target as target
+from regdist.transform import mara as mara
 
 if TYPE_CHECKING:
     from regdist import plot as plot

@@ -124,7 +124,7 @@ class Divergence:
 
 
 def _times(weight: Array, limit: Array) -> Array:
-    """weight * limit without a product with infinity, which would spoil gradients."""
+    """Weight * limit without a product with infinity, which would spoil gradients."""
     finite = jnp.isfinite(limit)
     return jnp.where(finite, weight * jnp.where(finite, limit, 0), limit)
 

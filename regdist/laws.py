@@ -29,7 +29,7 @@ def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " 
 
 
 def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array, " K"]:
-    """The law given that the action is one of `keep`: rejection sampling, RAFT (arXiv 2304.06767).
+    """The law given that the action is in `keep`: rejection sampling, RAFT (2304.06767).
 
     >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.array([True, False, True]))))
     [0.714... 0.         0.285...]

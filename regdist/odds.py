@@ -1,17 +1,27 @@
-"""Log-odds between two actions, and the coefficient at which two actions tie."""
+"""Log-odds between actions or groups of actions, their parts, and where they change sign."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from regdist.divergence import KL, Alpha
 from regdist.logspace import expm1_over, log_q_exponential
 from regdist.problem import Bandit
-from regdist.regularizer import Regularizer
+from regdist.regularizer import Reduced, Regularizer
+from regdist.roots import implicit_root, increasing_root
+from regdist.target import target
+from regdist.transform import with_reward
+
+Actions = int | Array | Sequence[Any]
+"""One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
+
+_GRID = 193
+_DECADES = 6.0
 
 
 def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
@@ -23,58 +33,84 @@ def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array
     return log_probs[jnp.asarray(i)] - log_probs[jnp.asarray(j)]
 
 
+class OddsParts(NamedTuple):
+    """A log-odds of a target, in nats: total = reference + reward."""
+
+    total: Array
+    reference: Array
+    reward: Array
+
+
+def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayLike) -> OddsParts:
+    """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
+
+    The reference part is the log-odds of the target with all rewards equal: those of the anchor,
+    log(q_i/q_j) for one divergence to the reference and b/(a + b) times that with an
+    entropy bonus a beside reverse KL. The reward part is the rest: (R_i - R_j)/beta under reverse
+    KL (arXiv 2510.20817), log((Lambda - R_j)/(Lambda - R_i)) under forward KL.
+
+    >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
+    >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
+    >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
+    0.6137 -1.3863 2.0
+    """
+    total = log_odds(target(bandit, regularizer).log_probs, i, j)
+    flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
+    reference = log_odds(target(with_reward(bandit, flat), regularizer).log_probs, i, j)
+    return OddsParts(total, reference, total - reference)
+
+
 def critical_beta(
     bandit: Bandit,
-    i: int | Int[Array, ""],
-    j: int | Int[Array, ""],
-    regularizer: Callable[[float], Regularizer],
+    i: Actions,
+    j: Actions,
+    regularizer: Callable[[Any], Regularizer],
 ) -> Float[Array, ""]:
-    """The beta at which actions i and j are equally likely under the target.
+    """The beta at which i and j, two actions or two groups, are equally likely under the target.
 
-    Below it the one with the larger reward is ahead, above it the one with the larger reference.
-    It equates two actions, not the masses of two groups of actions.
-
-    Reverse KL: (R_j - R_i)/(log q_i - log q_j). Forward KL: with
-    Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which exists when
-    Lambda > max R (arXiv 2510.20817). The alpha family in between: with k = 1 - alpha and
+    Two actions, one alpha divergence: in closed form. Reverse KL: (R_j - R_i)/(log q_i - log q_j).
+    Forward KL: with Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which
+    exists when Lambda > max R (arXiv 2510.20817). The family in between: with k = 1 - alpha and
     Y = k (R_j - R_i)/expm1(k (log q_i - log q_j)),
 
         log beta = log Y - k log sum_m q_m (1 + k (R_j - R_m)/Y)^{-1/k}.
 
+    Below it the one with the larger reward is ahead, above it the one with the larger reference.
+
+    Anything else: the largest beta at which the two masses cross, by a root search that starts
+    from a scan of twelve decades of beta around the spread of the rewards. Groups may cross more
+    than once; two crossings within a sixteenth of a decade of each other can be missed.
+
     Args:
         bandit: rewards and reference.
-        i: one action, with positive reference.
+        i: an action's index, or a group: indices or a boolean mask, shape [K].
         j: the other; the order does not matter.
-        regularizer: a constructor of one term from its coefficient: `rd.ReverseKL`,
-            `rd.ForwardKL`, or e.g. `lambda beta: rd.AlphaDivergence(0.5, beta)`.
+        regularizer: from a coefficient to a regulariser: `rd.ReverseKL`, `rd.ForwardKL`,
+            or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
 
     Returns:
-        beta, or NaN when no positive beta makes them tie with positive probability: the action
+        beta, or NaN when no positive beta makes them tie with positive probability: the one
         with the larger reward also has the larger reference, or the rewards are equal.
-
-    Raises:
-        ValueError: the constructor returns a sum of terms or an entropy bonus.
 
     >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
     >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
     0.558110...
+    >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
+    0.3389...
     """
+    single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     made = regularizer(1.0)
-    if len(made.terms) != 1 or made.terms[0].is_entropy:
-        raise ValueError(
-            f"critical_beta takes the constructor of one divergence, like rd.ReverseKL; "
-            f"it made {made!r}. An entropy bonus does not move the critical beta of reverse KL"
-        )
-    divergence, _, log_q, _ = made.reduce(bandit.log_ref)
+    parts = made.reduce(bandit.log_ref)
+    if single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | Alpha):
+        return _closed_form(bandit, jnp.asarray(i), jnp.asarray(j), parts[0])
+    return _search(bandit, _group(i, bandit), _group(j, bandit), regularizer)
+
+
+def _closed_form(bandit: Bandit, i: Array, j: Array, part: Reduced) -> Array:
+    divergence, _, log_q, _ = part
     reward = bandit.reward
-    if isinstance(divergence, KL):
-        alpha = jnp.ones((), reward.dtype)
-    elif isinstance(divergence, Alpha):
-        alpha = divergence.alpha
-    else:
-        raise ValueError(f"no critical beta is known for {divergence!r}")
+    alpha = divergence.alpha if isinstance(divergence, Alpha) else jnp.ones((), reward.dtype)
     k = 1 - alpha
-    i, j = jnp.asarray(i), jnp.asarray(j)
     low = jnp.where(reward[i] <= reward[j], i, j)
     high = jnp.where(reward[i] <= reward[j], j, i)
     edge = log_q[low] - log_q[high]
@@ -89,3 +125,42 @@ def critical_beta(
         jnp.where(support & jnp.isfinite(r), log_q + jnp.where(jnp.isfinite(r), r, 0), -jnp.inf)
     )
     return jnp.where(exists, jnp.exp(jnp.log(y) - k * log_mass), jnp.nan)
+
+
+def _search(
+    bandit: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+) -> Array:
+    def lead(log_beta: Array, bandit: Bandit) -> Array:
+        """Log-odds of the first group against the second; 0 if neither has any mass."""
+        log_p = target(bandit, regularizer(jnp.exp(log_beta))).log_probs
+        one, two = (jax.nn.logsumexp(jnp.where(g, log_p, -jnp.inf)) for g in (first, second))
+        none = jnp.isneginf(one) & jnp.isneginf(two)
+        return jnp.where(none, 0, jnp.where(none, 0, one) - jnp.where(none, 0, two))
+
+    still = jax.lax.stop_gradient(bandit)
+    known = jnp.where(jnp.isneginf(still.reward), jnp.max(still.reward), still.reward)
+    spread = jnp.max(known) - jnp.min(known)
+    middle = jnp.log(jnp.where(spread > 0, spread, 1))
+    decade = jnp.log(jnp.asarray(10.0, middle.dtype))
+    steps = jnp.linspace(-_DECADES, _DECADES, _GRID, dtype=middle.dtype)
+    grid = middle + decade * steps
+    sign = jnp.sign(jax.vmap(lambda x: lead(x, still))(grid))
+    crosses = sign[:-1] * sign[1:] < 0
+    at = _GRID - 2 - jnp.argmax(crosses[::-1])
+    upward = sign[at + 1]
+    found, _ = increasing_root(
+        lambda x: upward * lead(x, still), grid[at], grid[at + 1], ended=~jnp.any(crosses)
+    )
+    log_beta = implicit_root(lambda x: lead(x, bandit), found)
+    return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
+
+
+def _group(actions: Actions, bandit: Bandit) -> Array:
+    chosen = jnp.asarray(actions)
+    if chosen.dtype == bool:
+        if chosen.shape != bandit.reward.shape:
+            raise ValueError(
+                f"a mask of actions must have shape {bandit.reward.shape}; got {chosen.shape}"
+            )
+        return chosen
+    return jnp.zeros(bandit.num_actions, bool).at[chosen].set(True)

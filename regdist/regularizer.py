@@ -63,7 +63,7 @@ Anchor = Table | TemperedSelf
 
 @record
 class Term:
-    """beta * D(p || anchor), or the negative of a bonus: beta times Tsallis' or Shannon's entropy."""
+    """beta * D(p || anchor), or less a bonus: beta times an entropy, Shannon's or Tsallis'."""
 
     divergence: Divergence
     beta: Array
@@ -293,9 +293,10 @@ def Neyman(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def Hellinger(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta 4 (1 - sum_i sqrt(p_i q_i)) = 2 beta sum_i (sqrt p_i - sqrt q_i)^2: alpha = 1/2.
+    """Beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
 
-    Four times the textbook squared Hellinger distance. The optimum is q (1 - (R - L)/(2 beta))^{-2}.
+    Four times the textbook squared Hellinger distance. The optimum is
+    q (1 - (R - L)/(2 beta))^{-2}.
     Arguments as in `AlphaDivergence`.
     """
     return AlphaDivergence(0.5, beta, anchor=anchor)
@@ -324,7 +325,8 @@ def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) 
     """The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
 
     Up to a constant it is beta n K^{1-n} times the alpha divergence, alpha = n, to the uniform
-    policy. n = 2, beta = 1/2 gives sparsemax, 1 < n < 2 the entmaxes (arXiv 1602.02068, 1905.05702).
+    policy. n = 2, beta = 1/2 gives sparsemax (arXiv 1602.02068); 1 < n < 2 lies between that and
+    the softmax, as the entmaxes do (arXiv 1905.05702, with beta = 1/n).
 
     Args:
         order: n > 0; data, so that a sweep through 1 is one trace without a seam.

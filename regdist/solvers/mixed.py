@@ -98,7 +98,7 @@ class _Problem:
         return jnp.where(exists, self.best_off - self.reward[pivot] - self.bend, 0)
 
     def lack(self, s: Array, pivot: Array, gap: Array) -> Array:
-        """gap - sum_t beta_t (f_t'(inf) - f_t'(e^s/q_t)) at the pivot: 0 where others may enter."""
+        """Gap - sum_t beta_t (f_t'(inf) - f_t'(e^s/q_t)) at the pivot: 0 where others may enter."""
         far = jnp.full_like(s, jnp.inf)
         ratios = [_log_ratio(s, p.log_anchor[pivot]) for p in self.smooth]
         drops = [
@@ -138,9 +138,8 @@ def _solve(problem: _Problem) -> tuple[Array, Array, Array, Array]:
         pivot, kept = state
         low, high, entry = problem.ends(pivot)
         high = jnp.minimum(high, entry)
-        s, ended = increasing_root(
-            lambda s: problem.log_mass(s, pivot), jnp.minimum(low, high), high
-        )
+        low = jnp.clip(low, -2 * largest_exponent(low), high)
+        s, ended = increasing_root(lambda s: problem.log_mass(s, pivot), low, high)
         both = jnp.stack([s, high])
         laws, rates = jax.jvp(
             jax.vmap(lambda s: problem.law(s, pivot)), (both,), (jnp.ones_like(both),)
@@ -189,9 +188,9 @@ def _respond(terms: list[_Term], gap: Array) -> Array:
     closed = jnp.isposinf(need) | (weight == 0)
     need, weight = jnp.where(closed, 0, need), jnp.where(closed, 1, weight)
 
-    def lack(l: Array, terms: list[_Term], need: Array) -> Array:
+    def lack(log_p: Array, terms: list[_Term], need: Array) -> Array:
         drops = [
-            jnp.where(here, t.beta * t.divergence.drop(t.source, l - t.log_q), 0)
+            jnp.where(here, t.beta * t.divergence.drop(t.source, log_p - t.log_q), 0)
             for t, here in zip(terms, held, strict=True)
         ]
         return need - sum(drops, jnp.zeros_like(need))
@@ -200,12 +199,12 @@ def _respond(terms: list[_Term], gap: Array) -> Array:
     low, high = _bracket(still, held, still_need, still_weight)
     empty = lack(-far, still, still_need) >= 0
     found, _ = increasing_root(
-        lambda l: lack(l, still, still_need), low, high, ended=empty | closed
+        lambda x: lack(x, still, still_need), low, high, ended=empty | closed
     )
     fixed = closed | empty
     found = jnp.where(fixed, 0, found)
-    l = implicit_root(lambda l: jnp.where(fixed, l - found, lack(l, at, need)), found)
-    return jnp.where(fixed, -jnp.inf, l)
+    log_p = implicit_root(lambda x: jnp.where(fixed, x - found, lack(x, at, need)), found)
+    return jnp.where(fixed, -jnp.inf, log_p)
 
 
 def _bracket(

@@ -1,0 +1,181 @@
+"""How far one law is from another. p and q are laws on the same K actions.
+
+All are sums of non-negative terms built from the log-ratio r = log(p/q), so that none is ever
+negative and p close to q costs no accuracy.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from regdist.divergence import KL, Alpha
+from regdist.logspace import largest_exponent, log1p_ratio, log_ratio
+from regdist.records import as_number
+
+
+def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """KL(p || q) = sum_i p_i log(p_i/q_i) in nats: 0 where p = 0, +inf where p > 0 = q.
+
+    Reverse KL to a reference q is `kl(log_policy, log_ref)`, forward KL is
+    `kl(log_ref, log_policy)`. Computed as a sum of non-negative terms, so that it is never
+    negative, and exact to relative rounding where p is close to q (Kullback and Leibler 1951).
+
+    >>> print(kl(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+    0.143841...
+    """
+    return KL().value(log_p, log_q)
+
+
+def _js_generator(r: Array) -> Array:
+    """(p log(p/m) + q log(q/m))/(p + q), m = (p + q)/2, as a function of r = log(p/q).
+
+    Near 0 it is t atanh(t) + log(1 - t^2)/2 with t = (p - q)/(p + q) = tanh(r/2), of which half
+    remains: nothing is lost.
+    """
+    size = jnp.abs(r)
+    near = size < 1
+    x = jnp.where(near, r, 0) / 2
+    t = jnp.tanh(x)
+    close = t * x + jnp.log1p(-(t**2)) / 2
+    apart = jnp.where(near | jnp.isinf(r), 1, size)
+    ratio = jnp.exp(-apart)
+    far = math.log(2) - jnp.log1p(ratio) - apart * ratio / (1 + ratio)
+    return jnp.where(near, close, jnp.where(jnp.isinf(r), math.log(2), far))
+
+
+def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """The Jensen-Shannon divergence (KL(p || m) + KL(q || m))/2, m = (p + q)/2, in nats.
+
+    Symmetric, between 0 and log 2; its square root is a metric (Lin 1991).
+
+    >>> print(js(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+    0.0338220...
+    """
+    mass = jnp.exp(log_p) + jnp.exp(log_q)
+    return jnp.sum(mass * _js_generator(log_ratio(log_p, log_q))) / 2
+
+
+def _difference(log_a: Array, log_b: Array) -> Array:
+    """A - b elementwise from logs, exact to relative rounding where a is near b."""
+    r = log_ratio(log_a, log_b)
+    larger = jnp.where(r > 0, log_a, log_b)
+    excess = jnp.exp(larger) * jnp.expm1(jnp.where(r > 0, -r, r))
+    return jnp.where(r > 0, -excess, excess)
+
+
+def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """Half the sum of |p_i - q_i|: between 0 and 1.
+
+    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    >>> print(f"{total_variation(log_p, log_q):.6f}")
+    0.250000
+    """
+    return jnp.sum(jnp.abs(_difference(log_p, log_q))) / 2
+
+
+def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """The Hellinger distance sqrt(1 - sum_i sqrt(p_i q_i)): symmetric, between 0 and 1.
+
+    Computed as sqrt(sum (sqrt p - sqrt q)^2 / 2). At p = q, where it has a corner, the gradient
+    is 0 (Hellinger 1909).
+
+    >>> print(hellinger(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+    0.184591...
+    """
+    square = jnp.sum(_difference(log_p / 2, log_q / 2) ** 2) / 2
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """sum_i (p_i - q_i)^2/q_i, Pearson's statistic per sample: +inf where p > 0 = q.
+
+    It is twice `alpha_divergence` at alpha = 2. With q the behaviour it is the variance of the
+    importance weights p/q (Pearson 1900).
+
+    >>> print(chi_squared(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+    0.333333...
+    """
+    # (p - q)/sqrt q = p/sqrt q - sqrt q, with the terms that overflow held aside.
+    finite_q = jnp.where(jnp.isneginf(log_q), 0, log_q)
+    weighted = log_p - finite_q / 2
+    over = (weighted > largest_exponent(log_p) / 2) | (jnp.isneginf(log_q) & (log_p > -jnp.inf))
+    term = _difference(jnp.where(over, 0, weighted), jnp.where(over, 0, log_q / 2)) ** 2
+    return jnp.sum(jnp.where(over, jnp.inf, term))
+
+
+def alpha_divergence(
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], alpha: ArrayLike
+) -> Float[Array, ""]:
+    """sum_i (p_i^alpha q_i^(1-alpha) - alpha p_i + (alpha-1) q_i)/(alpha (alpha-1)), in nats.
+
+    alpha = 1 is KL(p || q), alpha = 0 is KL(q || p), alpha = 2 half of `chi_squared`, alpha = 1/2
+    four times the square of `hellinger`. `alpha` is data, any real, and a sweep through 0 and 1
+    has no seam. +inf where p = 0 < q at alpha <= 0 and where q = 0 < p at alpha >= 1 (Cichocki and
+    Amari 2010; `AlphaDivergence` is its regulariser).
+
+    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    >>> print(alpha_divergence(log_p, log_q, 2))
+    0.166666...
+    """
+    return Alpha(as_number(alpha).astype(log_p.dtype)).value(log_p, log_q)
+
+
+def renyi_divergence(
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], order: ArrayLike
+) -> Float[Array, ""]:
+    """D_n(p || q) = log(sum_i p_i^n q_i^(1-n))/(n - 1), n = order, in nats.
+
+    n = 1 is KL(p || q), n = inf is log max p/q, n = 0 is -log q(p > 0), n = 1/2 is
+    -2 log sum sqrt(p q). `order` is data and a sweep through 1 has no seam. It grows with n.
+    +inf where the supports are disjoint, and where q = 0 < p at n >= 1 (van Erven and Harremoës,
+    arXiv 1206.2459).
+
+    Args:
+        log_p: log-probabilities, shape [K].
+        log_q: log-probabilities, shape [K].
+        order: n >= 0, may be inf.
+
+    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    >>> print(renyi_divergence(log_p, log_q, 2))  # log(4/3)
+    0.287682...
+    """
+    order = as_number(order).astype(log_p.dtype)
+    unbounded = jnp.isposinf(order)
+    n = jnp.where(unbounded, 1, order)
+    top = jnp.max(log_ratio(log_p, log_q))
+    p_zero, q_zero = jnp.isneginf(log_p), jnp.isneginf(log_q)
+    both = ~(p_zero | q_zero)
+    beyond = ~jnp.any(both) | (jnp.any(q_zero & ~p_zero) & (n >= 1))
+    inside = both & ~beyond
+    exponent = n * jnp.where(inside, log_p, 0) + (1 - n) * jnp.where(inside, log_q, 0)
+    log_sum = jax.nn.logsumexp(jnp.where(inside | beyond, exponent, -jnp.inf))
+    # Near 1 the sum is 1 + (n-1) x with x = n D_alpha(n), a sum of non-negative terms.
+    near = jnp.abs(jax.lax.stop_gradient(log_sum)) < 0.4
+    close_p, close_q = (jnp.where(inside & near, x, -jnp.inf) for x in (log_p, log_q))
+    lost = jnp.sum(jnp.where(p_zero, jnp.exp(log_q), 0))
+    new = jnp.sum(jnp.where(q_zero, jnp.exp(log_p), 0))
+    x = n * Alpha(n).value(close_p, close_q) + lost + n * new / jnp.where(n < 1, 1 - n, 1)
+    seamless = x * log1p_ratio(jnp.where(near, (n - 1) * x, 0))
+    far = log_sum / jnp.where(near | beyond, 1, n - 1)
+    finite = jnp.where(beyond, jnp.inf, jnp.where(near, seamless, far))
+    return jnp.where(unbounded, jnp.where(top > 0, top, 0), finite)
+
+
+def log_odds_error(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
+    """The largest error of a log-odds: max over i, j of |log(p_i/p_j) - log(q_i/q_j)|, in nats.
+
+    Over the actions with q > 0; +inf when p is 0 at one of them.
+
+    >>> print(log_odds_error(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+    1.09861...
+    """
+    inside = ~jnp.isneginf(log_q)
+    lost = inside & jnp.isneginf(log_p)
+    ratio = jnp.where(inside & ~lost, log_p, 0) - jnp.where(inside & ~lost, log_q, 0)
+    high = jnp.max(jnp.where(inside & ~lost, ratio, -jnp.inf))
+    low = jnp.min(jnp.where(inside & ~lost, ratio, jnp.inf))
+    return jnp.where(jnp.any(lost), jnp.inf, high - low)
