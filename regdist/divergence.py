@@ -5,12 +5,15 @@ and the logarithm of the derivative's inverse, all as functions of the log-ratio
 where nothing overflows and probability zero is r = -inf. K is the number of actions.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from regdist.logspace import (
+    exp_difference,
     exp_divided_difference,
     expm1_over,
     largest_exponent,
@@ -190,7 +193,10 @@ class Alpha(Divergence):
         p = jnp.exp(jnp.where(new & ~gone, log_p, 0))
         at_zero = jnp.where(a > 0, q / jnp.where(a > 0, a, 1), jnp.inf)
         beyond = jnp.where(k > 0, p / jnp.where(k > 0, k, 1), jnp.inf)
-        inside = r**2 * g * jnp.exp(base + top)
+        exponent = base + top
+        over = exponent + 2 * jnp.log(jnp.maximum(jnp.abs(r), 1)) > largest_exponent(exponent)
+        inside = r**2 * g * jnp.exp(jnp.where(over, 0, exponent))
+        inside = jnp.where(over, jnp.inf, inside)
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 
     def weighted_slope(self, log_p, log_q):
@@ -298,12 +304,9 @@ class JensenShannon(Divergence):
         return False
 
     def term(self, log_p, log_q):
-        """The terms of both halves, each non-negative."""
-        empty = jnp.isneginf(log_p) & jnp.isneginf(log_q)
-        log_p, log_q = (jnp.where(empty, 0, x) for x in (log_p, log_q))
-        log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0).astype(log_p.dtype)
-        both = KL().term(log_p, log_m) + KL().term(log_q, log_m)
-        return jnp.where(empty, 0, both / 2)
+        """(p + q)/2 times a function of p/q alone: nothing is lost where p is near q."""
+        mass = jnp.exp(log_p) + jnp.exp(log_q)
+        return mass * _js_generator(log_ratio(log_p, log_q)) / 2
 
     def weighted_slope(self, log_p, log_q):
         """The terms p log(2p/(p + q))/2."""
@@ -326,7 +329,7 @@ class TotalVariation(Divergence):
 
     def term(self, log_p, log_q):
         """The terms |p - q|/2."""
-        return jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)) / 2
+        return jnp.abs(exp_difference(log_p, log_q)) / 2
 
     def weighted_slope(self, log_p, log_q):
         """The terms p sign(p - q)/2."""
@@ -337,3 +340,20 @@ def _softplus(x: Array) -> Array:
     """log(1 + e^x), with gradients that are finite at x = -inf and inf."""
     infinite = jnp.isinf(x)
     return jnp.where(infinite, jnp.maximum(x, 0), jax.nn.softplus(jnp.where(infinite, 0, x)))
+
+
+def _js_generator(r: Array) -> Array:
+    """(p log(p/m) + q log(q/m))/(p + q), m = (p + q)/2, as a function of r = log(p/q).
+
+    Near 0 it is t atanh(t) + log(1 - t^2)/2 with t = (p - q)/(p + q) = tanh(r/2), of which half
+    remains: nothing is lost.
+    """
+    size = jnp.abs(r)
+    near = size < 1
+    x = jnp.where(near, r, 0) / 2
+    t = jnp.tanh(x)
+    close = t * x + jnp.log1p(-(t**2)) / 2
+    apart = jnp.where(near | jnp.isinf(r), 1, size)
+    ratio = jnp.exp(-apart)
+    far = math.log(2) - jnp.log1p(ratio) - apart * ratio / (1 + ratio)
+    return jnp.where(near, close, jnp.where(jnp.isinf(r), math.log(2), far))

@@ -72,7 +72,7 @@ def fixed_points(
     >>> reg = rd.ReverseKL(0.2)
     >>> found = rd.fixed_points(b, reg, rd.feedback.pass_at_k(b, reg, b.reward > 0, 4))
     >>> print(found.x.round(4), found.stable, found.certified)
-    [0.4962] [ True] True
+    [0.5164] [ True] True
     """
     return _Search(bandit, regularizer, feedback, resolution).result()
 

@@ -31,10 +31,15 @@ def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " 
 def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array, " K"]:
     """The law given that the action is in `keep`: rejection sampling, RAFT (2304.06767).
 
-    >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.array([True, False, True]))))
-    [0.714... 0.         0.285...]
+    All -inf, which is no law, where `keep` has probability 0.
+
+    >>> keep = jnp.array([True, True, False])
+    >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
+    [0.4 0.6 0. ]
     """
-    return normalize(jnp.where(keep, log_p, -jnp.inf))
+    kept = jnp.where(keep, log_p, -jnp.inf)
+    none = jnp.all(jnp.isneginf(kept))
+    return jnp.where(none, -jnp.inf, normalize(jnp.where(none, 0, kept)))
 
 
 def nucleus(log_p: Float[Array, " K"], mass: ArrayLike) -> Float[Array, " K"]:

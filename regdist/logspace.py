@@ -67,6 +67,14 @@ def expect(log_p: Float[Array, " K"], x: Float[Array, " K"]) -> Float[Array, ""]
     return jnp.sum(times_exp(x, log_p))
 
 
+def exp_difference(log_a: Array, log_b: Array) -> Array:
+    """exp(log_a) - exp(log_b), exact to relative rounding where a is near b."""
+    r = log_ratio(log_a, log_b)
+    larger = jnp.where(r > 0, log_a, log_b)
+    excess = jnp.exp(larger) * jnp.expm1(jnp.where(r > 0, -r, r))
+    return jnp.where(r > 0, -excess, excess)
+
+
 def log1p_ratio(z: Array) -> Array:
     """log(1 + z)/z, equal to 1 at z = 0, with accurate derivatives there; z > -1."""
     small = jnp.abs(z) < 0.05

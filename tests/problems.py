@@ -1,5 +1,8 @@
 """Hypothesis strategies for problems, and the registry of regularisers that the laws run over."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -8,16 +11,56 @@ import regdist as rd
 
 SIZES = (1, 5)
 
-# name: (constructor from beta, alpha of the divergence, anchor)
+
+@rd.record
+class LeCam(rd.Divergence):
+    """sum (p - q)^2/(p + q), halved: what a user would write."""
+
+    def generator(self, r):
+        return jnp.tanh(r / 2) * jnp.expm1(r) / 2
+
+    def slope(self, r):
+        return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
+
+    def log_inverse(self, x):
+        return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
+
+
+class Member(NamedTuple):
+    """A regulariser in the registry: made from beta; `anchor` is its limit for large beta.
+
+    `leaves` says whether mass may go off the support of the anchor, `alpha` the member of the
+    alpha family if it is one.
+    """
+
+    make: Callable[[Any], rd.Regularizer]
+    anchor: str
+    leaves: bool
+    alpha: float | None = None
+    kinked: bool = False
+
+
 REGULARIZERS = {
-    "reverse KL": (rd.ReverseKL, 1.0, "reference"),
-    "forward KL": (rd.ForwardKL, 0.0, "reference"),
-    "alpha 1": (lambda beta: rd.AlphaDivergence(1.0, beta), 1.0, "reference"),
-    "alpha 0.5": (lambda beta: rd.AlphaDivergence(0.5, beta), 0.5, "reference"),
-    "alpha 2": (lambda beta: rd.AlphaDivergence(2.0, beta), 2.0, "reference"),
-    "alpha -1": (lambda beta: rd.AlphaDivergence(-1.0, beta), -1.0, "reference"),
-    "entropy": (rd.Entropy, 1.0, "uniform"),
-    "reverse KL + entropy": (lambda b: rd.ReverseKL(b) + rd.Entropy(b / 2), 1.0, "mixed"),
+    "reverse KL": Member(rd.ReverseKL, "reference", False, 1.0),
+    "forward KL": Member(rd.ForwardKL, "reference", True, 0.0),
+    "alpha 1": Member(lambda b: rd.AlphaDivergence(1.0, b), "reference", False, 1.0),
+    "Hellinger": Member(rd.Hellinger, "reference", True, 0.5),
+    "Pearson": Member(rd.Pearson, "reference", False, 2.0, True),
+    "Neyman": Member(rd.Neyman, "reference", True, -1.0),
+    "Jensen-Shannon": Member(rd.JensenShannon, "reference", True),
+    "total variation": Member(rd.TotalVariation, "reference", True, None, True),
+    "Le Cam": Member(lambda b: rd.FDivergence(LeCam(), b), "reference", True, None, True),
+    "entropy": Member(rd.Entropy, "uniform", False, 1.0),
+    "Tsallis 1.5": Member(lambda b: rd.Tsallis(1.5, b), "uniform", False, 1.5, True),
+    "reverse KL + entropy": Member(
+        lambda b: rd.ReverseKL(b) + rd.Entropy(b / 2), "mixed", False, 1.0
+    ),
+    "reverse + forward KL": Member(
+        lambda b: rd.ReverseKL(b) + rd.ForwardKL(b / 3), "reference", False
+    ),
+    "reverse KL + TV": Member(
+        lambda b: rd.ReverseKL(b) + rd.TotalVariation(b), "reference", False, None, True
+    ),
 }
 
 

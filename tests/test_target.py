@@ -110,7 +110,7 @@ def loss(z, bandit, regularizer):
 @given(bandit=bandits(), beta=betas())
 def test_against_a_generic_optimiser(name, bandit, beta):
     """scipy on logits, from the target's own neighbourhood and from uniform: nothing is better."""
-    make, _, _ = REGULARIZERS[name]
+    make = REGULARIZERS[name].make
     regularizer = make(beta)
     target = rd.target(bandit, regularizer)
     found = scipy.optimize.minimize(
@@ -132,7 +132,7 @@ def test_against_a_generic_optimiser(name, bandit, beta):
 @every_regularizer
 @given(bandit=bandits(zeros=True), beta=betas(-8, 8))
 def test_a_distribution_that_beats_every_perturbation(name, bandit, beta):
-    make, _, _ = REGULARIZERS[name]
+    make = REGULARIZERS[name].make
     target = rd.target(bandit, make(beta))
     assert abs(float(jnp.sum(target.probs)) - 1) <= 1e-13
     assert target.converged
@@ -149,7 +149,7 @@ def test_a_distribution_that_beats_every_perturbation(name, bandit, beta):
 @every_regularizer
 @given(bandit=bandits(sizes=(5,)), beta=betas(-3, 3), shift=st.integers(-64, 64))
 def test_order_relabelling_and_shift(name, bandit, beta, shift):
-    make, _, anchor = REGULARIZERS[name]
+    make = REGULARIZERS[name].make
     target = rd.target(bandit, make(beta))
     order = np.array([3, 0, 4, 2, 1])
     moved = rd.Bandit(bandit.reward[order], bandit.log_ref[order], bandit.label)
@@ -164,40 +164,41 @@ def test_order_relabelling_and_shift(name, bandit, beta, shift):
     best_first = np.asarray(law)[np.argsort(-np.asarray(flat.reward), kind="stable")]
     above = best_first[1:] <= best_first[:-1]
     assert np.all(above | np.isclose(best_first[1:], best_first[:-1], rtol=0, atol=1e-13))
-    assert anchor in ("reference", "uniform", "mixed")
 
 
 @every_regularizer
 @given(bandit=bandits(zeros=True))
 def test_limits(name, bandit):
     """beta to 0: the anchor restricted to the best actions; beta to infinity: the anchor."""
-    make, alpha, kind = REGULARIZERS[name]
-    anchor = make(1.0).reduce(bandit.log_ref)[0].log_anchor
-    weak = rd.target(bandit, make(1e10))
+    member = REGULARIZERS[name]
+    terms = member.make(1.0).reduce(bandit.log_ref)
+    anchor = terms[0].log_anchor
+    weak = rd.target(bandit, member.make(1e10))
     assert rd.metrics.total_variation(weak.log_probs, anchor) <= 1e-8
-    strong = rd.target(bandit, make(1e-10))
-    usable = jnp.isfinite(anchor) if alpha >= 1 else jnp.ones_like(anchor, bool)
+    strong = rd.target(bandit, member.make(1e-10))
+    usable = jnp.ones_like(anchor, bool) if member.leaves else jnp.isfinite(anchor)
     best = usable & (bandit.reward == jnp.max(jnp.where(usable, bandit.reward, -jnp.inf)))
-    # an action with a gap of at least 1/64 keeps at most q ((1 - alpha) gap/beta)^{-1/(1 - alpha)}
-    left = ((1 - alpha) / 64e-10) ** (-1 / (1 - alpha)) if alpha < 1 else 0
+    # an action with a gap of at least 1/64 keeps at most q ((1 - alpha) gap/beta)^{-1/(1 - alpha)},
+    # and for the others, whose f' is bounded by that of alpha = 0 times a constant, no more
+    alpha = 1 if member.alpha is None else member.alpha
+    left = ((1 - alpha) / 64e-10) ** (-1 / (1 - alpha)) if alpha < 1 else 1e-8
     assert jnp.sum(jnp.where(best, strong.probs, 0)) >= 1 - left - 1e-12
     inside = best & jnp.isfinite(anchor)
-    if jnp.any(inside) and alpha >= 1:
+    if jnp.any(inside) and not member.leaves:
         limit = rd.metrics.restrict(anchor, inside)
         assert rd.metrics.total_variation(strong.log_probs, limit) <= 1e-6
-    assert kind
 
 
 @every_regularizer
 def test_jit_vmap_and_loop_agree(name):
-    make, _, _ = REGULARIZERS[name]
+    make = REGULARIZERS[name].make
     bandit = rd.bandit([1.0, 0.25, -2.0, 1.0], [0.1, 0.4, 0.3, 0.2])
     grid = jnp.geomspace(1e-3, 1e3, 7)
     batch = jax.vmap(lambda b: rd.target(bandit, make(b)))(grid)
     loop = [rd.target(bandit, make(float(b))) for b in grid]
     law = jax.jit(lambda b: rd.target(bandit, make(b)))
     jitted = [law(b) for b in grid]
-    if name in ("reverse KL", "alpha 2"):
+    if name in ("reverse KL", "Pearson"):
         with jax.disable_jit():
             plain = rd.target(bandit, make(0.25))
         assert np.allclose(plain.probs, rd.target(bandit, make(0.25)).probs, rtol=0, atol=1e-15)
@@ -265,7 +266,7 @@ def along(h, bandit, regularizer, moves):
 @given(bandit=bandits(sizes=(5,)), beta=betas(-1, 1), key=st.integers(0, 10**6))
 def test_derivatives_are_the_limits_of_differences(name, bandit, beta, key):
     """Reward, reference, beta and alpha moved together in a random direction."""
-    regularizer = REGULARIZERS[name][0](beta)
+    regularizer = REGULARIZERS[name].make(beta)
     random = np.random.default_rng(key)
     inputs = (bandit.reward, bandit.log_ref, regularizer)
     moves = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)) * beta, inputs)
@@ -277,7 +278,7 @@ def test_derivatives_are_the_limits_of_differences(name, bandit, beta, key):
         for k in (1, 2)
     )
     want = (4 * one - two) / 3  # Richardson: an error of h^4
-    kinked = name == "alpha 2" and not np.allclose(one, two, rtol=0, atol=1e-4)
+    kinked = REGULARIZERS[name].kinked and not np.allclose(one, two, rtol=0, atol=1e-4)
     assert kinked or np.allclose(got, want, rtol=0, atol=1e-7 * (1 + float(jnp.abs(got).max())))
 
 
@@ -312,7 +313,7 @@ def test_no_seam_in_alpha(alpha):
 
 @every_regularizer
 def test_no_nan_in_value_or_gradient(name):
-    make, _, _ = REGULARIZERS[name]
+    make = REGULARIZERS[name].make
     depth = np.log1p(-np.exp(-0.5) - np.exp(-700.0))
     log_q = jnp.array([-np.inf, -0.5, -np.inf, -700.0, depth])
     rewards = [[5.0, 1.0, 0.0, 2.0, 2.0], [0.0, 1.0, -np.inf, 2.0, 3.0], [1.0] * 5]
@@ -422,8 +423,6 @@ def test_entropy_ignores_the_reference_and_sums_merge():
 
 def test_wrong_calls_say_what_to_do():
     bandit = rd.bandit([1.0, 0.0])
-    with pytest.raises(ValueError, match="objective evaluates any sum"):
-        rd.target(bandit, rd.ForwardKL(1.0) + rd.Entropy(1.0))
     with pytest.raises(ValueError, match="vmap"):
         rd.target(bandit, rd.ReverseKL(jnp.ones(3)))
     with pytest.raises(ValueError, match="anchor must have the shape"):

@@ -6,6 +6,7 @@ Divergences have arguments `log_p, log_q` and say which sum they compute. Number
 (an order, a floor, a count of samples) are data. Nothing here checks values, so nothing raises.
 """
 
+from regdist.laws import restrict as restrict
 from regdist.metrics.distances import alpha_divergence as alpha_divergence
 from regdist.metrics.distances import chi_squared as chi_squared
 from regdist.metrics.distances import hellinger as hellinger
@@ -25,7 +26,6 @@ from regdist.metrics.entropies import entropy as entropy
 from regdist.metrics.entropies import hill_number as hill_number
 from regdist.metrics.entropies import label_log_probs as label_log_probs
 from regdist.metrics.entropies import renyi_entropy as renyi_entropy
-from regdist.metrics.entropies import restrict as restrict
 from regdist.metrics.entropies import token_entropies as token_entropies
 from regdist.metrics.entropies import tsallis_entropy as tsallis_entropy
 from regdist.metrics.sampling import concentrability as concentrability
@@ -37,3 +37,5 @@ from regdist.metrics.sampling import pass_at_k_unbiased as pass_at_k_unbiased
 from regdist.metrics.sampling import squared_score_norm as squared_score_norm
 from regdist.metrics.sampling import success as success
 from regdist.metrics.sampling import zero_advantage_probability as zero_advantage_probability
+from regdist.metrics.tails import quantile as quantile
+from regdist.metrics.tails import range_value_at_risk as range_value_at_risk

@@ -4,16 +4,14 @@ All are sums of non-negative terms built from the log-ratio r = log(p/q), so tha
 negative and p close to q costs no accuracy.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.divergence import KL, Alpha
-from regdist.logspace import largest_exponent, log1p_ratio, log_ratio
+from regdist.divergence import KL, Alpha, JensenShannon, TotalVariation
+from regdist.logspace import exp_difference, largest_exponent, log1p_ratio, log_ratio
 from regdist.records import as_number
 
 
@@ -30,23 +28,6 @@ def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
     return KL().value(log_p, log_q)
 
 
-def _js_generator(r: Array) -> Array:
-    """(p log(p/m) + q log(q/m))/(p + q), m = (p + q)/2, as a function of r = log(p/q).
-
-    Near 0 it is t atanh(t) + log(1 - t^2)/2 with t = (p - q)/(p + q) = tanh(r/2), of which half
-    remains: nothing is lost.
-    """
-    size = jnp.abs(r)
-    near = size < 1
-    x = jnp.where(near, r, 0) / 2
-    t = jnp.tanh(x)
-    close = t * x + jnp.log1p(-(t**2)) / 2
-    apart = jnp.where(near | jnp.isinf(r), 1, size)
-    ratio = jnp.exp(-apart)
-    far = math.log(2) - jnp.log1p(ratio) - apart * ratio / (1 + ratio)
-    return jnp.where(near, close, jnp.where(jnp.isinf(r), math.log(2), far))
-
-
 def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """The Jensen-Shannon divergence (KL(p || m) + KL(q || m))/2, m = (p + q)/2, in nats.
 
@@ -55,16 +36,7 @@ def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
     >>> print(js(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
     0.0338220...
     """
-    mass = jnp.exp(log_p) + jnp.exp(log_q)
-    return jnp.sum(mass * _js_generator(log_ratio(log_p, log_q))) / 2
-
-
-def _difference(log_a: Array, log_b: Array) -> Array:
-    """A - b elementwise from logs, exact to relative rounding where a is near b."""
-    r = log_ratio(log_a, log_b)
-    larger = jnp.where(r > 0, log_a, log_b)
-    excess = jnp.exp(larger) * jnp.expm1(jnp.where(r > 0, -r, r))
-    return jnp.where(r > 0, -excess, excess)
+    return JensenShannon().value(log_p, log_q)
 
 
 def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
@@ -74,7 +46,7 @@ def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
     >>> print(f"{total_variation(log_p, log_q):.6f}")
     0.250000
     """
-    return jnp.sum(jnp.abs(_difference(log_p, log_q))) / 2
+    return TotalVariation().value(log_p, log_q)
 
 
 def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
@@ -86,7 +58,7 @@ def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Arr
     >>> print(hellinger(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
     0.184591...
     """
-    square = jnp.sum(_difference(log_p / 2, log_q / 2) ** 2) / 2
+    square = jnp.sum(exp_difference(log_p / 2, log_q / 2) ** 2) / 2
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
@@ -103,7 +75,7 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
     finite_q = jnp.where(jnp.isneginf(log_q), 0, log_q)
     weighted = log_p - finite_q / 2
     over = (weighted > largest_exponent(log_p) / 2) | (jnp.isneginf(log_q) & (log_p > -jnp.inf))
-    term = _difference(jnp.where(over, 0, weighted), jnp.where(over, 0, log_q / 2)) ** 2
+    term = exp_difference(jnp.where(over, 0, weighted), jnp.where(over, 0, log_q / 2)) ** 2
     return jnp.sum(jnp.where(over, jnp.inf, term))
 
 

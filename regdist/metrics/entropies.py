@@ -9,7 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from regdist.logspace import expect, expm1_over, log1p_ratio, normalize
+from regdist.laws import restrict
+from regdist.logspace import expect, expm1_over, log1p_ratio
 from regdist.records import as_number
 
 
@@ -109,20 +110,6 @@ def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float
     scaled = jnp.zeros_like(log_p).at[label].add(jnp.exp(log_p - base[label]))
     empty = scaled == 0
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, scaled)) + base)
-
-
-def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array, " K"]:
-    """The law given that the action is one of `keep`, as log-probabilities, shape [K].
-
-    All -inf, which is no law, where `keep` has probability 0.
-
-    >>> keep = jnp.array([True, True, False])
-    >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
-    [0.4 0.6 0. ]
-    """
-    kept = jnp.where(keep, log_p, -jnp.inf)
-    none = jnp.all(jnp.isneginf(kept))
-    return jnp.where(none, -jnp.inf, normalize(jnp.where(none, 0, kept)))
 
 
 def effective_labels(
