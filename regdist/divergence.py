@@ -61,7 +61,7 @@ class Divergence:
 
     def drop(self, a: Array, b: Array) -> Array:
         """f'(e^a) - f'(e^b), and 0 at a = b even where both are infinite."""
-        same = a == b
+        same = (a == b) & jnp.isinf(a)
         return jnp.where(same, 0, self.slope(a) - jnp.where(same, 0, self.slope(b)))
 
     def shift(self, s: Array, gap: Array) -> Array:
@@ -69,8 +69,11 @@ class Divergence:
         infinity = jnp.full_like(s - gap, jnp.inf)
         low, high = (jax.lax.stop_gradient(self.slope(x)) for x in (-infinity, infinity))
         level = self.slope(s) - gap
-        inside = (level > low) & (level < high) & (gap != 0)
+        inside = (level > low) & (level < high)
         r = self.log_inverse(jnp.where(inside, level, 0))
+        # s itself, where nothing is to be shifted, with the derivatives of the round trip
+        here = (gap == 0) & jnp.isfinite(s)
+        r = r + jax.lax.stop_gradient(jnp.where(here, jnp.where(here, s, 0) - r, 0))
         outside = jnp.where(gap == 0, s, jnp.where(level <= low, -jnp.inf, jnp.inf))
         return jnp.where(inside, r, outside)
 
@@ -234,7 +237,7 @@ class KL(Divergence):
 
     def drop(self, a, b):
         """The difference a - b."""
-        same = a == b
+        same = (a == b) & jnp.isinf(a)
         return jnp.where(same, 0, a - jnp.where(same, 0, b))
 
     def shift(self, s, gap):
@@ -283,7 +286,7 @@ class JensenShannon(Divergence):
 
     def drop(self, a, b):
         """(softplus(-b) - softplus(-a))/2."""
-        same = a == b
+        same = (a == b) & jnp.isinf(a)
         return jnp.where(same, 0, _softplus(-b) - jnp.where(same, 0, _softplus(-a))) / 2
 
     def shift(self, s, gap):

@@ -37,7 +37,8 @@ class TemperedSelf:
     """The anchor p^{1/T}, normalised, of the policy p itself, held fixed when p is varied.
 
     It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
-    one of reverse KL, where it is an entropy bonus beta (1 - 1/T). (arXiv 2510.08141.)
+    one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
+    without end and there is none: the target is NaN, not converged. (arXiv 2510.08141.)
 
     Attributes:
         temperature: T > 0; made by `tempered_self`.
@@ -95,13 +96,9 @@ class Term:
                     "rd.fixed_points finds them where one scalar tells how; rd.run where a "
                     "method goes"
                 )
-            if is_concrete(anchor.temperature) and not np.all(anchor.temperature > 1):
-                raise ValueError(
-                    f"reverse KL to the tempered self has a fixed point inside the simplex for "
-                    f"temperatures above 1; got {_show(anchor.temperature)}. Below 1 it sharpens "
-                    "the policy without end"
-                )
-            return Reduced(divergence, beta * (1 - 1 / anchor.temperature), log_u, 0 * beta)
+            flattens = anchor.temperature > 1
+            bonus = jnp.where(flattens, 1 - 1 / anchor.temperature, jnp.nan)
+            return Reduced(divergence, beta * bonus, log_u, 0 * beta)
         log_anchor = log_ref if anchor is None else anchor
         if log_anchor.shape != log_ref.shape:
             raise ValueError(

@@ -92,11 +92,11 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         best = single(reward, parts[0])
     else:
         best = mixed(reward, parts)
-    cost = expect(best.log_p, best.gap)
+    value, bounded = reward[best.pivot] - expect(best.log_p, best.gap), True
     for part in parts:
-        cost += part.beta * part.divergence.value(best.log_p, part.log_anchor) - part.offset
-    bounded = jnp.isfinite(cost)  # not so where an action of alpha <= 0 is forbidden
-    value = reward[best.pivot] - jnp.where(bounded, cost, 0)
+        spread = part.divergence.value(best.log_p, part.log_anchor)
+        bounded &= jnp.isfinite(spread)  # not so where an action of alpha <= 0 is forbidden
+        value -= part.beta * jnp.where(jnp.isfinite(spread), spread, 0) - part.offset
     if regularizer.follows_policy():
         value = objective(best.log_p, bandit, regularizer)
     residual = _kkt_residual(parts, reward, best.log_p, best.gap, best.level)

@@ -118,17 +118,19 @@ def divergence(log_p, log_q, alpha):
         ) / (a * (a - 1))
 
 
-def mixed_target(reward, terms):
+def mixed_target(reward, terms, guess):
     """log p of max E_p R - sum_t beta_t D_t(p || q_t), each term (slope in mpmath, beta, log q).
 
     Two nested searches on the stationarity conditions, at as many digits as the anchors are deep.
-    Every anchor must hold every action.
+    Every anchor must hold every action. The guess only says where the searches start: they are
+    bracketed by limits that do not depend on it.
     """
     deepest = max(abs(float(x)) for _, _, log_q in terms for x in log_q)
     with mp.workdps(DIGITS + 20 + int(1.5 * deepest)):
         reward = [_exact(x) for x in reward]
         terms = [(slope, _exact(beta), [_exact(x) for x in log_q]) for slope, beta, log_q in terms]
         best = max(range(len(reward)), key=lambda i: reward[i])
+        floor = mp.mpf(-(10**10))
 
         def cost(log_p, i):
             return mp.fsum(b * slope(mp.exp(log_p - log_q[i])) for slope, b, log_q in terms)
@@ -138,23 +140,46 @@ def mixed_target(reward, terms):
             out = []
             for i, r in enumerate(reward):
                 wanted = level - (reward[best] - r)
-                if cost(mp.mpf(-3000), i) >= wanted:
+                if cost(floor, i) >= wanted:
                     out.append(-mp.inf)
                 else:
-                    out.append(_root(lambda x, i=i, w=wanted: cost(x, i) - w, -3000, s + 1500))
+                    start = max(mp.mpf(float(guess[i])), floor / 2)
+                    out.append(
+                        _root(lambda x, i=i, w=wanted: cost(x, i) - w, floor, s + 3000, start)
+                    )
             return out
 
-        s = _root(lambda s: mp.log(mp.fsum(mp.exp(x) for x in log_p_at(s))), -1500, 0)
+        start = mp.mpf(float(guess[best]))
+        s = _root(lambda s: mp.log(mp.fsum(mp.exp(x) for x in log_p_at(s))), -1500, 0, start)
         return log_p_at(s)
 
 
-def _root(f, low, high):
+def family_target(reward, log_q, beta, slope, log_inverse):
+    """log p of max E_p R - beta D_f(p || q) from f' and its inverse, at 50 digits."""
+    deepest = max(abs(float(x)) for x in log_q)
+    with mp.workdps(DIGITS + 20 + int(1.5 * deepest)):
+        reward, log_q = [_exact(x) for x in reward], [_exact(x) for x in log_q]
+        best = max(range(len(reward)), key=lambda i: reward[i])
+        gap = [(reward[best] - r) / _exact(beta) for r in reward]
+
+        def log_p_at(log_p):
+            level = slope(mp.exp(log_p - log_q[best]))
+            pairs = zip(log_q, gap, strict=True)
+            return [x + log_inverse(level - g) if g else x - log_q[best] + log_p for x, g in pairs]
+
+        def log_mass(log_p):
+            return mp.log(mp.fsum(mp.exp(x) for x in log_p_at(log_p)))
+
+        return log_p_at(_root(log_mass, log_q[best] - 1, 0, mp.mpf(0)))
+
+
+def _root(f, low, high, start):
     """A root of an increasing f by Newton steps with numerical slopes inside a bracket."""
     low, high = mp.mpf(low), mp.mpf(high)
     if f(high) <= 0:
         return high
-    x, h = high, mp.mpf(10) ** (-(mp.mp.dps // 3))
-    for count in range(400):
+    x, h, before = start, mp.mpf(10) ** (-(mp.mp.dps // 3)), mp.inf
+    for _ in range(600):
         value = f(x)
         if value > 0:
             high = x
@@ -162,11 +187,13 @@ def _root(f, low, high):
             low = x
         slope = (f(x + h) - value) / h
         new = x - value / slope if slope > 0 else low
-        newton = low < new < high and count % 3  # every third step halves the bracket
+        newton = low < new < high and abs(value) < before / 2  # else halve the bracket
+        before = abs(value) if newton else mp.inf
         x, old = (new if newton else (low + high) / 2), x
-        if newton and abs(x - old) < mp.mpf(10) ** (-DIGITS) * (1 + abs(x)):
-            return x
-    return x
+        step = abs(x - old) if newton else high - low
+        if value == 0 or step < mp.mpf(10) ** (-DIGITS) * (1 + abs(x)):
+            return old if value == 0 else x
+    raise ArithmeticError("no root found")
 
 
 def alpha_slope(alpha):
@@ -178,3 +205,8 @@ def alpha_slope(alpha):
 def js_slope(t):
     """f' of Jensen-Shannon in mpmath."""
     return mp.log(2 * t / (1 + t)) / 2
+
+
+def js_log_inverse(x):
+    """log of the inverse of f' of Jensen-Shannon."""
+    return 2 * x - mp.log(2 - mp.exp(2 * x))

@@ -101,12 +101,12 @@ class _Problem:
         """Gap - sum_t beta_t (f_t'(inf) - f_t'(e^s/q_t)) at the pivot: 0 where others may enter."""
         far = jnp.full_like(s, jnp.inf)
         ratios = [_log_ratio(s, p.log_anchor[pivot]) for p in self.smooth]
-        drops = [
-            p.beta * p.divergence.drop(far, jnp.where(jnp.isposinf(r), 0, r))
-            for p, r in zip(self.smooth, ratios, strict=True)
-        ]
-        kept = [jnp.where(jnp.isposinf(r), 0, d) for r, d in zip(ratios, drops, strict=True)]
-        return gap - sum(kept, jnp.zeros_like(s))
+        total = jnp.zeros_like(s)
+        for p, r in zip(self.smooth, ratios, strict=True):
+            drop = p.divergence.drop(far, jnp.where(jnp.isposinf(r), 0, r))
+            counted = jnp.isfinite(r) & jnp.isfinite(drop)
+            total += p.beta * jnp.where(counted, drop, 0)
+        return gap - total
 
     def ends(self, pivot: Array) -> tuple[Array, Array, Array]:
         """Where the mass is at most 1, where it is at least 1, and where others enter.
@@ -147,7 +147,8 @@ def _solve(problem: _Problem) -> tuple[Array, Array, Array, Array]:
         excess = jax.nn.logsumexp(laws, axis=1)
         capped = (high == entry) & (excess[1] < 0)
         miss = jnp.where(capped, 0, jnp.abs(excess[0]))
-        found = (pivot, jnp.where(capped, entry, s), capped, ended | capped, miss)
+        ended |= miss <= 16 * jnp.finfo(miss.dtype).eps
+        found = (pivot, jnp.where(capped, entry, s), capped, ended, miss)
         kept = jax.tree.map(lambda a, b: jnp.where(miss < kept[-1], a, b), found, kept)
         moves = problem.active & (rates[0] > 0)
         weight = laws[0] + jnp.log(jnp.where(moves, rates[0], 1))

@@ -55,6 +55,11 @@ def single(reward: Array, part: Reduced) -> Optimum:
     left = -jnp.expm1(jnp.where(capped, excess, -1)) / shares
     log_p = jnp.where(capped & entrants, jnp.log(left), log_p)
     level = beta * divergence.slope(s)
+    top_slope = divergence.slope(jnp.full_like(s, jnp.inf))
+    entered = capped & jnp.isfinite(top_slope)
+    best_off = jnp.max(jnp.where(off, reward, -jnp.inf))
+    ahead_by = jnp.where(entered, best_off, 0) - jnp.where(entered, reward[pivot], 0)
+    level = jnp.where(entered, beta * jnp.where(entered, top_slope, 0) - ahead_by, level)
     return Optimum(log_p, distance, pivot, level, ended, ~capped | (shares == 1))
 
 
