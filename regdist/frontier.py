@@ -289,54 +289,49 @@ def _solve(
     size = jnp.max(jnp.abs(costs - limits[:, None]), axis=1)
     scaled = (costs - limits[:, None]) / jnp.where(size > 0, size, 1)[:, None]
 
-    def law_at(prices: Array, bandit: Bandit, scaled: Array, regularizer: Regularizer) -> Array:
-        priced = with_reward(bandit, bandit.reward - prices @ scaled)
-        return target(priced, regularizer).log_probs
-
-    def slack(prices: Array, *inputs) -> Array:
-        log_p = law_at(prices, *inputs)
-        return -jnp.sum(jnp.exp(log_p) * inputs[1], axis=1)
+    def dual(prices: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
+        """The dual's gradient, which is the slack; its value and the law."""
+        bandit, scaled, regularizer = inputs
+        best = target(with_reward(bandit, bandit.reward - prices @ scaled), regularizer)
+        return -scaled @ best.probs, (best.value, best.log_probs)
 
     inputs = bandit, scaled, regularizer
-    prices = jax.lax.stop_gradient(
-        _projected_newton(lambda x: slack(x, *jax.lax.stop_gradient(inputs)), floor)
-    )
+    still = jax.lax.stop_gradient(inputs)
+    prices = _projected_newton(lambda x: dual(x, still), floor)
     binding = prices > floor
 
     def dense(linear: Callable, y: Array) -> Array:
         return jnp.linalg.solve(jax.jacfwd(linear)(y), y)
 
     prices = jax.lax.custom_root(
-        lambda x: jnp.where(binding, slack(x, *inputs), x - prices),
+        lambda x: jnp.where(binding, dual(x, inputs)[0], x - prices),
         prices,
         lambda _, x: x,
         dense,
     )
-    log_p = law_at(prices, *inputs)
-    left = -jnp.sum(jnp.exp(log_p) * scaled, axis=1)
+    left, (_, log_p) = dual(prices, inputs)
     amiss = jnp.where(binding, jnp.abs(left), jnp.maximum(-left, 0))
     residual = jnp.max(amiss)
-    log_p_value = objective(log_p, bandit, regularizer)
-    prices = prices / jnp.where(size > 0, size, 1)
     good = residual <= jnp.finfo(residual.dtype).eps ** 0.55
-    return Constrained(log_p, log_p_value, prices, residual, good)
+    value = objective(log_p, bandit, regularizer)
+    return Constrained(log_p, value, prices / jnp.where(size > 0, size, 1), residual, good)
 
 
-def _projected_newton(slack: Callable[[Array], Array], floor: Array) -> Array:
-    """The prices >= floor with slack >= 0, and 0 where a price is above its floor.
+def _projected_newton(dual: Callable[[Array], tuple[Array, tuple]], floor: Array) -> Array:
+    """The prices >= floor at which the convex dual is least.
 
-    `slack` is the gradient of the convex dual. Levenberg's damping keeps the steps where the dual
-    is nearly flat; a step is taken if the dual falls along it or the complementarity improves.
+    `dual` gives its gradient, and its value. Levenberg's damping keeps the steps where it is nearly
+    flat; a step is taken if the dual does not rise beyond its rounding.
     """
     start = jnp.where(jnp.isneginf(floor), 0, floor)
+    eps = jnp.finfo(floor.dtype).eps
 
     def wrong(prices: Array, gradient: Array) -> Array:
         return jnp.max(jnp.abs(prices - jnp.maximum(prices - gradient, floor)))
 
     def step(state: tuple) -> tuple:
         count, prices, damping, _ = state
-        gradient = slack(prices)
-        curvature = jax.jacfwd(slack)(prices)
+        curvature, (gradient, value) = jax.jacfwd(with_value, has_aux=True)(prices)
         free = (prices > floor) | (gradient < 0)
         both = free[:, None] & free[None, :]
         eye = jnp.eye(len(prices), dtype=prices.dtype)
@@ -344,15 +339,18 @@ def _projected_newton(slack: Callable[[Array], Array], floor: Array) -> Array:
         damped = jnp.where(both, curvature + damping * (scale + damping) * eye, eye)
         move = -jnp.linalg.solve(damped, jnp.where(free, gradient, 0))
         new = jnp.maximum(prices + move, floor)
-        fresh = slack(new)
-        falls = jnp.sum(fresh * (new - prices)) <= 0
-        better = falls | (wrong(new, fresh) < 0.5 * wrong(prices, gradient))
+        fresh, (new_value, _) = dual(new)
+        better = new_value <= value + 8 * eps * (1 + jnp.abs(value))
         prices = jnp.where(better, new, prices)
         damping = jnp.clip(jnp.where(better, damping / 10, damping * 10), 1e-16, 1e16)
         return count + 1, prices, damping, wrong(prices, jnp.where(better, fresh, gradient))
 
+    def with_value(prices: Array) -> tuple[Array, tuple[Array, Array]]:
+        gradient, (value, _) = dual(prices)
+        return gradient, (gradient, value)
+
     def unfinished(state: tuple) -> Array:
-        return (state[0] < _MAX_ITERATIONS) & (state[-1] > 4 * jnp.finfo(floor.dtype).eps)
+        return (state[0] < _MAX_ITERATIONS) & (state[-1] > 4 * eps)
 
     damping, amiss = jnp.asarray(1e-3, floor.dtype), jnp.asarray(jnp.inf, floor.dtype)
     return jax.lax.while_loop(unfinished, step, (0, start, damping, amiss))[1]

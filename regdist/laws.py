@@ -25,7 +25,8 @@ def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " 
     [0.9412 0.0588]
     """
     t = positive("temperature", temperature, "Its limit 0 is rd.laws.restrict to the likeliest")
-    return normalize(log_p / t.astype(log_p.dtype))
+    gone = jnp.isneginf(log_p)
+    return normalize(jnp.where(gone, -jnp.inf, jnp.where(gone, 0, log_p) / t.astype(log_p.dtype)))
 
 
 def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array, " K"]:
