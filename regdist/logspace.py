@@ -44,6 +44,12 @@ def normalize(log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
     return log_weights - jax.nn.logsumexp(log_weights)
 
 
+def log_sum_exp(x: Array) -> Array:
+    """log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
+    none = jnp.all(jnp.isneginf(x))
+    return jnp.where(none, -jnp.inf, jax.nn.logsumexp(jnp.where(none, 0, x)))
+
+
 def log_ratio(log_p: Array, log_q: Array) -> Array:
     """log(p/q): -inf where p = 0 (also where both are 0), +inf where only q = 0.
 

@@ -63,11 +63,13 @@ def increasing_root(
 def implicit_root(f: Callable[[Array], Array], found: Array) -> Array:
     """`found`, where f is 0, with the derivatives of the implicit function theorem.
 
-    Elementwise like `increasing_root`. `f` may close over anything that is differentiated.
+    Elementwise like `increasing_root`. `f` may close over anything that is differentiated. Where f
+    is flat, so that any point nearby is a root as well, `found` counts as a constant.
     """
-    return jax.lax.custom_root(
-        f,
-        jax.lax.stop_gradient(found),
-        lambda _, s: s,
-        lambda linear, y: y / linear(jnp.ones_like(y)),
-    )
+
+    def solve(linear: Callable[[Array], Array], y: Array) -> Array:
+        rate = linear(jnp.ones_like(y))
+        flat = rate == 0
+        return jnp.where(flat, 0, y / jnp.where(flat, 1, rate))
+
+    return jax.lax.custom_root(f, jax.lax.stop_gradient(found), lambda _, s: s, solve)

@@ -179,7 +179,7 @@ def _root(f, low, high, start):
     if f(high) <= 0:
         return high
     x, h, before = start, mp.mpf(10) ** (-(mp.mp.dps // 3)), mp.inf
-    for _ in range(600):
+    for count in range(900):
         value = f(x)
         if value > 0:
             high = x
@@ -187,7 +187,8 @@ def _root(f, low, high, start):
             low = x
         slope = (f(x + h) - value) / h
         new = x - value / slope if slope > 0 else low
-        newton = low < new < high and abs(value) < before / 2  # else halve the bracket
+        halves = abs(value) < before / 2 and count % 8 < 7  # else the bracket does
+        newton = low < new < high and halves
         before = abs(value) if newton else mp.inf
         x, old = (new if newton else (low + high) / 2), x
         step = abs(x - old) if newton else high - low

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from regdist.divergence import Divergence, TotalVariation
-from regdist.logspace import largest_exponent
+from regdist.logspace import largest_exponent, log_sum_exp
 from regdist.regularizer import Reduced
 from regdist.roots import implicit_root, increasing_root
 from regdist.solvers.optimum import Optimum
@@ -40,7 +40,7 @@ def mixed(reward: Array, parts: list[Reduced]) -> Optimum:
     s = implicit_root(miss, at)
     log_p = problem.law(s, pivot)
     shares = jnp.maximum(jnp.sum(problem.entrants, dtype=reward.dtype), 1)
-    mass = jnp.where(capped, jax.nn.logsumexp(jnp.where(capped, log_p, -1)), -1)
+    mass = jnp.where(capped, log_sum_exp(jnp.where(capped, log_p, -1)), -1)
     log_p = jnp.where(capped & problem.entrants, jnp.log(-jnp.expm1(mass) / shares), log_p)
     slopes = [
         part.beta * part.divergence.slope(_log_ratio(s, part.log_anchor[pivot]))
@@ -90,7 +90,7 @@ class _Problem:
 
     def log_mass(self, s: Array, pivot: Array) -> Array:
         """Log of the sum of `law`."""
-        return jax.nn.logsumexp(self.law(s, pivot))
+        return log_sum_exp(self.law(s, pivot))
 
     def entry_gap(self, pivot: Array) -> Array:
         """What the best action off the support is ahead of the pivot by, 0 without one."""
@@ -177,16 +177,17 @@ def _respond(terms: list[_Term], gap: Array) -> Array:
     shape = jnp.broadcast_shapes(gap.shape, *(x.shape for t in terms for x in t[2:]))
     need, weight = jnp.broadcast_to(gap, shape), jnp.zeros(shape, gap.dtype)
     far = jnp.full(shape, jnp.inf, gap.dtype)
-    at, held = [], []
+    at, held, barred = [], [], jnp.zeros(shape, bool)
     for d, beta, a, lq in terms:
         a, lq = jnp.broadcast_to(a, shape), jnp.broadcast_to(lq, shape)
         here = ~jnp.isneginf(lq)
         beyond = d.drop(jnp.where(here, 0, a), far)
-        need = need - jnp.where(here, 0, beta * jnp.where(here, 0, beyond))
+        barred |= ~here & jnp.isinf(beyond)
+        need = need - beta * jnp.where(~here & jnp.isfinite(beyond), beyond, 0)
         weight = weight + jnp.where(here, beta, 0)
         at.append(_Term(d, beta, a, jnp.where(here, lq, 0)))
         held.append(here)
-    closed = jnp.isposinf(need) | (weight == 0)
+    closed = barred | (weight == 0)
     need, weight = jnp.where(closed, 0, need), jnp.where(closed, 1, weight)
 
     def lack(log_p: Array, terms: list[_Term], need: Array) -> Array:

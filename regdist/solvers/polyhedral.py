@@ -42,7 +42,8 @@ def polyhedral(reward: Array, parts: list[Reduced]) -> Optimum:
     left = jnp.maximum(held - jnp.sum(jnp.where(last & below, flat, 0)), 0)
     near = tied & ~last
     room = jnp.sum(jnp.where(near, flat, 0))
-    share = jnp.minimum(left / jnp.where(room > 0, room, 1), 1)
+    full = left >= room * (1 - rounding)
+    share = jnp.where(full, 1, jnp.where(full, 0, left) / jnp.where(full, 1, room))
     even = jnp.maximum(left - room, 0) / jnp.maximum(jnp.sum(tied & last, dtype=flat.dtype), 1)
     fill = jnp.where(below, flat, jnp.where(near, share * flat, jnp.where(tied, even, 0)))
     p = jnp.sum(fill.reshape(length.shape), axis=0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.divergence import Divergence
-from regdist.logspace import log_mean_exp
+from regdist.logspace import log_mean_exp, log_sum_exp
 from regdist.regularizer import Reduced
 from regdist.roots import implicit_root, increasing_root
 from regdist.solvers.optimum import Optimum
@@ -44,7 +44,7 @@ def single(reward: Array, part: Reduced) -> Optimum:
 
     def log_mass(s: Array) -> Array:
         r = divergence.shift(s, jnp.where(active, gap, 0))
-        return jax.nn.logsumexp(jnp.where(active, log_q_active + r, -jnp.inf))
+        return log_sum_exp(jnp.where(active, log_q_active + r, -jnp.inf))
 
     root = implicit_root(lambda s: jnp.where(capped, s - at, log_mass(s)), at)
     s = jnp.where(capped, jnp.where(capped, entry, 0), root)
