@@ -152,7 +152,9 @@ def test_best_of_n_by_enumeration(n):
 def test_best_of_n_at_50_digits(n, depth):
     random = np.random.default_rng(int(depth))
     log_q = -random.random(6) * depth
-    bandit = rd.bandit([0.0, 1.0, 1.0, 2.0, 3.0, 3.0], log_reference=log_q - np.logaddexp.reduce(log_q))
+    bandit = rd.bandit(
+        [0.0, 1.0, 1.0, 2.0, 3.0, 3.0], log_reference=log_q - np.logaddexp.reduce(log_q)
+    )
     got = rd.best_of_n(bandit, n)
     with mp.workdps(400):
         q = [mp.exp(mp.mpf(float(x))) for x in bandit.log_ref]
@@ -163,7 +165,9 @@ def test_best_of_n_at_50_digits(n, depth):
             below = mp.fsum(q[j] for j in range(6) if r[j] < r[i])
             level = mp.fsum(q[j] for j in range(6) if r[j] == r[i])
             want = mp.log(q[i] / level * (upto**n - below**n))
-            assert abs(float(want - mp.mpf(float(got.log_probs[i])))) <= 1e-11 * max(1, abs(float(want)))
+            assert abs(float(want - mp.mpf(float(got.log_probs[i])))) <= 1e-11 * max(
+                1, abs(float(want))
+            )
 
 
 @given(bandit=bandits(sizes=(5,), zeros=True), n=st.floats(1, 64))
@@ -213,7 +217,10 @@ def test_constraints_against_a_generic_optimiser(reg, limits):
     assert np.all(used <= np.array(limits) + 1e-12)
     assert np.all(np.asarray(t.multipliers) >= 0)
     assert np.all(np.asarray(t.multipliers) * (np.array(limits) - used) <= 1e-12)
-    rows = [{"type": "ineq", "fun": lambda p, c=c, x=x: x - c @ p} for c, x in zip(COSTS, limits, strict=True)]
+    rows = [
+        {"type": "ineq", "fun": lambda p, c=c, x=x: x - c @ p}
+        for c, x in zip(COSTS, limits, strict=True)
+    ]
     found = slsqp(BANDIT, rows, reg)
     assert np.isclose(-found.fun, t.value, rtol=0, atol=1e-7)
     # stationarity: t is the target of the priced reward
@@ -268,7 +275,9 @@ def test_moments_against_their_exponential_family():
 
 def test_infeasible_says_which():
     reg = rd.ReverseKL(0.1)
-    with pytest.raises(ValueError, match=r"infeasible: limit 0 asks for a mean at most -0.1.* 0 to 1$"):
+    with pytest.raises(
+        ValueError, match=r"infeasible: limit 0 asks for a mean at most -0.1.* 0 to 1$"
+    ):
         rd.constrained(BANDIT, COSTS, [-0.1, 1.0], reg)
     with pytest.raises(ValueError, match="together with the other limits, though each alone"):
         rd.constrained(BANDIT, COSTS, [0.3, 0.1], reg)
@@ -300,5 +309,7 @@ def test_frontier_in_float32_and_under_vmap():
     batch = jax.vmap(lambda r: rd.kl_ball(big, r).probs)(radii)
     assert np.allclose(batch, [rd.kl_ball(big, r).probs for r in radii], atol=1e-15)
     limits = jnp.array([[0.3], [0.5]])
-    batch = jax.vmap(lambda x: rd.constrained(big, [[1.0, 0.0, 0.0]], x, rd.ReverseKL(0.2)).probs)(limits)
+    batch = jax.vmap(lambda x: rd.constrained(big, [[1.0, 0.0, 0.0]], x, rd.ReverseKL(0.2)).probs)(
+        limits
+    )
     assert np.allclose(batch[:, 0], [0.3, 0.5], atol=1e-12)

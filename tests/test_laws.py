@@ -28,7 +28,9 @@ def test_nucleus_is_the_smallest_set_that_holds_the_mass(bandit, mass):
     needed = min(s.sum() for s in subsets if p[s].sum() >= mass - 1e-14)
     floor = np.sort(p)[::-1][needed - 1]
     assert np.array_equal(kept, (p >= floor) & (p > 0))
-    assert np.allclose(np.exp(rd.laws.nucleus(bandit.log_ref, mass)), np.where(kept, p, 0) / p[kept].sum())
+    assert np.allclose(
+        np.exp(rd.laws.nucleus(bandit.log_ref, mass)), np.where(kept, p, 0) / p[kept].sum()
+    )
 
 
 def test_filters_by_hand():

@@ -109,17 +109,22 @@ def loss(z, bandit, regularizer):
 @every_regularizer
 @given(bandit=bandits(), beta=betas())
 def test_against_a_generic_optimiser(name, bandit, beta):
-    """scipy on logits, from the target's own neighbourhood and from uniform: nothing is better."""
+    """scipy on logits, from uniform and from the reference: nothing is better."""
     make = REGULARIZERS[name].make
     regularizer = make(beta)
     target = rd.target(bandit, regularizer)
-    found = scipy.optimize.minimize(
-        lambda z: tuple(np.asarray(x) for x in loss(jnp.asarray(z), bandit, regularizer)),
-        np.zeros(bandit.num_actions),
-        jac=True,
-        method="L-BFGS-B",
-        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 500},
-    )
+    starts = np.zeros(bandit.num_actions), np.asarray(bandit.log_ref)
+    runs = [
+        scipy.optimize.minimize(
+            lambda z: tuple(np.asarray(x) for x in loss(jnp.asarray(z), bandit, regularizer)),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 500},
+        )
+        for start in starts
+    ]
+    found = min(runs, key=lambda run: run.fun)
     scale = 1 + abs(float(target.value))
     assert -found.fun <= float(target.value) + 1e-12 * scale
     # at a corner of total variation such an optimiser stalls; it has other judges

@@ -11,17 +11,25 @@ from tests.problems import bandits, betas
 
 # name: a transform with one number x, as a function of a bandit of five actions
 TRANSFORMS = {
-    "with_reward": lambda b, x: transform.with_reward(b, x * jnp.arange(5.0).astype(b.reward.dtype)),
+    "with_reward": lambda b, x: transform.with_reward(
+        b, x * jnp.arange(5.0).astype(b.reward.dtype)
+    ),
     "with_reference": lambda b, x: transform.with_reference(b, rd.laws.temper(b.log_ref, x)),
     "temper": transform.temper,
     "nucleus": lambda b, x: transform.nucleus(b, jnp.minimum(jnp.asarray(x), 1)),
     "min_p": lambda b, x: transform.min_p(b, jnp.minimum(jnp.asarray(x), 1)),
     "verify": transform.verify,
     "typicality_bias": transform.typicality_bias,
-    "condition": lambda b, x: transform.condition(b, jnp.log(jnp.array([0.1, 0.9, 0.0, 0.5, 1.0])).astype(b.reward.dtype), x),
+    "condition": lambda b, x: transform.condition(
+        b, jnp.log(jnp.array([0.1, 0.9, 0.0, 0.5, 1.0])).astype(b.reward.dtype), x
+    ),
     "scalarize": lambda b, x: transform.scalarize(b, jnp.eye(2, 5), jnp.array([x, 1.0])),
-    "lagrangian": lambda b, x: transform.lagrangian(b, jnp.eye(2, 5), jnp.array([x, 1.0]), [0.1, 0.2]),
-    "length_penalty": lambda b, x: transform.length_penalty(b, jnp.arange(5.0).astype(b.reward.dtype), x),
+    "lagrangian": lambda b, x: transform.lagrangian(
+        b, jnp.eye(2, 5), jnp.array([x, 1.0]), [0.1, 0.2]
+    ),
+    "length_penalty": lambda b, x: transform.length_penalty(
+        b, jnp.arange(5.0).astype(b.reward.dtype), x
+    ),
     "entropy_penalty": transform.entropy_penalty,
     "cluster_mass": transform.cluster_mass,
     "mara reward": lambda b, x: rd.mara(b, rd.ReverseKL(x), -3.0),
@@ -129,9 +137,13 @@ def test_values_by_hand():
     bandit = rd.bandit([1.0, 0.0, 0.5], [0.5, 0.25, 0.25], label=[0, 1, 1])
     assert np.allclose(transform.cluster_mass(bandit, 2.0).reward, [2.0, 1.0, 1.5])
     assert np.allclose(transform.entropy_penalty(bandit, 0.5).reward[0], 1 + 0.5 * np.log(0.5))
-    assert np.allclose(transform.lagrangian(bandit, [[1.0, 2.0, 3.0]], [0.1], [2.0]).reward, [1.1, 0, 0.4])
+    assert np.allclose(
+        transform.lagrangian(bandit, [[1.0, 2.0, 3.0]], [0.1], [2.0]).reward, [1.1, 0, 0.4]
+    )
     assert np.allclose(transform.length_penalty(bandit, [1, 2, 3], 0.1).reward, [0.9, -0.2, 0.2])
-    assert np.allclose(transform.verify(rd.bandit([-np.inf, 0.2, 0.7]), 0.5).reward, [-np.inf, 0, 1])
+    assert np.allclose(
+        transform.verify(rd.bandit([-np.inf, 0.2, 0.7]), 0.5).reward, [-np.inf, 0, 1]
+    )
     assert np.allclose(np.exp(transform.temper(bandit, 0.5).log_ref), np.array([4, 1, 1]) / 6)
     assert np.allclose(np.exp(transform.nucleus(bandit, 0.5).log_ref), [1, 0, 0])
     assert np.allclose(np.exp(transform.min_p(bandit, 0.5).log_ref), [0.5, 0.25, 0.25])
@@ -140,7 +152,11 @@ def test_values_by_hand():
 # MARA (2510.20817)
 
 
-@given(bandit=bandits(sizes=(5,), zeros=True), beta=betas(-1.5, 1), anchor=st.sampled_from(["reference", "target"]))
+@given(
+    bandit=bandits(sizes=(5,), zeros=True),
+    beta=betas(-1.5, 1),
+    anchor=st.sampled_from(["reference", "target"]),
+)
 def test_mara_is_flat_over_the_good_set(bandit, beta, anchor):
     """Reward form under reverse KL, alone or with an entropy bonus; substitute form under all."""
     inside = jnp.isfinite(bandit.log_ref)
@@ -189,7 +205,9 @@ def test_both_forms_have_the_same_gradient_under_reverse_kl():
     reg = rd.ReverseKL(0.3)
     z = jnp.array([0.3, -1.0, 0.2, 0.9])
     method = rd.methods.policy_gradient(reg)
-    forms = [rd.field(method, z, rd.mara(bandit, reg, 0.5, form)) for form in ("reward", "substitute")]
+    forms = [
+        rd.field(method, z, rd.mara(bandit, reg, 0.5, form)) for form in ("reward", "substitute")
+    ]
     assert np.allclose(*forms, rtol=0, atol=1e-14)
 
 
