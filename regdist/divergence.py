@@ -299,7 +299,9 @@ class JensenShannon(Divergence):
         r = s - 2 * gap - jnp.where(rises, _softplus(log_grown), back)
         at_pole = jnp.isposinf(s)
         ahead = jnp.where(at_pole & rises, gap, 1)
-        r = jnp.where(at_pole, jnp.where(rises, -2 * ahead - jnp.log(-jnp.expm1(-2 * ahead)), jnp.inf), r)
+        r = jnp.where(
+            at_pole, jnp.where(rises, -2 * ahead - jnp.log(-jnp.expm1(-2 * ahead)), jnp.inf), r
+        )
         return jnp.where(closed & ~at_pole, jnp.inf, r)
 
     def is_sparse(self):

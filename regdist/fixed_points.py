@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jax import Array
-from scipy.optimize import brentq
 
 from regdist.feedback import Feedback
 from regdist.problem import Bandit
@@ -109,6 +110,12 @@ class _Search:
         """The mismatch at a point."""
         return float(self.values(np.array([x]))[0])
 
+    def refine(self, low: float, high: float) -> float:
+        """The sign change between two points, to the last digits."""
+        tight: Any = {"xtol": 1e-15 * self.length, "rtol": 1e-14}
+        found: Any = scipy.optimize.brentq(self.one, low, high, **tight)
+        return float(found)
+
     def result(self) -> FixedPoints:
         """The search over every piece between breaks, and the breaks themselves."""
         found: list[tuple[float, float]] = []
@@ -122,7 +129,7 @@ class _Search:
             for a, b in clusters:
                 left, right = self.values(np.array([a, b]))
                 if left * right < 0:
-                    x = float(brentq(self.one, a, b, xtol=1e-15 * self.length, rtol=1e-14))
+                    x = self.refine(a, b)
                     found.append((x, float(self.slope(jnp.asarray(x, self.dtype)))))
                 elif left == 0 or right == 0:
                     x = a if left == 0 else b

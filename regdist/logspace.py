@@ -45,7 +45,7 @@ def normalize(log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
 
 
 def log_sum_exp(x: Array) -> Array:
-    """log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
+    """Log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
     none = jnp.all(jnp.isneginf(x))
     return jnp.where(none, -jnp.inf, jax.nn.logsumexp(jnp.where(none, 0, x)))
 

@@ -1,6 +1,6 @@
 """Log-odds between actions or groups of actions, their parts, and where they change sign."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,13 @@ from jaxtyping import Float
 from regdist.divergence import KL, Alpha
 from regdist.logspace import expm1_over, log_q_exponential
 from regdist.problem import Bandit
+from regdist.records import Table
 from regdist.regularizer import Reduced, Regularizer
 from regdist.roots import implicit_root, increasing_root
 from regdist.target import target
 from regdist.transform import with_reward
 
-Actions = int | Array | Sequence[Any]
+Actions = Table
 """One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
 
 _GRID = 193

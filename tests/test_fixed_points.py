@@ -47,7 +47,7 @@ def binary_roots(q, beta):
     ("q", "beta"), list(itertools.product([1e-3, 0.1, 0.5, 0.9], [0.5, 1.0, 2.0, 5.0]))
 )
 def test_grpo_fixed_points_of_a_binary_reward(q, beta):
-    """logit p = logit q + 1/(beta sqrt(p (1 - p))): the same roots, no more, no fewer (2503.06639)."""
+    """logit p = logit q + 1/(beta sqrt(p (1 - p))): the same roots (2503.06639)."""
     want = binary_roots(q, beta)
     found = rd.fixed_points(
         binary(q), rd.ReverseKL(beta), feedback.std_normalized(binary(q), rd.ReverseKL(beta))

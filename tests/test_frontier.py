@@ -257,7 +257,7 @@ def test_prices_are_the_derivatives_of_the_value():
 
 
 def test_moments_against_their_exponential_family():
-    """q e^{lambda.phi} with E phi as asked (GDC, 2012.11635); lambda from an outside root finder."""
+    """q e^{lambda.phi} with E phi as asked (GDC, 2012.11635); lambda from outside."""
     bandit = rd.bandit(np.zeros(5), np.exp(BANDIT.log_ref))
     moments = [0.6, 0.5]
     t = rd.moment_matched(bandit, COSTS, moments)

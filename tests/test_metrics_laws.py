@@ -138,7 +138,7 @@ def test_zero_probability_in_value_and_both_modes(name, dtype):
         assert np.allclose(slope, slopes[0], rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", [x for x in METRICS], scope="module")
+@pytest.mark.parametrize("name", list(METRICS), scope="module")
 @each_dtype
 def test_actions_too_rare_for_the_dtype(name, dtype):
     _, value, *slopes = evaluate(name, dtype)["deep"]

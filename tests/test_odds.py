@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
@@ -53,8 +54,89 @@ def test_no_critical_beta():
     # Lambda* between the two rewards and a third, larger one: the tie is out of reach
     far = rd.bandit([1.0, 0.0, 9.0], [0.3, 0.6, 0.1])
     assert np.isnan(rd.critical_beta(far, 0, 1, rd.ForwardKL))
-    with pytest.raises(ValueError, match="takes the constructor of one divergence"):
-        rd.critical_beta(bandit, 0, 1, lambda b: rd.ReverseKL(b) + rd.Entropy(0.1))
+
+
+# any regulariser from its coefficient; groups as the critical_beta docstring allows
+OTHERS = {
+    "Jensen-Shannon": rd.JensenShannon,
+    "reverse KL + fixed entropy": lambda b: rd.ReverseKL(b) + rd.Entropy(0.2),
+    "reverse + forward KL": lambda b: rd.ReverseKL(b) + rd.ForwardKL(0.1),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_actions_tie_under_any_regulariser(name):
+    bandit = rd.bandit([1.0, 0.4, 0.0, 0.8, 1.1], [0.05, 0.25, 0.45, 0.1, 0.15])
+    beta = float(rd.critical_beta(bandit, 0, 2, OTHERS[name]))
+    odds = [
+        float(rd.log_odds(rd.target(bandit, OTHERS[name](beta * x)).log_probs, 0, 2))
+        for x in (0.99, 1, 1.01)
+    ]
+    assert abs(odds[1]) <= 1e-12
+    assert odds[0] > 0 > odds[2]
+
+
+def test_the_search_agrees_with_the_closed_form():
+    """Groups of one take the search, pairs the closed form; an entropy bonus moves neither."""
+    bandit = rd.bandit([1.0, 0.4, 0.0, 0.8, 1.1], [0.05, 0.25, 0.45, 0.1, 0.15])
+    for make in (rd.ReverseKL, rd.ForwardKL, rd.Pearson):
+        closed = float(rd.critical_beta(bandit, 0, 2, make))
+        assert np.isclose(rd.critical_beta(bandit, [0], [2], make), closed, rtol=1e-12)
+    moved = rd.critical_beta(bandit, 0, 2, lambda b: rd.ReverseKL(b) + rd.Entropy(b))
+    assert np.isclose(moved, np.log(9) ** -1, rtol=1e-12)
+
+
+def test_groups():
+    """Masses of two groups, at 50 digits for reverse KL; NaN where they never cross."""
+    bandit = rd.bandit([1.0, 0.4, 0.0, 0.8, 1.1], [0.05, 0.25, 0.45, 0.1, 0.15])
+    good = np.array([True, False, False, True, True])
+    beta = rd.critical_beta(bandit, good, ~good, rd.ReverseKL)
+    with mp.workdps(40):
+        log_w = judge.alpha_target(bandit.reward, bandit.log_ref, 1, float(beta))
+        mass = mp.fsum(mp.exp(x) for x, g in zip(log_w, good, strict=True) if g)
+    assert abs(float(mass) - 0.5) <= 1e-13
+    assert np.isclose(rd.critical_beta(bandit, [0, 3, 4], [1, 2], rd.ReverseKL), beta, rtol=1e-13)
+    # the good ones are ahead at every beta against one bad action
+    assert np.isnan(rd.critical_beta(bandit, good, [1], rd.ReverseKL))
+    slope = jax.grad(
+        lambda r: rd.critical_beta(
+            rd.Bandit(r, bandit.log_ref, bandit.label), good, ~good, rd.ReverseKL
+        )
+    )(bandit.reward)
+    h = 1e-6
+    for i in (0, 2):
+        two = [
+            rd.critical_beta(
+                rd.Bandit(bandit.reward.at[i].add(d), bandit.log_ref, bandit.label),
+                good,
+                ~good,
+                rd.ReverseKL,
+            )
+            for d in (h, -h)
+        ]
+        assert np.isclose(slope[i], (two[0] - two[1]) / (2 * h), rtol=1e-7)
+    with pytest.raises(ValueError, match="a mask of actions must have shape"):
+        rd.critical_beta(bandit, np.array([True, False]), [1], rd.ReverseKL)
+
+
+@given(bandit=bandits(sizes=(5,)), beta=betas(-1, 1))
+def test_parts_of_a_log_odds(bandit, beta):
+    """Reverse KL: (R_i - R_j)/beta; the rest is the anchor's part, b/(a+b) with entropy."""
+    gap = float(bandit.reward[0] - bandit.reward[3])
+    before = float(rd.log_odds(bandit.log_ref, 0, 3))
+    parts = rd.odds_parts(bandit, rd.ReverseKL(beta), 0, 3)
+    assert np.isclose(parts.reference, before, rtol=0, atol=1e-12)
+    assert np.isclose(parts.reward, gap / beta, rtol=1e-10, atol=1e-12)
+    mixed = rd.odds_parts(bandit, rd.ReverseKL(beta) + rd.Entropy(3 * beta), 0, 3)
+    assert np.isclose(mixed.reference, before / 4, rtol=0, atol=1e-12)
+    assert np.isclose(mixed.reward, gap / (4 * beta), rtol=1e-10, atol=1e-12)
+    forward = rd.target(bandit, rd.ForwardKL(beta))
+    lam = float(forward.multiplier) + beta
+    parts = rd.odds_parts(bandit, rd.ForwardKL(beta), 0, 3)
+    assert np.isclose(parts.reference, before, rtol=0, atol=1e-12)
+    want = np.log((lam - float(bandit.reward[3])) / (lam - float(bandit.reward[0])))
+    assert np.isclose(parts.reward, want, rtol=1e-6, atol=1e-9)
+    assert np.isclose(parts.total, parts.reference + parts.reward, rtol=0, atol=1e-12)
 
 
 @given(bandit=bandits(sizes=(5,)), beta=betas())

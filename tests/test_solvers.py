@@ -266,7 +266,7 @@ def test_jensen_shannon_leaves_the_support():
 
 
 def test_sums_off_the_support():
-    """What one anchor excludes another may hold; what all exclude enters at their summed f'(inf)."""
+    """What one anchor excludes another may hold; what all exclude enters at their f'(inf)."""
     bandit = rd.bandit([1.0, 0.0, 3.0], [0.5, 0.5, 0.0])
     held = rd.target(bandit, rd.ForwardKL(0.5) + rd.Entropy(0.2))
     assert held.converged
@@ -336,7 +336,7 @@ def test_a_divergence_of_ones_own_agrees_with_the_built_in():
 
 
 def test_the_tempered_self():
-    """Reverse KL to p^{1/T}: an entropy bonus beta (1 - 1/T); p is stationary with p^{1/T} fixed."""
+    """Reverse KL to p^{1/T}: an entropy bonus beta (1 - 1/T); p is stationary with that fixed."""
     bandit = rd.bandit([1.0, 0.5, 0.0], [0.7, 0.2, 0.1])
     reg = rd.ReverseKL(0.6, anchor=rd.tempered_self(1.5))
     target = rd.target(bandit, reg)
