@@ -12,15 +12,15 @@ from regdist import problems as problems
 from regdist import transform as transform
 from regdist.certify import Certificate as Certificate
 from regdist.certify import certify as certify
+from regdist.constraints import constrained as constrained
+from regdist.constraints import moment_matched as moment_matched
 from regdist.divergence import Divergence as Divergence
 from regdist.fixed_points import FixedPoints as FixedPoints
 from regdist.fixed_points import fixed_points as fixed_points
 from regdist.frontier import Constrained as Constrained
 from regdist.frontier import Selection as Selection
 from regdist.frontier import best_of_n as best_of_n
-from regdist.frontier import constrained as constrained
 from regdist.frontier import kl_ball as kl_ball
-from regdist.frontier import moment_matched as moment_matched
 from regdist.frontier import rejection as rejection
 from regdist.frontier import reward_kl_frontier as reward_kl_frontier
 from regdist.methods import Population as Population
