@@ -53,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         "--regularizers",
         metavar="N,N,...",
         type=lambda text: text.split(","),
-        help="from reverse-kl, forward-kl, entropy, alpha:A and sums like reverse-kl+entropy "
-        "(default: these five, with alpha:0.5)",
+        help="from reverse-kl, forward-kl, jensen-shannon, total-variation, entropy, alpha:A and "
+        "sums like reverse-kl+entropy (default: reverse-kl, forward-kl, alpha:0.5, entropy, "
+        "reverse-kl+entropy)",
     )
     job.add_argument(
         "--k", metavar="K,K,...", type=_integers, default=[8, 64], help="the k of pass@k"

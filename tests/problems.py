@@ -43,7 +43,6 @@ class Member(NamedTuple):
 REGULARIZERS = {
     "reverse KL": Member(rd.ReverseKL, "reference", False, 1.0),
     "forward KL": Member(rd.ForwardKL, "reference", True, 0.0),
-    "alpha 1": Member(lambda b: rd.AlphaDivergence(1.0, b), "reference", False, 1.0),
     "Hellinger": Member(rd.Hellinger, "reference", True, 0.5),
     "Pearson": Member(rd.Pearson, "reference", False, 2.0, True),
     "Neyman": Member(rd.Neyman, "reference", True, -1.0),

@@ -14,11 +14,15 @@ BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])
 SGD = optax.sgd(0.5)
 
 
-@pytest.mark.parametrize("name", REGULARIZERS)
+# Total variation has a field that jumps at its corners: no Jacobian, hence no rate.
+SMOOTH = [name for name in REGULARIZERS if name not in ("total variation", "reverse KL + TV")]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
 def test_predicted_and_measured_rates_agree(name, make):
     """The spectrum predicts, without the run, how fast the run approaches in the end."""
-    regularizer = REGULARIZERS[name][0](0.8)
+    regularizer = REGULARIZERS[name].make(0.8)
     aim = rd.target(BANDIT, regularizer)
     path = rd.run(make(regularizer), BANDIT, 4000, SGD, record_every=20, tolerance=1e-12)
     c = rd.certify(make(regularizer), BANDIT, aim, path, optimizer=SGD)

@@ -29,7 +29,7 @@ def gradients(z, bandit, regularizer):
 @every_regularizer
 @given(bandit=bandits(sizes=(5,)), beta=betas(), key=st.integers(0, 10**6))
 def test_fields_are_the_gradients_of_the_objective(name, bandit, beta, key):
-    regularizer = REGULARIZERS[name][0](beta)
+    regularizer = REGULARIZERS[name].make(beta)
     z = jnp.asarray(np.random.default_rng(key).normal(size=5))
     plain, natural = gradients(z, bandit, regularizer)
     scale = 1 + float(jnp.abs(natural).max())

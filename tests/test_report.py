@@ -82,7 +82,6 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
         (["--problem", "two-modes", "--beta", "0.1,-1"], "betas must be finite numbers above 0"),
         (["--problem", "two-modes", "--regularizers", "kl"], "unknown regulariser 'kl'"),
         (["--problem", "two-modes", "--regularizers", "alpha:x"], "alpha:A wants a number"),
-        (["--problem", "two-modes", "--regularizers", "forward-kl+entropy"], "only reverse-kl"),
         (["--problem", "two-modes", "--k", "0"], "positive integers"),
         (["--problem", "two-modes", "--success", "7"], "has reward >= 7"),
     ],

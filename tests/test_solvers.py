@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from tests import judge
-from tests.problems import LeCam, bandits, betas
+from tests.problems import REGULARIZERS, LeCam, bandits, betas
 from tests.test_target import hard_problem
 
 KINDS = {
@@ -377,3 +377,78 @@ def test_wrong_calls():
         rd.Tsallis(0, 1.0)
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         rd.tempered_self(0.0)
+
+
+@given(bandit=bandits(sizes=(5,)), beta=betas(-1, 0.5), bend=st.floats(0.05, 2))
+def test_reverse_kl_and_total_variation_against_a_convex_programme(bandit, beta, bend):
+    """p and d >= |p - q| as variables, so that the corner is two smooth constraints."""
+    q, reward = np.exp(bandit.log_ref), np.asarray(bandit.reward)
+    target = rd.target(bandit, rd.ReverseKL(beta) + rd.TotalVariation(bend))
+
+    def loss(x):
+        p, d = x[:5], x[5:]
+        log_ratio = np.log(p / q)
+        slope = np.r_[beta * (log_ratio + 1) - reward, np.full(5, bend / 2)]
+        return beta * p @ log_ratio - p @ reward + bend * d.sum() / 2, slope
+
+    eye = np.eye(5)
+    found = scipy.optimize.minimize(
+        loss,
+        np.r_[q, np.zeros(5)],
+        jac=True,
+        bounds=[(1e-13, 1)] * 5 + [(0, 1)] * 5,
+        constraints=[
+            {"type": "eq", "fun": lambda x: x[:5].sum() - 1},
+            {
+                "type": "ineq",
+                "fun": lambda x: np.block([[-eye, eye], [eye, eye]]) @ x - np.r_[-q, q],
+            },
+        ],
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert np.isclose(-found.fun, target.value, rtol=0, atol=1e-6 * (1 + np.ptp(reward)))
+    assert target.residual <= 1e-13
+
+
+def test_derivatives_at_kinks_are_those_of_the_side_that_stays():
+    """At a gap of exactly beta mass could begin to move, at the edge of a support to enter."""
+
+    def total_variation(r):
+        return rd.target(rd.bandit(r, [0.5, 0.5]), rd.TotalVariation(0.5)).probs
+
+    assert np.all(np.asarray(jax.jacfwd(total_variation)(jnp.array([1.0, 0.5]))) == 0)
+
+    def pearson(r):
+        return rd.target(rd.bandit(r, [0.5, 0.5]), rd.Pearson(0.5)).probs
+
+    edge = jnp.array([1.0, 0.0])  # R - L = -beta for the second action: p = 0, about to enter
+    assert np.allclose(pearson(edge), [1.0, 0.0], rtol=0, atol=1e-15)
+    for mode in (jax.jacfwd, jax.jacrev):
+        assert np.all(np.asarray(mode(pearson)(edge)) == 0)
+        inside = mode(pearson)(jnp.array([0.9, 0.0]))  # d p_1/d R_1 = q_1 q_2/beta within
+        assert np.allclose(inside, [[0.5, -0.5], [-0.5, 0.5]], rtol=1e-12)
+
+
+SLOPES = {
+    "reverse KL": np.log,
+    "forward KL": lambda t: 1 - 1 / t,
+    "Pearson": lambda t: t - 1,
+    "Neyman": lambda t: (1 - t**-2.0) / 2,
+    "Hellinger": lambda t: 2 * (1 - t**-0.5),
+    "Jensen-Shannon": lambda t: np.log(2 * t / (1 + t)) / 2,
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+@given(bandit=bandits(sizes=(5,)), beta=betas(-1, 2))
+def test_the_residual_is_the_true_one(name, bandit, beta):
+    """Recomputed from the probabilities with textbook slopes: what the record claims, no less."""
+    target = rd.target(bandit, REGULARIZERS[name].make(beta))
+    p, q, r = np.asarray(target.probs), np.exp(bandit.log_ref), np.asarray(bandit.reward)
+    some = p > 0
+    slope = beta * SLOPES[name](p[some] / q[some])
+    miss = np.abs(r[some] - slope - float(target.multiplier))
+    size = beta + np.abs(slope) + np.abs(slope[np.argmax(r[some])]) + np.ptp(r)
+    assert np.max(miss / size) <= float(target.residual) + 1e-14
+    assert abs(p.sum() - 1) <= float(target.residual) + 1e-15

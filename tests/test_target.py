@@ -100,6 +100,20 @@ def test_float32_on_the_same_range(alpha):
         assert judge.log_error(target.log_probs, exact) <= 1e-4
 
 
+@every_regularizer
+@given(bandit=bandits(sizes=(5,), zeros=True), beta=betas(-1, 1))
+def test_float32_of_every_regulariser(name, bandit, beta):
+    """On plain problems TV 2e-6 from float64, which the other tests judge; the dtype is kept."""
+    make = REGULARIZERS[name].make
+    small = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, bandit)
+    target, judged = rd.target(small, make(beta)), rd.target(bandit, make(beta))
+    assert target.log_probs.dtype == target.value.dtype == target.residual.dtype == jnp.float32
+    assert target.converged
+    if judged.unique and target.unique:
+        assert 0.5 * np.sum(np.abs(np.asarray(target.probs) - np.asarray(judged.probs))) <= 2e-6
+    assert np.isclose(target.value, judged.value, rtol=1e-5, atol=1e-5)
+
+
 @jax.jit
 @jax.value_and_grad
 def loss(z, bandit, regularizer):
