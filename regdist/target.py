@@ -72,6 +72,9 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         kink (an action that enters or leaves the support, or a corner of total variation) they
         are those of the side without the action, or on which p stays at the anchor.
 
+    One combination may be missed: total variation to an anchor that holds actions which every
+    other anchor excludes. Then `converged` is False.
+
     Raises:
         ValueError: coefficients are not scalars, or the anchor of another size.
 
@@ -145,7 +148,8 @@ def _kkt_residual(
         never = empty & jnp.isneginf(log_q)
         r = jnp.where(never, jnp.inf, log_ratio(log_p, log_q))
         if isinstance(divergence, TotalVariation):
-            corner = jnp.abs(r) <= 4 * jnp.finfo(r.dtype).eps * (1 + jnp.abs(log_p))
+            rounding = 4 * jnp.finfo(r.dtype).eps * (1 + jnp.where(empty, 0, jnp.abs(log_p)))
+            corner = jnp.abs(r) <= rounding
             half = jnp.full_like(r, beta / 2)
             low += jnp.where(corner, -half, half * jnp.sign(r))
             high += jnp.where(corner, half, half * jnp.sign(r))

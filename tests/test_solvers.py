@@ -452,3 +452,36 @@ def test_the_residual_is_the_true_one(name, bandit, beta):
     size = beta + np.abs(slope) + np.abs(slope[np.argmax(r[some])]) + np.ptp(r)
     assert np.max(miss / size) <= float(target.residual) + 1e-14
     assert abs(p.sum() - 1) <= float(target.residual) + 1e-15
+
+
+def test_a_missed_optimum_says_so():
+    """Total variation to an anchor beyond the support of all others: right, or not converged."""
+    random = np.random.default_rng(1)
+    law = jnp.log(jnp.array([0.2, 0.2, 0.2, 0.4]))
+    q, missed, eye = np.array([0.5, 0.3, 0.2, 0.0]), 0, np.eye(4)
+    sides, bound = np.block([[-eye, eye], [eye, eye]]), np.r_[-np.exp(law), np.exp(law)]
+    for _ in range(25):
+        reward, (b, c) = random.normal(size=4), 10 ** random.uniform(-1, 0.5, size=2)
+        bandit = rd.bandit(reward, q)
+        target = rd.target(bandit, rd.ForwardKL(b) + rd.TotalVariation(c, anchor=law))
+
+        def loss(x, reward=reward, b=b, c=c):
+            p, d = x[:4], x[4:]
+            return b * q[:3] @ np.log(q[:3] / p[:3]) - p @ reward + c * d.sum() / 2
+
+        found = scipy.optimize.minimize(
+            loss,
+            np.r_[np.exp(law), np.zeros(4)],
+            bounds=[(1e-12, 1)] * 3 + [(0, 1)] + [(0, 1)] * 4,
+            constraints=[
+                {"type": "eq", "fun": lambda x: x[:4].sum() - 1},
+                {"type": "ineq", "fun": lambda x: sides @ x - bound},
+            ],
+            method="SLSQP",
+            options={"ftol": 1e-13, "maxiter": 500},
+        )
+        right = float(target.value) >= -found.fun - 1e-6
+        missed += not right
+        assert right or not target.converged
+        assert not target.converged or abs(float(jnp.sum(target.probs)) - 1) <= 1e-12
+    assert missed  # when none is missed any more, the docstring of target is out of date
