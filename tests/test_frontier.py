@@ -244,12 +244,11 @@ def test_random_constraints_have_a_true_residual(bandit, beta, key):
 
 
 def test_prices_are_the_derivatives_of_the_value():
-    for reg in (rd.ReverseKL(0.1), rd.JensenShannon(0.2)):
-        limits = jnp.array([0.3, 0.9])
-        value = lambda x, reg=reg: rd.constrained(BANDIT, COSTS, x, reg).value  # noqa: E731
-        prices = rd.constrained(BANDIT, COSTS, limits, reg).multipliers
-        for mode in (jax.jacfwd, jax.jacrev):
-            assert np.allclose(mode(value)(limits), prices, rtol=1e-9)
+    reg, limits = rd.ReverseKL(0.1), jnp.array([0.3, 0.9])
+    prices = rd.constrained(BANDIT, COSTS, limits, reg).multipliers
+    for mode in (jax.jacfwd, jax.jacrev):
+        got = mode(lambda x: rd.constrained(BANDIT, COSTS, x, reg).value)(limits)
+        assert np.allclose(got, prices, rtol=1e-9)
     law = lambda b: rd.constrained(BANDIT, COSTS, [0.3, 0.9], rd.ReverseKL(b)).probs  # noqa: E731
     h = 1e-5
     want = (law(0.1 + h) - law(0.1 - h)) / (2 * h)
