@@ -72,8 +72,9 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         kink (an action that enters or leaves the support, or a corner of total variation) they
         are those of the side without the action, or on which p stays at the anchor.
 
-    One combination may be missed: total variation to an anchor that holds actions which every
-    other anchor excludes. Then `converged` is False.
+    Some sums without a reverse-KL or entropy term may be missed: forward KL or Jensen-Shannon
+    beside total variation to an anchor of its own, or beside sparse terms where the first action
+    is off the support. Then `converged` is False.
 
     Raises:
         ValueError: coefficients are not scalars, or the anchor of another size.
