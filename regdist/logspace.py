@@ -44,6 +44,14 @@ def normalize(log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
     return log_weights - jax.nn.logsumexp(log_weights)
 
 
+def log1mexp(x: Array) -> Array:
+    """log(1 - e^x) for x <= 0."""
+    none, deep = x == 0, x < -0.7
+    safe = jnp.where(none, -1, x)
+    far = jnp.log1p(-jnp.exp(jnp.where(deep, safe, -1)))
+    return jnp.where(none, -jnp.inf, jnp.where(deep, far, jnp.log(-jnp.expm1(safe))))
+
+
 def log_sum_exp(x: Array) -> Array:
     """Log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
     none = jnp.all(jnp.isneginf(x))
@@ -282,7 +290,7 @@ def exp_divided_difference(x: Array, y: Array) -> tuple[Array, Array]:
     for n in range(1, 19):
         power = -a_near * power
         h = power - b_near * h
-        series = series + h / math.factorial(n + 2)
+        series = series + h / float(math.factorial(n + 2))
     a_far, b_far = jnp.where(close, 0, a), jnp.where(close, 1, b)
     gap = b_far - a_far
     direct = (_expm1_ratio(-a_far) - jnp.exp(-a_far) * _expm1_ratio(-gap)) / b_far

@@ -21,11 +21,45 @@ Table = ArrayLike | Sequence[Any]
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a jax pytree.
 
-    Fields are data unless declared with `static()`. jax calls `__init__` whenever it rebuilds a
-    record, with tracers or placeholders inside, so records hold no checks: the constructor
-    functions do.
+    Fields are data unless declared with `static()`. jax rebuilds a record, with tracers or
+    placeholders inside, without calling `__init__`.
+
+    `jax.tree_util.register_dataclass` would do this too, but to it two classes with as many fields
+    are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
+    another.
     """
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields: tuple[Any, ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    choices = [f.name for f in fields if f.metadata.get("static")]
+    keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+    def flatten(x: T) -> tuple[list, tuple]:
+        return [getattr(x, name) for name in data], tuple(getattr(x, name) for name in choices)
+
+    def flatten_with_keys(x: T) -> tuple[list, tuple]:
+        values, chosen = flatten(x)
+        return list(zip(keys, values, strict=True)), chosen
+
+    def unflatten(chosen: tuple, values: Sequence[Any]) -> T:
+        x = object.__new__(made)
+        for name, value in (*zip(choices, chosen, strict=True), *zip(data, values, strict=True)):
+            object.__setattr__(x, name, value)
+        return x
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
+
+
+class Law:
+    """What a record of a law over actions shares, beside its field `log_probs`, shape [K]."""
+
+    log_probs: Array
+
+    @property
+    def probs(self) -> Array:
+        """p, shape [K]."""
+        return jnp.exp(self.log_probs)
 
 
 def static(**kwargs: Any) -> Any:
