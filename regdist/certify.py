@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from regdist.divergence import KL
 from regdist.logspace import expect
 from regdist.methods import Method, field
 from regdist.metrics import kl, log_odds_error, total_variation
@@ -218,7 +217,7 @@ class _Judgement:
             return None, None
         value = float(objective(self.target.log_probs, self.bandit, regularizer))
         gap = value - float(objective(self.last, self.bandit, regularizer))
-        if not all(isinstance(t.divergence, KL) for t in regularizer.terms):
+        if not regularizer.merges():
             return gap, None
         beta = float(regularizer.reduce(self.bandit.log_ref)[0].beta)
         exact = beta * float(kl(self.last, self.target.log_probs))

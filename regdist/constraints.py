@@ -14,6 +14,8 @@ from regdist.frontier import Constrained
 from regdist.problem import Bandit
 from regdist.records import Table, is_concrete
 from regdist.regularizer import Regularizer, ReverseKL
+from regdist.roots import accepted, implicit_roots
+from regdist.solvers.optimum import reachable
 from regdist.target import objective, target
 from regdist.transform import with_reward
 
@@ -94,21 +96,14 @@ def _solve(
     prices = _projected_newton(lambda x: dual(x, still), floor)
     binding = prices > floor
 
-    def dense(linear: Callable, y: Array) -> Array:
-        return jnp.linalg.solve(jax.jacfwd(linear)(y), y)
-
-    prices = jax.lax.custom_root(
-        lambda x: jnp.where(binding, dual(x, inputs)[0], x - prices),
-        prices,
-        lambda _, x: x,
-        dense,
-    )
+    found = prices
+    prices = implicit_roots(lambda x: jnp.where(binding, dual(x, inputs)[0], x - found), found)
     left, (_, log_p) = dual(prices, inputs)
     amiss = jnp.where(binding, jnp.abs(left), jnp.maximum(-left, 0))
     residual = jnp.max(amiss)
-    good = residual <= jnp.finfo(residual.dtype).eps ** 0.55
     value = objective(log_p, bandit, regularizer)
-    return Constrained(log_p, value, prices / jnp.where(size > 0, size, 1), residual, good)
+    prices = prices / jnp.where(size > 0, size, 1)
+    return Constrained(log_p, value, prices, residual, accepted(residual))
 
 
 def _projected_newton(dual: Callable[[Array], tuple[Array, tuple]], floor: Array) -> Array:
@@ -171,12 +166,7 @@ def _check_feasible(
         return
     from scipy.optimize import linprog
 
-    parts = regularizer.reduce(bandit.log_ref)
-    far = jnp.full_like(bandit.reward, jnp.inf)
-    usable = ~np.isneginf(np.asarray(bandit.reward))
-    for part in parts:
-        barred = np.isneginf(np.asarray(part.log_anchor))
-        usable &= ~(barred & np.isposinf(np.asarray(part.divergence.slope(far))))
+    usable = np.asarray(reachable(bandit.reward, regularizer.reduce(bandit.log_ref)))
     table, bound = np.asarray(costs, float)[:, usable], np.asarray(limits, float)
     count, width = table.shape
     word, sign = ("moment", "equal") if equal else ("limit", "at most")

@@ -32,7 +32,6 @@ class Divergence:
     follows from them; a member may override what it knows in a form that does not cancel. Its
     numbers are fields, hence data:
 
-    >>> import dataclasses
     >>> @rd.record
     ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
     ...     def generator(self, r):

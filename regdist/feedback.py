@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Bool
 
 from regdist.logspace import expect, times_exp
+from regdist.metrics import success
 from regdist.problem import Bandit
 from regdist.regularizer import Regularizer
 
@@ -105,7 +106,7 @@ def pass_at_k(
         return jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, jnp.where(correct, earned, 0))
 
     def mismatch(x: Array, log_p: Array) -> Array:
-        return x - jnp.sum(jnp.where(correct, jnp.exp(log_p), 0))
+        return x - success(log_p, correct)
 
     def steepness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         # p_C (1 - p_C)/beta <= 1/(4 beta), times the largest slope of the reward
@@ -147,7 +148,7 @@ def tail_mean(
         return jnp.where(finite, sign * beyond / level, -jnp.inf)
 
     def mismatch(x: Array, log_p: Array) -> Array:
-        return jnp.sum(jnp.where(bandit.reward <= x, jnp.exp(log_p), 0)) - wanted
+        return success(log_p, bandit.reward <= x) - wanted
 
     return Feedback(
         reward,

@@ -88,7 +88,7 @@ class _Search:
         self.width = resolution * self.length
         inner = [b for b in feedback.breaks if feedback.low < b < feedback.high]
         self.corners = [feedback.low, *inner, feedback.high]
-        dtype = bandit.reward.dtype
+        self.dtype, self.size = bandit.reward.dtype, bandit.num_actions
 
         def law(x: Array) -> Array:
             return target(with_reward(bandit, feedback.reward(x)), regularizer).log_probs
@@ -96,10 +96,9 @@ class _Search:
         def mismatch(x: Array) -> Array:
             return feedback.mismatch(x, law(x))
 
-        self.dtype = dtype
         self.law = jax.jit(law)
         self.batch = jax.jit(jax.vmap(mismatch))
-        self.slope = jax.jit(jax.grad(mismatch))
+        self.point = jax.jit(jax.value_and_grad(mismatch))
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """The mismatch at many points, padded to a power of two so that few shapes compile."""
@@ -107,14 +106,21 @@ class _Search:
         padded = np.concatenate([x, np.full(size - len(x), x[-1] if len(x) else 0.0)])
         return np.asarray(self.batch(jnp.asarray(padded, self.dtype)))[: len(x)]
 
-    def one(self, x: float) -> float:
-        """The mismatch at a point."""
-        return float(self.values(np.array([x]))[0])
+    def at(self, x: float) -> tuple[float, float]:
+        """The mismatch at a point, and its slope."""
+        value, slope = self.point(jnp.asarray(x, self.dtype))
+        return float(value), float(slope)
 
-    def refine(self, low: float, high: float) -> float:
-        """The sign change between two points, to the last digits."""
+    def refine(self, low: float, high: float) -> float | None:
+        """The root between two points, to the last digits; None without a change of sign."""
+        ends = {x: self.at(x)[0] for x in (low, high)}
+        for x, value in ends.items():
+            if value == 0:
+                return x
+        if ends[low] * ends[high] > 0:
+            return None
         tight: Any = {"xtol": 1e-15 * self.length, "rtol": 1e-14}
-        found: Any = scipy.optimize.brentq(self.one, low, high, **tight)
+        found: Any = scipy.optimize.brentq(lambda x: self.at(x)[0], low, high, **tight)
         return float(found)
 
     def result(self) -> FixedPoints:
@@ -128,32 +134,27 @@ class _Search:
             clusters, complete = self.clusters(low, high)
             certified &= complete
             for a, b in clusters:
-                left, right = self.values(np.array([a, b]))
-                if left * right < 0:
-                    x = self.refine(a, b)
-                    found.append((x, float(self.slope(jnp.asarray(x, self.dtype)))))
-                elif left == 0 or right == 0:
-                    x = a if left == 0 else b
-                    found.append((x, float(self.slope(jnp.asarray(x, self.dtype)))))
-                else:
+                x = self.refine(a, b)
+                if x is None:
                     undecided.append((a, b))
+                else:
+                    found.append((x, self.at(x)[1]))
         for at in self.feedback.breaks:
             sides = np.clip([at - 2 * margin, at + 2 * margin], self.corners[0], self.corners[-1])
             before, after = self.values(sides)
             before = -np.inf if at <= self.corners[0] else before
             after = np.inf if at >= self.corners[-1] else after
             if before < 0 < after:
-                near = [u for u in undecided if u[0] - self.width <= at <= u[1] + self.width]
-                undecided = [u for u in undecided if u not in near]
+                far = self.width
+                undecided = [(a, b) for a, b in undecided if not a - far <= at <= b + far]
                 found.append((at, np.inf))
         found.sort()
         x = np.array([f[0] for f in found])
         slope = np.array([f[1] for f in found])
         laws = [np.asarray(self.law(jnp.asarray(v, self.dtype))) for v in x]
-        size = np.asarray(self.law(jnp.asarray(self.corners[0] + margin, self.dtype))).shape[0]
         return FixedPoints(
             x,
-            np.stack(laws) if laws else np.zeros((0, size)),
+            np.stack(laws) if laws else np.zeros((0, self.size)),
             slope,
             slope > 0,
             bool(certified and not undecided),

@@ -11,15 +11,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.laws import restrict
-from regdist.logspace import expect, normalize
+from regdist.logspace import expect, log1mexp, normalize
 from regdist.metrics import kl, label_log_probs
 from regdist.problem import Bandit
-from regdist.records import as_number, is_concrete, record
-from regdist.roots import implicit_root, increasing_root
+from regdist.records import Law, as_number, is_concrete, record
+from regdist.roots import accepted, implicit_root, increasing_root
 
 
 @record
-class Selection:
+class Selection(Law):
     """A law that a selection rule makes of the reference.
 
     Attributes:
@@ -32,14 +32,9 @@ class Selection:
     value: Float[Array, "*batch"]
     kl: Float[Array, "*batch"]
 
-    @property
-    def probs(self) -> Float[Array, "*batch K"]:
-        """p, shape [K]."""
-        return jnp.exp(self.log_probs)
-
 
 @record
-class Constrained:
+class Constrained(Law):
     """An optimum under constraints.
 
     Attributes:
@@ -56,11 +51,6 @@ class Constrained:
     multipliers: Float[Array, "..."]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
-
-    @property
-    def probs(self) -> Float[Array, "*batch K"]:
-        """p, shape [K]."""
-        return jnp.exp(self.log_probs)
 
 
 @jax.jit
@@ -101,8 +91,7 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     used = kl(log_p, bandit.log_ref)
     size = jnp.where(radius > 0, radius, 1)
     residual = jnp.where(free, jnp.maximum(used - radius, 0), jnp.abs(used - radius)) / size
-    good = residual <= jnp.finfo(residual.dtype).eps ** 0.55
-    return Constrained(log_p, expect(log_p, reward), beta, residual, good)
+    return Constrained(log_p, expect(log_p, reward), beta, residual, accepted(residual))
 
 
 def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
@@ -186,8 +175,8 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
     lowest = jnp.isneginf(up[first])
     below = jnp.where(lowest, 0, up[first]) - log_f
     large = share > -0.5
-    log_less = jnp.where(large, below, _log1mexp(jnp.where(large, -1, share)))
-    rest = jnp.where(lowest, 0, _log1mexp(jnp.where(lowest, -1, draws * log_less)))
+    log_less = jnp.where(large, below, log1mexp(jnp.where(large, -1, share)))
+    rest = jnp.where(lowest, 0, log1mexp(jnp.where(lowest, -1, draws * log_less)))
     log_share = draws * log_f + rest
     taken = ~jnp.isneginf(law)
     log_best = jnp.where(
@@ -217,11 +206,3 @@ def rejection(
         raise ValueError(f"threshold {threshold!r} is above every reward that the law can draw")
     kept = restrict(law, keep)
     return Selection(kept, expect(kept, bandit.reward), kl(kept, bandit.log_ref))
-
-
-def _log1mexp(x: Array) -> Array:
-    """log(1 - e^x) for x <= 0."""
-    none, deep = x == 0, x < -0.7
-    safe = jnp.where(none, -1, x)
-    far = jnp.log1p(-jnp.exp(jnp.where(deep, safe, -1)))
-    return jnp.where(none, -jnp.inf, jnp.where(deep, far, jnp.log(-jnp.expm1(safe))))

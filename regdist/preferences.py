@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.logspace import log_ratio, normalize
-from regdist.records import positive, record
+from regdist.records import Law, positive, record
+from regdist.roots import accepted, implicit_roots
 
 _BETA = "It is the coefficient of the KL term that the loss implies"
 _MAX_ITERATIONS = 200
@@ -116,7 +117,7 @@ def loser_law(
 
 
 @record
-class Fit:
+class Fit(Law):
     """The optimum of a loss over preference pairs.
 
     Attributes:
@@ -131,11 +132,6 @@ class Fit:
     margin: Float[Array, "*batch K"]
     residual: Float[Array, "*batch"]
     converged: Bool[Array, "*batch"]
-
-    @property
-    def probs(self) -> Float[Array, "*batch K"]:
-        """p, shape [K]."""
-        return jnp.exp(self.log_probs)
 
 
 def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: ArrayLike) -> Fit:
@@ -189,12 +185,7 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
     start = (0, 0 * one, one[0], jnp.inf * one[0])
     h = jax.lax.while_loop(unfinished, step, jax.lax.stop_gradient(start))[1]
 
-    def dense(linear, y: Array) -> Array:
-        return jnp.linalg.solve(jax.jacfwd(linear)(y), y)
-
-    h = jax.lax.custom_root(
-        lambda h: gradient(h) + jnp.mean(h), jax.lax.stop_gradient(h), lambda _, h: h, dense
-    )
+    h = implicit_roots(lambda h: gradient(h) + jnp.mean(h), h)
     # Margins that diverge still move by about 1 a step when the gradient has long vanished.
     still = jax.lax.stop_gradient(h)
     left = jnp.max(jnp.abs(newton_step(still)))
@@ -235,5 +226,5 @@ def _laplacian(weights: Array) -> Array:
 def _fit(log_ref: Array, margin: Array, beta: Array, residual: Array, bounded: Array) -> Fit:
     inside = ~jnp.isneginf(log_ref)
     weights = jnp.where(inside, jnp.where(inside, log_ref, 0) + margin / beta, -jnp.inf)
-    good = bounded & (residual <= jnp.finfo(residual.dtype).eps ** 0.55)
+    good = bounded & accepted(residual)
     return Fit(normalize(weights), margin - jnp.mean(margin), residual, good)

@@ -8,13 +8,14 @@ from jaxtyping import Bool, Float
 from regdist.divergence import TotalVariation
 from regdist.logspace import expect, log_ratio
 from regdist.problem import Bandit
-from regdist.records import record
+from regdist.records import Law, record
 from regdist.regularizer import Reduced, Regularizer
+from regdist.roots import accepted
 from regdist.solvers import mixed, polyhedral, single
 
 
 @record
-class Target:
+class Target(Law):
     """The exact optimum of J(p) = E_p R - regulariser(p); made by `target()`.
 
     Attributes:
@@ -38,11 +39,6 @@ class Target:
     residual: Float[Array, "*batch"]
     unique: Bool[Array, "*batch"]
     converged: Bool[Array, "*batch"]
-
-    @property
-    def probs(self) -> Float[Array, "*batch K"]:
-        """p, shape [K]."""
-        return jnp.exp(self.log_probs)
 
 
 @jax.jit
@@ -110,7 +106,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         multiplier=reward[best.pivot] - best.level,
         residual=residual,
         unique=best.unique,
-        converged=best.ended & (residual <= jnp.finfo(residual.dtype).eps ** 0.55),
+        converged=best.ended & accepted(residual),
     )
 
 

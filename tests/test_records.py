@@ -57,7 +57,8 @@ for name, member in REGULARIZERS.items():
     assert bool(found.converged), name
     assert abs(float(found.probs.sum()) - 1) < 1e-5, name
 target = rd.target(bandit, rd.ReverseKL(0.5))
-found = rd.certify(rd.methods.natural_policy_gradient(rd.ReverseKL(0.5)), bandit, target, steps=1000)
+method = rd.methods.natural_policy_gradient(rd.ReverseKL(0.5))
+found = rd.certify(method, bandit, target, steps=1000)
 assert found.verdict.startswith("converges"), found
 """
 

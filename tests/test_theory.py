@@ -11,10 +11,6 @@ import regdist as rd
 from tests.problems import bandits, betas
 
 
-def with_beta(bandit, make):
-    return jax.jit(lambda u: rd.target(bandit, make(1 / u)).log_probs)
-
-
 @given(bandit=bandits(sizes=(5,), zeros=True), beta=betas(-1, 1.5))
 def test_the_reward_rises_with_the_inverse_temperature_by_its_variance(bandit, beta):
     """d E[R]/d(1/b) = Var R, and dH/d(1/b) = -Cov(log p, R)."""

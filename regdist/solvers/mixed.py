@@ -18,10 +18,10 @@ import numpy as np
 from jax import Array
 
 from regdist.divergence import Divergence, TotalVariation
-from regdist.logspace import largest_exponent, log_sum_exp
+from regdist.logspace import largest_exponent, log_ratio, log_sum_exp
 from regdist.regularizer import Reduced
 from regdist.roots import implicit_root, increasing_root
-from regdist.solvers.optimum import Optimum
+from regdist.solvers.optimum import Optimum, place_rest, reachable
 
 
 def mixed(reward: Array, parts: list[Reduced]) -> Optimum:
@@ -39,15 +39,13 @@ def mixed(reward: Array, parts: list[Reduced]) -> Optimum:
 
     s = implicit_root(miss, at)
     log_p = problem.law(s, pivot)
-    shares = jnp.maximum(jnp.sum(problem.entrants, dtype=reward.dtype), 1)
-    mass = jnp.where(capped, log_sum_exp(jnp.where(capped, log_p, -1)), -1)
-    log_p = jnp.where(capped & problem.entrants, jnp.log(-jnp.expm1(mass) / shares), log_p)
+    log_p, unique = place_rest(log_p, problem.entrants, capped)
     slopes = [
-        part.beta * part.divergence.slope(_log_ratio(s, part.log_anchor[pivot]))
+        part.beta * part.divergence.slope(log_ratio(s, part.log_anchor[pivot]))
         for part in problem.smooth
     ]
     distance = reward[pivot] - problem.reward
-    return Optimum(log_p, distance, pivot, sum(slopes, none), ended, ~capped | (shares == 1))
+    return Optimum(log_p, distance, pivot, sum(slopes, none), ended, unique)
 
 
 class _Problem:
@@ -57,16 +55,12 @@ class _Problem:
         self.smooth = [p for p in parts if not isinstance(p.divergence, TotalVariation)]
         self.kinks = [p for p in parts if isinstance(p.divergence, TotalVariation)]
         self.bend = sum((p.beta for p in self.kinks), jnp.zeros_like(reward[0])) / 2
-        allowed = ~jnp.isneginf(reward)
-        inside = jnp.stack([~jnp.isneginf(p.log_anchor) for p in self.smooth])
-        infinity = jnp.asarray(jnp.inf, reward.dtype)
-        steep = jnp.stack([jnp.isposinf(p.divergence.slope(infinity)) for p in self.smooth])
-        barred = jnp.any(~inside & steep[:, None], axis=0)
-        held = jnp.any(inside, axis=0)
-        self.active = allowed & ~barred & held
+        possible = reachable(reward, self.smooth)
+        held = ~jnp.all(jnp.stack([jnp.isneginf(p.log_anchor) for p in self.smooth]), axis=0)
+        self.active = possible & held
         self.best = jnp.argmax(jnp.where(self.active, reward, -jnp.inf))
-        self.reward = jnp.where(allowed, reward, reward[self.best])
-        off = allowed & ~barred & ~held
+        self.reward = jnp.where(jnp.isneginf(reward), reward[self.best], reward)
+        off = possible & ~held
         self.best_off = jnp.max(jnp.where(off, reward, -jnp.inf))
         self.entrants = off & (reward == self.best_off)
 
@@ -77,7 +71,7 @@ class _Problem:
         betas = jnp.stack([k.beta for k in self.kinks]) if self.kinks else jnp.zeros(0, gap.dtype)
         moves = jnp.sum(jnp.asarray(signs, gap.dtype) * betas, axis=1)
         terms = [
-            _Term(p.divergence, p.beta, _log_ratio(s, p.log_anchor[pivot]), p.log_anchor)
+            _Term(p.divergence, p.beta, log_ratio(s, p.log_anchor[pivot]), p.log_anchor)
             for p in self.smooth
         ]
         log_p = _respond(terms, gap + moves[:, None])
@@ -100,7 +94,7 @@ class _Problem:
     def lack(self, s: Array, pivot: Array, gap: Array) -> Array:
         """Gap - sum_t beta_t (f_t'(inf) - f_t'(e^s/q_t)) at the pivot: 0 where others may enter."""
         far = jnp.full_like(s, jnp.inf)
-        ratios = [_log_ratio(s, p.log_anchor[pivot]) for p in self.smooth]
+        ratios = [log_ratio(s, p.log_anchor[pivot]) for p in self.smooth]
         total = jnp.zeros_like(s)
         for p, r in zip(self.smooth, ratios, strict=True):
             drop = p.divergence.drop(far, jnp.where(jnp.isposinf(r), 0, r))
@@ -120,7 +114,7 @@ class _Problem:
         gaps = jnp.stack([gap + self.bend, gap - self.bend, gap * 0 + self.entry_gap(pivot)])
         terms = []
         for p in self.smooth:
-            ratio = jnp.stack([_log_ratio(x, p.log_anchor) for x in source])
+            ratio = jnp.stack([log_ratio(x, p.log_anchor) for x in source])
             terms.append(_Term(p.divergence, p.beta, ratio, p.log_anchor[pivot]))
         s = jnp.min(jnp.where(self.active, _respond(terms, gaps), jnp.inf), axis=1)
         return s[0], s[1], jnp.where(jnp.isfinite(self.best_off), s[2], jnp.inf)
@@ -245,9 +239,3 @@ def _bracket(
     high = jnp.where(jnp.isfinite(high) & ~(short[1] & (load[1] == 0)), high, limit)
     margin = 1e-9 * (1 + jnp.abs(low) + jnp.abs(high))
     return low - margin, high + margin
-
-
-def _log_ratio(log_p: Array, log_q: Array) -> Array:
-    """log(p/q) for p > 0: +inf where q = 0."""
-    new = jnp.isneginf(log_q)
-    return jnp.where(new, jnp.inf, log_p - jnp.where(new, 0, log_q))

@@ -2,7 +2,11 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
+
+from regdist.logspace import log_sum_exp
+from regdist.regularizer import Reduced
 
 
 class Optimum(NamedTuple):
@@ -23,3 +27,23 @@ class Optimum(NamedTuple):
     level: Array
     ended: Array
     unique: Array
+
+
+def reachable(reward: Array, parts: list[Reduced]) -> Array:
+    """The actions that an optimum may take: allowed, and in every anchor whose f' is unbounded."""
+    out = ~jnp.isneginf(reward)
+    for part in parts:
+        steep = jnp.isposinf(part.divergence.slope(jnp.asarray(jnp.inf, reward.dtype)))
+        out &= ~(jnp.isneginf(part.log_anchor) & steep)
+    return out
+
+
+def place_rest(log_p: Array, entrants: Array, capped: Array) -> tuple[Array, Array]:
+    """Where `capped`, the mass that log_p lacks to 1, shared evenly by the entrants.
+
+    Also whether that is the only way to share it.
+    """
+    shares = jnp.maximum(jnp.sum(entrants, dtype=log_p.dtype), 1)
+    held = jnp.where(capped, log_sum_exp(jnp.where(capped, log_p, -1)), -1)
+    rest = jnp.log(-jnp.expm1(held) / shares)
+    return jnp.where(capped & entrants, rest, log_p), ~capped | (shares == 1)

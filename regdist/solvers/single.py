@@ -16,7 +16,7 @@ from regdist.divergence import Divergence
 from regdist.logspace import log_mean_exp, log_sum_exp
 from regdist.regularizer import Reduced
 from regdist.roots import implicit_root, increasing_root
-from regdist.solvers.optimum import Optimum
+from regdist.solvers.optimum import Optimum, place_rest
 
 
 def single(reward: Array, part: Reduced) -> Optimum:
@@ -50,17 +50,14 @@ def single(reward: Array, part: Reduced) -> Optimum:
     s = jnp.where(capped, jnp.where(capped, entry, 0), root)
     r = divergence.shift(s, jnp.where(active, gap, 0))
     log_p = jnp.where(active, jnp.where(active, log_q, 0) + r, -jnp.inf)
-    excess = jnp.where(capped, log_mass(jnp.where(capped, s, 0)), 0)
-    shares = jnp.maximum(jnp.sum(entrants, dtype=reward.dtype), 1)
-    left = -jnp.expm1(jnp.where(capped, excess, -1)) / shares
-    log_p = jnp.where(capped & entrants, jnp.log(left), log_p)
+    log_p, unique = place_rest(log_p, entrants, capped)
     level = beta * divergence.slope(s)
     top_slope = divergence.slope(jnp.full_like(s, jnp.inf))
     entered = capped & jnp.isfinite(top_slope)
     best_off = jnp.max(jnp.where(off, reward, -jnp.inf))
     ahead_by = jnp.where(entered, best_off, 0) - jnp.where(entered, reward[pivot], 0)
     level = jnp.where(entered, beta * jnp.where(entered, top_slope, 0) - ahead_by, level)
-    return Optimum(log_p, distance, pivot, level, ended, ~capped | (shares == 1))
+    return Optimum(log_p, distance, pivot, level, ended, unique)
 
 
 class _Root(NamedTuple):
