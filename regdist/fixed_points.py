@@ -61,14 +61,18 @@ def fixed_points(
     The interval is cut into cells. A cell whose mismatch in the middle is larger than its
     steepness lets it vary is empty; the others are halved, down to the resolution. A point is
     listed only where the mismatch changes sign, so none is invented; none is missed if the
-    steepness is a true bound. Points within 1e-12 of the length of an end are not sought, and in
-    float32, whose rounding the bound leaves out, nothing is certified. Works on concrete values.
+    steepness is a true bound. Two points within 1e-12 of the length of an end are not told from
+    none. In float32, whose rounding the bound leaves out, nothing is certified and points may be
+    missed. Works on concrete values.
 
     Args:
         bandit: rewards and reference; the reward is the feedback's.
         regularizer: any that `target` takes.
         feedback: from `rd.feedback`, or your own.
         resolution: relative to the length of the interval.
+
+    Raises:
+        ValueError: the interval of the feedback is empty or not finite.
 
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
     >>> reg = rd.ReverseKL(0.2)
@@ -83,6 +87,11 @@ class _Search:
     def __init__(
         self, bandit: Bandit, regularizer: Regularizer, feedback: Feedback, resolution: float
     ):
+        if not (np.isfinite([feedback.low, feedback.high]).all() and feedback.low < feedback.high):
+            raise ValueError(
+                "a feedback needs a finite interval with low < high; got "
+                f"low={feedback.low!r}, high={feedback.high!r}"
+            )
         self.feedback = feedback
         self.length = feedback.high - feedback.low
         self.width = resolution * self.length
@@ -130,8 +139,12 @@ class _Search:
         certified = self.feedback.steepness is not None and self.dtype == jnp.float64
         margin = 1e-12 * self.length
         for low, high in zip(self.corners[:-1], self.corners[1:], strict=True):
-            low, high = low + margin, high - margin
-            clusters, complete = self.clusters(low, high)
+            inner = low + margin, high - margin
+            clusters, complete = self.clusters(*inner)
+            for end, near in zip((low, high), inner, strict=True):
+                if end not in self.feedback.breaks:
+                    x = self.refine(end, near)
+                    found += [] if x is None else [(x, self.at(x)[1])]
             certified &= complete
             for a, b in clusters:
                 x = self.refine(a, b)

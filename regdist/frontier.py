@@ -133,6 +133,8 @@ def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array
     >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
     [0.5    0.7198 1.    ]
     """
+    if is_concrete(radii) and not np.all(np.asarray(radii) >= 0):
+        raise ValueError(f"radii must be numbers >= 0, in nats; got radii={radii!r}")
     return jax.vmap(lambda radius: kl_ball(bandit, radius).value)(radii)
 
 
@@ -148,13 +150,16 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
         log_p: the law drawn from, default the reference: with a target's, the best of n under it.
 
     Raises:
-        ValueError: n is not above 0.
+        ValueError: n is not a finite number above 0.
 
     >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
     [0.75 0.25]
     """
-    if is_concrete(n) and not np.all(np.asarray(n) > 0):
-        raise ValueError(f"n must be above 0; got n={n!r}")
+    if is_concrete(n) and not np.all((np.asarray(n) > 0) & np.isfinite(np.asarray(n))):
+        raise ValueError(
+            f"n must be a finite number above 0; got n={n!r}. For the limit use "
+            "rd.rejection(bandit, bandit.reward.max())"
+        )
     law = bandit.log_ref if log_p is None else log_p
     reward = bandit.reward
     draws = as_number(n).astype(law.dtype)

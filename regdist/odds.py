@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from regdist.divergence import KL, Alpha
 from regdist.logspace import expm1_over, log_q_exponential
 from regdist.problem import Bandit
-from regdist.records import Table
+from regdist.records import Table, check_actions, is_concrete
 from regdist.regularizer import Reduced, Regularizer
 from regdist.roots import implicit_root, increasing_root
 from regdist.target import target
@@ -28,9 +29,14 @@ _DECADES = 6.0
 def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
     """log(p_i / p_j) in nats; NaN where both are 0, as then no odds exist.
 
+    Raises:
+        ValueError: i or j is not the index of an action.
+
     >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
     1.38629...
     """
+    for name, action in (("i", i), ("j", j)):
+        check_actions(name, action, log_probs.shape[-1])
     return log_probs[jnp.asarray(i)] - log_probs[jnp.asarray(j)]
 
 
@@ -93,6 +99,9 @@ def critical_beta(
         beta, or NaN when no positive beta makes them tie with positive probability: the one
         with the larger reward also has the larger reference, or the rewards are equal.
 
+    Raises:
+        ValueError: an index names no action, a mask has another shape, or the groups overlap.
+
     >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
     >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
     0.558110...
@@ -102,9 +111,27 @@ def critical_beta(
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     made = regularizer(1.0)
     parts = made.reduce(bandit.log_ref)
-    if single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | Alpha):
-        return _closed_form(bandit, jnp.asarray(i), jnp.asarray(j), parts[0])
-    return _search(bandit, _group(i, bandit), _group(j, bandit), regularizer)
+    first, second = _group("i", i, bandit), _group("j", j, bandit)
+    if is_concrete(first, second) and np.any(np.asarray(first & second)):
+        raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
+
+    def search(bandit: Bandit) -> Array:
+        return _search(bandit, first, second, regularizer)
+
+    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | Alpha)):
+        return search(bandit)
+
+    def closed_form(bandit: Bandit) -> Array:
+        (part,) = regularizer(1.0).reduce(bandit.log_ref)
+        return _closed_form(bandit, jnp.asarray(i), jnp.asarray(j), part)
+
+    if isinstance(parts[0].divergence, KL):
+        return closed_form(bandit)
+    # Mass may enter an action off the support: then the formula, which divides by q, has no say.
+    held = jnp.isfinite(parts[0].log_anchor[jnp.asarray(i)] + parts[0].log_anchor[jnp.asarray(j)])
+    if is_concrete(held):
+        return closed_form(bandit) if held else search(bandit)
+    return jax.lax.cond(held, closed_form, search, bandit)
 
 
 def _closed_form(bandit: Bandit, i: Array, j: Array, part: Reduced) -> Array:
@@ -156,8 +183,9 @@ def _search(
     return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
 
 
-def _group(actions: Actions, bandit: Bandit) -> Array:
+def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
     chosen = jnp.asarray(actions)
+    check_actions(name, chosen, bandit.num_actions)
     if chosen.dtype == bool:
         if chosen.shape != bandit.reward.shape:
             raise ValueError(

@@ -8,12 +8,13 @@ sum_n w_n KL(p || teacher_n).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.logspace import log_ratio, normalize
-from regdist.records import Law, positive, record
+from regdist.records import Law, is_concrete, positive, record
 from regdist.roots import accepted, implicit_roots
 
 _BETA = "It is the coefficient of the KL term that the loss implies"
@@ -39,7 +40,18 @@ def preference_pairs(
     Args:
         log_sampler: log s, who is compared.
         preference: P(i beats j), with P(i, j) + P(j, i) = 1.
+
+    Raises:
+        ValueError: they do not sum to 1.
     """
+    if is_concrete(preference):
+        both = np.asarray(preference + preference.T)
+        if not np.allclose(both, 1, rtol=0, atol=1e-5):
+            i, j = np.unravel_index(np.argmax(np.abs(both - 1)), both.shape)
+            raise ValueError(
+                "preference must hold P(i beats j) with P(i, j) + P(j, i) = 1, and 1/2 on the "
+                f"diagonal; for actions {i} and {j} the sum is {both[i, j]:.6g}"
+            )
     s = jnp.exp(log_sampler)
     return 2 * s[:, None] * s[None, :] * preference
 
@@ -146,12 +158,16 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
         pairs: joint law of (winner, loser), from `preference_pairs` or `independent_pairs`.
         beta: the coefficient of the loss.
 
+    Raises:
+        ValueError: beta is not a finite number above 0, or the pairs are no joint law.
+
     >>> q, r = jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([1.0, 0.0, 0.5])
     >>> fit = dpo_from_pairs(q, preference_pairs(q, bradley_terry(r)), 0.5)
     >>> bool(jnp.allclose(fit.log_probs, rd.logspace.normalize(q + r / 0.5)))
     True
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
+    _check_pairs(pairs)
     one = jnp.ones_like(log_ref)
 
     def gradient(h: Array) -> Array:
@@ -204,18 +220,34 @@ def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: ArrayLike
         pairs: joint law of (winner, loser).
         beta: the coefficient.
 
+    Raises:
+        ValueError: beta is not a finite number above 0, or the pairs are no joint law.
+
     >>> q, hard = jnp.log(jnp.array([0.5, 0.5])), jnp.array([[0.5, 1.0], [0.0, 0.5]])
     >>> fit = ipo(q, preference_pairs(q, hard), 1.0)
     >>> print(fit.log_probs[0] - fit.log_probs[1])  # P = 3/4 against 1/4
     0.5
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
+    _check_pairs(pairs)
     mean = jnp.ones_like(log_ref) / len(log_ref)
     surplus = (jnp.sum(pairs, axis=1) - jnp.sum(pairs, axis=0)) / 2
     normal = _laplacian(pairs + pairs.T)
     margin = jnp.linalg.solve(normal + mean, surplus)  # beta log p/q, centred
     residual = jnp.max(jnp.abs(normal @ margin - surplus))
     return _fit(log_ref, margin, b, residual, jnp.all(jnp.isfinite(margin)))
+
+
+def _check_pairs(pairs: Array) -> None:
+    if is_concrete(pairs):
+        known = np.asarray(pairs)
+        total = float(known.sum())
+        if not (np.all(known >= 0) and abs(total - 1) <= 1e-5):
+            raise ValueError(
+                "pairs must be a joint law of (winner, loser): entries >= 0 with sum 1; the "
+                f"smallest is {known.min():.4g} and the sum {total:.6g}. Make it with "
+                "preference_pairs or independent_pairs"
+            )
 
 
 def _laplacian(weights: Array) -> Array:

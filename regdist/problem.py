@@ -92,7 +92,7 @@ def bandit(
     else:
         log_q = jnp.full_like(r, -np.log(r.shape[0]))
     if is_concrete(r, log_q):
-        _check_reward(np.asarray(r), np.asarray(log_q))
+        check_reward(np.asarray(r), np.asarray(log_q))
     return Bandit(r, log_q, _labels(label, r.shape[0]))
 
 
@@ -124,7 +124,8 @@ def _check_log_reference(name: str, log_q: Array) -> None:
         )
 
 
-def _check_reward(reward: np.ndarray, log_q: np.ndarray) -> None:
+def check_reward(reward: np.ndarray, log_q: np.ndarray) -> None:
+    """Refuses NaN, +inf, and rewards that forbid all that the reference can take."""
     for bad, what in ((np.isnan(reward), "NaN"), (np.isposinf(reward), "+inf")):
         if bad.any():
             raise ValueError(

@@ -77,6 +77,16 @@ def as_number(value: ArrayLike) -> Array:
     return jnp.asarray(value, dtype=float)
 
 
+def check_actions(name: str, actions: Any, size: int) -> None:
+    """Refuses indices, when known, that name no action: jax would clamp them."""
+    if is_concrete(actions):
+        known = np.asarray(actions)
+        if np.issubdtype(known.dtype, np.integer) and np.any((known < -size) | (known >= size)):
+            raise ValueError(
+                f"{name} must name one of {size} actions, 0 to {size - 1}; got {known}"
+            )
+
+
 def positive(name: str, value: ArrayLike, advice: str) -> Array:
     """`as_number(value)`, refused when it is known and not a finite number above zero."""
     if is_concrete(value):

@@ -96,9 +96,7 @@ class Term:
                     "rd.fixed_points finds them where one scalar tells how; rd.run where a "
                     "method goes"
                 )
-            flattens = anchor.temperature > 1
-            bonus = jnp.where(flattens, 1 - 1 / anchor.temperature, jnp.nan)
-            return Reduced(divergence, beta * bonus, log_u, 0 * beta)
+            return Reduced(divergence, beta * (1 - 1 / anchor.temperature), log_u, 0 * beta)
         log_anchor = log_ref if anchor is None else anchor
         if log_anchor.shape != log_ref.shape:
             raise ValueError(
@@ -165,6 +163,8 @@ class Regularizer:
                 )
         kls = [part for part in parts if isinstance(part.divergence, KL)]
         others = [part for part in parts if not isinstance(part.divergence, KL)]
+        if len(kls) == 1:
+            kls = [kls[0]._replace(beta=_net(kls[0].beta))]
         return ([_merge(kls)] if len(kls) > 1 else kls) + others
 
     def value(self, log_p: Float[Array, " K"], log_ref: Float[Array, " K"]) -> Float[Array, ""]:
@@ -188,9 +188,14 @@ class Regularizer:
         return functools.reduce(jnp.add, slopes)
 
 
+def _net(beta: Array) -> Array:
+    """NaN where a self that sharpens outweighs the rest: the objective is no longer concave."""
+    return jnp.where(beta > 0, beta, jnp.nan)
+
+
 def _merge(parts: list[Reduced]) -> Reduced:
     """Reverse-KL terms as one, to the geometric mean of their anchors."""
-    total = functools.reduce(jnp.add, [part.beta for part in parts])
+    total = _net(functools.reduce(jnp.add, [part.beta for part in parts]))
     weights = jnp.stack([part.beta for part in parts]) / total
     log_mean, log_z = log_pool(jnp.stack([part.log_anchor for part in parts]), weights)
     offset = functools.reduce(jnp.add, [part.offset for part in parts]) + total * log_z

@@ -68,9 +68,10 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         kink (an action that enters or leaves the support, or a corner of total variation) they
         are those of the side without the action, or on which p stays at the anchor.
 
-    Some sums without a reverse-KL or entropy term may be missed: forward KL or Jensen-Shannon
-    beside total variation to an anchor of its own, or beside sparse terms where the first action
-    is off the support. Then `converged` is False.
+    One sum may be missed: terms whose f' is bounded above (forward KL, Jensen-Shannon) beside total
+    variation to an anchor that holds actions which all those terms' anchors exclude. Then
+    `converged` is False. So it is, with NaN, where a `tempered_self` with T < 1 outweighs the rest:
+    no optimum is known.
 
     Raises:
         ValueError: coefficients are not scalars, or the anchor of another size.

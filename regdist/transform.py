@@ -14,19 +14,25 @@ from regdist import laws
 from regdist.divergence import KL
 from regdist.logspace import normalize
 from regdist.metrics import label_log_probs
-from regdist.problem import Bandit
-from regdist.records import Table, as_number, is_concrete
+from regdist.problem import Bandit, check_reward
+from regdist.records import Table, as_number, check_actions, is_concrete
 from regdist.regularizer import Regularizer
 
 
 def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     """The same problem with another reward, shape [K].
 
+    Raises:
+        ValueError: another shape, NaN or +inf, or every action of the reference is forbidden.
+
     >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
     >>> print(b.reward)
     [0. 2.]
     """
-    return Bandit(_row("reward", reward, bandit), bandit.log_ref, bandit.label)
+    row = _row("reward", reward, bandit)
+    if is_concrete(row, bandit):
+        check_reward(np.asarray(row), np.asarray(bandit.log_ref))
+    return Bandit(row, bandit.log_ref, bandit.label)
 
 
 def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
@@ -69,6 +75,8 @@ def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
     >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
     [0. 1. 1.]
     """
+    if is_concrete(threshold) and np.any(np.isnan(np.asarray(threshold))):
+        raise ValueError("threshold must be a number; got NaN")
     tau = as_number(threshold).astype(bandit.reward.dtype)
     passed = (bandit.reward >= tau).astype(bandit.reward.dtype)
     return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
@@ -245,6 +253,7 @@ def mara(
         z = jnp.argmax(jnp.where(good, score, -jnp.inf))
     else:
         z = jnp.asarray(anchor)
+        check_actions("anchor", z, bandit.num_actions)
         if is_concrete(z, good) and not good[z]:
             raise ValueError(
                 f"anchor must be a good action; action {int(z)} is below the threshold"

@@ -201,3 +201,22 @@ def test_wrong_calls():
         feedback.tail_mean(bandit, reg, 1.0)
     with pytest.raises(ValueError, match='"lower" or "upper"'):
         feedback.tail_mean(bandit, reg, 0.5, "both")
+
+
+@pytest.mark.parametrize("root", [0.0, 1.0])
+def test_a_root_at_an_end_of_the_interval_is_found(root):
+    bandit, reg = rd.bandit([1.0, 0.0]), rd.ReverseKL(0.5)
+    feedback = rd.feedback.Feedback(
+        lambda x: bandit.reward, lambda x, log_p: x - root, 0.0, 1.0, lambda a, b: 1 + 0 * a
+    )
+    found = rd.fixed_points(bandit, reg, feedback)
+    assert found.x.tolist() == [root]
+    assert found.certified
+
+
+def test_an_interval_without_ends_is_refused():
+    bandit, reg = rd.bandit([1.0, 0.0]), rd.ReverseKL(0.5)
+    for low, high in ((0.0, np.inf), (1.0, 0.0)):
+        feedback = rd.feedback.Feedback(lambda x: bandit.reward, lambda x, p: x, low, high)
+        with pytest.raises(ValueError, match="finite interval with low < high"):
+            rd.fixed_points(bandit, reg, feedback)

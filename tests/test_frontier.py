@@ -189,7 +189,7 @@ def test_best_of_n_under_a_target_and_its_derivatives():
         assert np.all(np.isfinite(mode(lambda x: rd.best_of_n(zero, 2.0, x).probs)(zero.log_ref)))
     # exponential tilting is not best of n, but for many draws both end on the best
     assert np.allclose(rd.best_of_n(BANDIT, 1e6).probs, [1, 0, 0, 0, 0], atol=1e-12)
-    with pytest.raises(ValueError, match="n must be above 0"):
+    with pytest.raises(ValueError, match="n must be a finite number above 0"):
         rd.best_of_n(BANDIT, 0)
 
 
@@ -312,3 +312,11 @@ def test_frontier_in_float32_and_under_vmap():
         limits
     )
     assert np.allclose(batch[:, 0], [0.3, 0.5], atol=1e-12)
+
+
+def test_radii_and_draws_out_of_range_are_refused():
+    bandit = rd.bandit([1.0, 0.0])
+    with pytest.raises(ValueError, match="radii must be numbers >= 0"):
+        rd.reward_kl_frontier(bandit, jnp.array([0.1, -1.0]))
+    with pytest.raises(ValueError, match="For the limit use"):
+        rd.best_of_n(bandit, np.inf)

@@ -164,3 +164,24 @@ def test_forward_odds_are_rational_in_the_gap(bandit, beta):
 def test_log_odds_by_hand():
     log_p = jnp.log(jnp.array([0.2, 0.8]))
     assert np.isclose(rd.log_odds(log_p, 1, 0), np.log(4))
+
+
+def test_an_action_off_the_support_ties_where_its_group_does():
+    bandit = rd.bandit([0.92, 2.33, 0.18, -0.33], [0.8, 0.0, 0.13, 0.07])
+    beta = rd.critical_beta(bandit, 2, 1, rd.ForwardKL)
+    probs = rd.target(bandit, rd.ForwardKL(beta)).probs
+    assert np.isclose(probs[1], probs[2], rtol=1e-10)
+    traced = jax.jit(lambda b: rd.critical_beta(b, 2, 1, rd.ForwardKL))(bandit)
+    assert np.isclose(traced, beta, rtol=1e-12)
+
+
+def test_actions_that_do_not_exist_are_refused():
+    bandit = rd.bandit([1.0, 0.0, 0.5])
+    with pytest.raises(ValueError, match="j must name one of 3 actions"):
+        rd.log_odds(bandit.log_ref, 0, 3)
+    with pytest.raises(ValueError, match="i must name one of 3 actions"):
+        rd.critical_beta(bandit, 7, 0, rd.ReverseKL)
+    with pytest.raises(ValueError, match="no action in common"):
+        rd.critical_beta(bandit, 0, [0, 1], rd.ReverseKL)
+    with pytest.raises(ValueError, match="anchor must name one of 3 actions"):
+        rd.mara(bandit, rd.ReverseKL(1.0), 0.5, anchor=5)

@@ -38,6 +38,12 @@ def minimum(loss, pairs, beta):
     return jax.nn.softmax(jnp.asarray(found.x))
 
 
+def skewed_pairs(reward):
+    """Pairs that no sampler and no preference make."""
+    weights = jnp.exp(W)[:, None] * jnp.exp(W) * pref.bradley_terry(reward) ** 0.5
+    return weights / jnp.sum(weights)
+
+
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_losses_against_a_generic_optimiser(beta):
     """Closed forms, and the fits to pairs, minimise the losses as the papers state them."""
@@ -47,8 +53,7 @@ def test_losses_against_a_generic_optimiser(beta):
     fit = pref.dpo_from_pairs(Q, pairs, beta)
     assert fit.converged
     assert np.allclose(fit.log_probs, pref.dpo(Q, W, LOSERS, beta), rtol=1e-10)
-    skewed = pref.preference_pairs(W, pref.bradley_terry(REWARD) ** 0.5)
-    skewed = skewed / skewed.sum()
+    skewed = skewed_pairs(REWARD)
     fit = pref.dpo_from_pairs(Q, skewed, beta)
     assert np.allclose(fit.probs, minimum(dpo_loss, skewed, beta), rtol=0, atol=1e-6)
     for joint in (pairs, skewed):
@@ -106,8 +111,7 @@ def test_derivatives():
     """Through the fit by implicit differentiation, against differences."""
 
     def law(x, beta):
-        pairs = pref.preference_pairs(W, pref.bradley_terry(x) ** 0.5)
-        return pref.dpo_from_pairs(Q, pairs, beta).log_probs
+        return pref.dpo_from_pairs(Q, skewed_pairs(x), beta).log_probs
 
     h = 1e-5
     for mode in (jax.jacfwd, jax.jacrev):
@@ -135,3 +139,12 @@ def test_float32():
         assert fit.log_probs.dtype == jnp.float32
         assert fit.converged
     assert np.allclose(pref.dpo(q, w, losers, 0.5), pref.dpo(Q, W, LOSERS, 0.5), rtol=0, atol=1e-5)
+
+
+def test_tables_that_are_no_preferences_are_refused():
+    log_q = jnp.log(jnp.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match="for actions 0 and 0 the sum is 2"):
+        rd.preferences.preference_pairs(log_q, jnp.ones((2, 2)))
+    for fit in (rd.preferences.dpo_from_pairs, rd.preferences.ipo):
+        with pytest.raises(ValueError, match="the sum 4"):
+            fit(log_q, jnp.ones((2, 2)), 1.0)

@@ -355,6 +355,12 @@ def test_the_tempered_self():
     with pytest.raises(ValueError, match="moves with the policy"):
         rd.target(bandit, rd.ForwardKL(1.0, anchor=rd.tempered_self(2.0)))
     assert not rd.target(bandit, rd.ReverseKL(1.0, anchor=rd.tempered_self(0.5))).converged
+    # one that sharpens, outweighed: 1 KL(p || q) less 0.5 H(p), stationary with the self frozen
+    both = lambda anchor: rd.ReverseKL(1.0) + rd.ReverseKL(0.5, anchor=anchor)  # noqa: E731
+    sharp = rd.target(bandit, both(rd.tempered_self(0.5)))
+    assert sharp.converged
+    again = rd.target(bandit, both(rd.laws.temper(sharp.log_probs, 0.5)))
+    assert np.allclose(sharp.log_probs, again.log_probs, rtol=1e-13)
 
 
 @given(bandit=bandits(sizes=(5,), zeros=True), beta=betas(-1, 1))
@@ -452,6 +458,75 @@ def test_the_residual_is_the_true_one(name, bandit, beta):
     size = beta + np.abs(slope) + np.abs(slope[np.argmax(r[some])]) + np.ptp(r)
     assert np.max(miss / size) <= float(target.residual) + 1e-14
     assert abs(p.sum() - 1) <= float(target.residual) + 1e-15
+
+
+INVERSES = {
+    "Pearson": (rd.Pearson, lambda x: max(1 + x, mp.mpf(0))),
+    "forward": (rd.ForwardKL, lambda x: 1 / (1 - x) if x < 1 else mp.inf),
+    "reverse": (rd.ReverseKL, mp.exp),
+    "JS": (
+        rd.JensenShannon,
+        lambda x: mp.exp(2 * x) / (2 - mp.exp(2 * x)) if 2 * x < mp.log(2) else mp.inf,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INVERSES)
+def test_a_smooth_term_beside_total_variation_against_50_digits(kind):
+    """Coefficients up to eight decades apart, an anchor of its own for the corner.
+
+    The judge halves an interval of the multiplier; each p is clipped at the corner.
+    """
+    make, inverse = INVERSES[kind]
+    random = np.random.default_rng(4)
+    with mp.workdps(50):
+        for _ in range(12):
+            reward = random.normal(size=4) * 10 ** random.uniform(-1, 3)
+            b, c = 10 ** random.uniform(-4, 4, size=2)
+            log_q, log_t = np.log(random.dirichlet(np.ones(4), size=2))
+            target = rd.target(
+                rd.bandit(reward, log_reference=log_q), make(b) + rd.TotalVariation(c, anchor=log_t)
+            )
+            q, t = ([mp.exp(mp.mpf(float(x))) for x in row] for row in (log_q, log_t))
+
+            def law(level, reward=reward, b=b, c=c, q=q, t=t):
+                p = []
+                for r, qi, ti in zip(reward, q, t, strict=True):
+                    x = mp.mpf(float(r)) - level
+                    above, below = (qi * inverse((x + h * mp.mpf(c)) / b) for h in (-0.5, 0.5))
+                    p.append(max(above, min(below, ti)))
+                return p
+
+            size = mp.mpf(10) ** 6
+            low, high = -size, size
+            for _ in range(220):
+                middle = (low + high) / 2
+                low, high = (middle, high) if mp.fsum(law(middle)) > 1 else (low, middle)
+            exact = law(high)
+            error = (
+                mp.fsum(abs(mp.mpf(float(x)) - y) for x, y in zip(target.probs, exact, strict=True))
+                / 2
+            )
+            assert error <= 1e-13
+            assert target.converged
+
+
+def test_the_order_of_actions_does_not_matter():
+    """Sparse and bounded terms where the first action is off the support of one anchor."""
+    first = rd.target(
+        rd.bandit([0.3, 0.0, 0.1], [0.0, 0.6, 0.4]), rd.JensenShannon(2.0) + rd.Tsallis(2, 0.1)
+    )
+    last = rd.target(
+        rd.bandit([0.0, 0.1, 0.3], [0.6, 0.4, 0.0]), rd.JensenShannon(2.0) + rd.Tsallis(2, 0.1)
+    )
+    assert first.converged & last.converged
+    assert np.allclose(first.probs[jnp.array([1, 2, 0])], last.probs, rtol=0, atol=1e-15)
+    log_u = jnp.log(jnp.array([0.5, 0.5]))
+    for order in ([0, 1], [1, 0]):
+        bandit = rd.bandit(np.array([0.5, 0.0])[order], np.array([0.0, 1.0])[order])
+        found = rd.target(bandit, rd.ForwardKL(1.7) + rd.Pearson(0.1, anchor=log_u))
+        assert np.array_equal(found.probs, np.array([0.0, 1.0])[order])
+        assert found.converged
 
 
 def test_a_missed_optimum_says_so():

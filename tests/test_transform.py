@@ -246,3 +246,14 @@ def test_wrong_calls():
         transform.with_reward(bandit, [1.0])
     with pytest.raises(ValueError, match="rewards must have shape"):
         transform.scalarize(bandit, [[1.0, 2.0]], [1.0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rewards_that_are_no_numbers_are_refused(bad):
+    bandit = rd.bandit([1.0, 0.0])
+    with pytest.raises(ValueError, match="reward must be real numbers"):
+        rd.transform.with_reward(bandit, [0.0, bad])
+    with pytest.raises(ValueError, match="every action is forbidden"):
+        rd.transform.with_reward(bandit, [-np.inf, -np.inf])
+    with pytest.raises(ValueError, match="threshold must be a number"):
+        rd.transform.verify(bandit, np.nan)

@@ -1,12 +1,13 @@
 """Sums of divergences of several families: an inner scalar inverse, an outer multiplier.
 
-The unknown is s, the log-probability that an action, the pivot, would have without the terms of
-total variation. Given s, the log-probability l of any other solves, elementwise,
+The unknown is where one action, the pivot, stands: its log-probability s or, while total variation
+holds it at one of its anchors, the force g that does so. Given both, the log-probability l of any
+other solves, elementwise,
 
-    sum_t beta_t (f_t'(e^s / q_t,pivot) - f_t'(e^l / q_t)) = its reward gap to the pivot,
+    sum_t beta_t (f_t'(e^s / q_t,pivot) - f_t'(e^l / q_t)) = its reward gap to the pivot - g,
 
-each difference taken without cancellation; a term beta TV(p, q_t) clips l to log q_t between the
-solutions for gap + beta/2 and gap - beta/2. T terms, K actions.
+each difference taken without cancellation; a term beta TV(p, q_t) adds beta/2 above q_t, takes it
+away below, and holds l at log q_t in between. T terms, K actions.
 """
 
 import itertools
@@ -27,54 +28,98 @@ from regdist.solvers.optimum import Optimum, place_rest, reachable
 def mixed(reward: Array, parts: list[Reduced]) -> Optimum:
     """The optimum of E_p R - sum_t beta_t D_t(p || q_t), one D_t at least strictly convex."""
     problem = _Problem(reward, parts)
-    none = jnp.zeros_like(problem.bend)
     fixed = jax.lax.stop_gradient(reward), jax.lax.stop_gradient(parts)
-    pivot, at, capped, ended = jax.lax.stop_gradient(_solve(_Problem(*fixed)))
-    at = jnp.where(jnp.isfinite(at), at, 0)
-    entry_gap = problem.entry_gap(pivot)
+    found = jax.lax.stop_gradient(_solve(_Problem(*fixed)))
+    pivot, stretch, capped = found.pivot, found.stretch, found.capped
 
-    def miss(s: Array) -> Array:
-        entry = problem.lack(s, pivot, jnp.where(capped, entry_gap, 0))
-        return jnp.where(capped, entry, problem.log_mass(s, pivot))
+    def miss(x: Array) -> Array:
+        s, forces = problem.place(x, pivot, stretch)
+        return jnp.where(
+            capped, problem.lack(s, forces, pivot), log_sum_exp(problem.law(s, forces, pivot))
+        )
 
-    s = implicit_root(miss, at)
-    log_p = problem.law(s, pivot)
-    log_p, unique = place_rest(log_p, problem.entrants, capped)
+    x = implicit_root(miss, jnp.where(jnp.isfinite(found.x), found.x, 0))
+    s, forces = problem.place(x, pivot, stretch)
+    log_p, unique = place_rest(problem.law(s, forces, pivot), problem.entrants, capped)
     slopes = [
         part.beta * part.divergence.slope(log_ratio(s, part.log_anchor[pivot]))
         for part in problem.smooth
     ]
-    distance = reward[pivot] - problem.reward
-    return Optimum(log_p, distance, pivot, sum(slopes, none), ended, unique)
+    level = sum(slopes, jnp.sum(forces))
+    return Optimum(log_p, reward[pivot] - problem.reward, pivot, level, found.ended, unique)
+
+
+class _Found(NamedTuple):
+    """A pivot, where it stands, and how the search ended; see `_Problem.place`."""
+
+    pivot: Array
+    stretch: Array
+    x: Array
+    capped: Array
+    ended: Array
+    miss: Array
 
 
 class _Problem:
-    """The rewards and terms, and the law that a value of s implies."""
+    """The rewards and terms, and the law that the state of a pivot implies.
+
+    As the multiplier falls the pivot passes through stretches: stretch 2j, above j of its M
+    anchors of total variation, where s moves, and stretch 2j + 1, at the next anchor, where that
+    term's force moves from -beta/2 to beta/2.
+    """
 
     def __init__(self, reward: Array, parts: list[Reduced]):
+        none = jnp.zeros_like(reward[0])
         self.smooth = [p for p in parts if not isinstance(p.divergence, TotalVariation)]
         self.kinks = [p for p in parts if isinstance(p.divergence, TotalVariation)]
-        self.bend = sum((p.beta for p in self.kinks), jnp.zeros_like(reward[0])) / 2
+        halves = jnp.stack([none, *(p.beta / 2 for p in self.kinks)])[1:]
+        self.halves, self.bend = halves, jnp.sum(halves)
         possible = reachable(reward, self.smooth)
-        held = ~jnp.all(jnp.stack([jnp.isneginf(p.log_anchor) for p in self.smooth]), axis=0)
+        outside = jnp.stack([jnp.isneginf(p.log_anchor) for p in self.smooth])
+        held = ~jnp.all(outside, axis=0)
         self.active = possible & held
-        self.best = jnp.argmax(jnp.where(self.active, reward, -jnp.inf))
-        self.reward = jnp.where(jnp.isneginf(reward), reward[self.best], reward)
+        best = jnp.argmax(jnp.where(self.active, reward, -jnp.inf))
+        self.reward = jnp.where(jnp.isneginf(reward), reward[best], reward)
         off = possible & ~held
         self.best_off = jnp.max(jnp.where(off, reward, -jnp.inf))
         self.entrants = off & (reward == self.best_off)
+        # The action that leaves last as the multiplier rises is one that an optimum must take.
+        last = self.reward
+        for part, out in zip(self.smooth, outside, strict=True):
+            last -= part.beta * part.divergence.slope(jnp.where(out, jnp.inf, -jnp.inf))
+        for kink in self.kinks:
+            last -= jnp.where(jnp.isneginf(kink.log_anchor), kink.beta, 0)
+        last = jnp.where(self.active, last, -jnp.inf)
+        endless = self.active & jnp.isposinf(last)
+        staying = jnp.where(endless, self.reward, -jnp.inf)
+        self.first = jnp.where(jnp.any(endless), jnp.argmax(staying), jnp.argmax(last))
 
-    def law(self, s: Array, pivot: Array) -> Array:
-        """Log p of every action that some anchor holds, shape [K]."""
+    def place(self, x: Array, pivot: Array, stretch: Array) -> tuple[Array, Array]:
+        """The pivot's s and the forces, shape [M], at the point x of a stretch."""
+        above, held = stretch // 2, stretch % 2 == 1
+        order, corners = self.corners(pivot)
+        rank = jnp.argsort(order)
+        forces = jnp.where(rank < above, self.halves, -self.halves)
+        forces = jnp.where(held & (rank == above), x, forces)
+        at = jnp.stack([*corners, jnp.zeros_like(x)])[above]
+        return jnp.where(held, at, x), forces
+
+    def corners(self, pivot: Array) -> tuple[Array, Array]:
+        """The order in which the pivot reaches its anchors of total variation, and their logs."""
+        anchors = jnp.stack([self.bend * 0, *(k.log_anchor[pivot] for k in self.kinks)])[1:]
+        order = jnp.argsort(jax.lax.stop_gradient(anchors))
+        return order, anchors[order]
+
+    def law(self, s: Array, forces: Array, pivot: Array, more: Array | float = 0.0) -> Array:
+        """Log p of every action that some anchor holds, shape [K]; `more` is added to each gap."""
         gap = jnp.where(self.active, self.reward[pivot] - self.reward, 0)
-        signs = np.array(list(itertools.product((0.5, -0.5), repeat=len(self.kinks))))
-        betas = jnp.stack([k.beta for k in self.kinks]) if self.kinks else jnp.zeros(0, gap.dtype)
-        moves = jnp.sum(jnp.asarray(signs, gap.dtype) * betas, axis=1)
+        signs = np.array(list(itertools.product((1, -1), repeat=len(self.kinks))))
+        moves = jnp.sum(jnp.asarray(signs, gap.dtype) * self.halves - forces, axis=1)
         terms = [
             _Term(p.divergence, p.beta, log_ratio(s, p.log_anchor[pivot]), p.log_anchor)
             for p in self.smooth
         ]
-        log_p = _respond(terms, gap + moves[:, None])
+        log_p = _respond(terms, gap + moves[:, None] + more)
         log_p = log_p.reshape((2,) * len(self.kinks) + gap.shape)
         for kink in reversed(self.kinks):
             low, high = log_p[..., 0, :], log_p[..., 1, :]
@@ -82,36 +127,31 @@ class _Problem:
             log_p = jnp.where(mid > high, high, mid)
         return jnp.where(self.active, log_p, -jnp.inf)
 
-    def log_mass(self, s: Array, pivot: Array) -> Array:
-        """Log of the sum of `law`."""
-        return log_sum_exp(self.law(s, pivot))
-
-    def entry_gap(self, pivot: Array) -> Array:
-        """What the best action off the support is ahead of the pivot by, 0 without one."""
+    def lack(self, s: Array, forces: Array, pivot: Array) -> Array:
+        """How far the multiplier is below the level at which actions off the support enter."""
         exists = jnp.isfinite(self.best_off)
-        return jnp.where(exists, self.best_off - self.reward[pivot] - self.bend, 0)
-
-    def lack(self, s: Array, pivot: Array, gap: Array) -> Array:
-        """Gap - sum_t beta_t (f_t'(inf) - f_t'(e^s/q_t)) at the pivot: 0 where others may enter."""
         far = jnp.full_like(s, jnp.inf)
-        ratios = [log_ratio(s, p.log_anchor[pivot]) for p in self.smooth]
-        total = jnp.zeros_like(s)
-        for p, r in zip(self.smooth, ratios, strict=True):
+        total = self.reward[pivot] - jnp.where(exists, self.best_off, 0) + self.bend
+        total = jnp.sum(forces) - total
+        for p in self.smooth:
+            r = log_ratio(s, p.log_anchor[pivot])
             drop = p.divergence.drop(far, jnp.where(jnp.isposinf(r), 0, r))
             counted = jnp.isfinite(r) & jnp.isfinite(drop)
-            total += p.beta * jnp.where(counted, drop, 0)
-        return gap - total
+            total -= p.beta * jnp.where(counted, drop, 0)
+        return jnp.where(exists, total, -jnp.inf)
 
-    def ends(self, pivot: Array) -> tuple[Array, Array, Array]:
+    def ends(self, forces: Array, pivot: Array) -> tuple[Array, Array, Array]:
         """Where the mass is at most 1, where it is at least 1, and where others enter.
 
         The first two are the least s at which an action alone has probability 1/K, and 1.
         """
         size = self.reward.shape[0]
-        none = jnp.zeros_like(self.bend)
+        none, push = jnp.zeros_like(self.bend), jnp.sum(forces)
         source = jnp.stack([none - jnp.log(jnp.asarray(size, none.dtype)), none, none + jnp.inf])
         gap = jnp.where(self.active, self.reward - self.reward[pivot], 0)
-        gaps = jnp.stack([gap + self.bend, gap - self.bend, gap * 0 + self.entry_gap(pivot)])
+        entry = jnp.where(jnp.isfinite(self.best_off), self.best_off - self.reward[pivot], 0)
+        entry = jnp.broadcast_to(entry - self.bend, gap.shape)
+        gaps = jnp.stack([gap + self.bend, gap - self.bend, entry]) + push
         terms = []
         for p in self.smooth:
             ratio = jnp.stack([log_ratio(x, p.log_anchor) for x in source])
@@ -119,38 +159,73 @@ class _Problem:
         s = jnp.min(jnp.where(self.active, _respond(terms, gaps), jnp.inf), axis=1)
         return s[0], s[1], jnp.where(jnp.isfinite(self.best_off), s[2], jnp.inf)
 
+    def find(self, pivot: Array) -> _Found:
+        """Where the pivot stands at the optimum: its stretch, then its place in it."""
+        order, corners = self.corners(pivot)
+        stretch = jnp.zeros_like(pivot)
+        if self.kinks:  # the last end of a stretch at which the mass is still below 1
+            rank = jnp.repeat(jnp.arange(len(self.kinks)), 2)
+            sign = jnp.tile(jnp.asarray([-1, 1], corners.dtype), len(self.kinks))
+            known = jnp.isfinite(corners[rank])
 
-def _solve(problem: _Problem) -> tuple[Array, Array, Array, Array]:
-    """A pivot, its s, whether s stops where others enter, and whether the search ended.
+            def passed(rank: Array, sign: Array, known: Array) -> Array:
+                force = sign * self.halves[order[rank]]
+                s, forces = self.place(force, pivot, 2 * rank + 1)
+                s = jnp.where(known, s, 0)
+                room = log_sum_exp(self.law(s, forces, pivot)) < 0
+                return ~known | (room & (self.lack(s, forces, pivot) < 0))
 
-    The search starts from the best action. Where every term is sparse its distance to the edge of
-    the support may dwarf those of the others, so the search is repeated from the action whose
-    probability responds most to the multiplier, and the better one is kept.
-    """
+            stretch = jnp.sum(jax.vmap(passed)(rank, sign, known)).astype(pivot.dtype)
+        above, held = stretch // 2, stretch % 2 == 1
+        none = jnp.zeros_like(self.bend)
+        limit = none + 2 * largest_exponent(none)
+        walls = jnp.stack([-limit, *corners, none])
+        s, forces = self.place(none, pivot, stretch)
+        low, high, entry = self.ends(forces, pivot)
+        top = jnp.minimum(walls[above + 1], 0)
+        high = jnp.minimum(jnp.minimum(high, top), entry)
+        low = jnp.clip(jnp.maximum(low, walls[above]), -limit, high)
+        half = jnp.stack([*self.halves[order], none])[above]
+        # At an anchor the level at which others enter is linear in the force.
+        force = jnp.clip(-self.lack(s, forces, pivot), -half, half)
+        low, high = jnp.where(held, -half, low), jnp.where(held, force, high)
 
-    def attempt(state: tuple, _: None) -> tuple[tuple, None]:
-        pivot, kept = state
-        low, high, entry = problem.ends(pivot)
-        high = jnp.minimum(high, entry)
-        low = jnp.clip(low, -2 * largest_exponent(low), high)
-        s, ended = increasing_root(lambda s: problem.log_mass(s, pivot), low, high)
-        both = jnp.stack([s, high])
-        laws, rates = jax.jvp(
-            jax.vmap(lambda s: problem.law(s, pivot)), (both,), (jnp.ones_like(both),)
-        )
-        excess = jax.nn.logsumexp(laws, axis=1)
-        capped = (high == entry) & (excess[1] < 0)
-        miss = jnp.where(capped, 0, jnp.abs(excess[0]))
+        def excess(x: Array) -> Array:
+            return log_sum_exp(self.law(*self.place(x, pivot, stretch), pivot))
+
+        x, ended = increasing_root(excess, low, high)
+        miss, at_top = jax.vmap(excess)(jnp.stack([x, high]))
+        enters = jnp.where(held, (force < half), high == entry)
+        capped = enters & (at_top < 0)
+        miss = jnp.where(capped, 0, jnp.abs(miss))
         ended |= miss <= 16 * jnp.finfo(miss.dtype).eps
-        found = (pivot, jnp.where(capped, entry, s), capped, ended, miss)
-        kept = jax.tree.map(lambda a, b: jnp.where(miss < kept[-1], a, b), found, kept)
-        moves = problem.active & (rates[0] > 0)
-        weight = laws[0] + jnp.log(jnp.where(moves, rates[0], 1))
-        return (jnp.argmax(jnp.where(moves, weight, -jnp.inf)), kept), None
+        return _Found(pivot, stretch, jnp.where(capped, high, x), capped, ended, miss)
 
-    no = jnp.array(False)
-    none = (problem.best, jnp.zeros_like(problem.bend), no, no, problem.bend + jnp.inf)
-    return jax.lax.scan(attempt, (problem.best, none), None, length=2)[0][1][:-1]
+
+def _solve(problem: _Problem) -> _Found:
+    """The better of two searches.
+
+    The first starts from an action that the optimum must take. Its distance to a corner or to the
+    edge of the support may dwarf those of the others, so the search is repeated from the action
+    whose probability responds most to the multiplier.
+    """
+    pivot = problem.first
+    no, none = jnp.zeros_like(pivot, bool), jnp.zeros_like(problem.bend)
+    start = _Found(pivot, jnp.zeros_like(pivot), none, no, no, none + jnp.inf)
+
+    def attempt(state: tuple[Array, _Found], _: None) -> tuple[tuple[Array, _Found], None]:
+        pivot, kept = state
+        found = problem.find(pivot)
+        kept = jax.tree.map(lambda a, b: jnp.where(found.miss < kept.miss, a, b), found, kept)
+        s, forces = problem.place(found.x, pivot, found.stretch)
+        log_p, rate = jax.jvp(
+            lambda more: problem.law(s, forces, pivot, more), (none,), (jnp.ones_like(none),)
+        )
+        weight = jnp.where(rate < 0, log_p + jnp.log(jnp.where(rate < 0, -rate, 1)), -jnp.inf)
+        better = jnp.max(weight) > -jnp.inf
+        return (jnp.where(better, jnp.argmax(weight), pivot), kept), None
+
+    return jax.lax.scan(attempt, (pivot, start), None, length=2)[0][1]
 
 
 class _Term(NamedTuple):
