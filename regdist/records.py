@@ -1,7 +1,7 @@
 """How records are made: frozen dataclasses that jax sees as trees of arrays."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -41,7 +41,7 @@ def record(cls: type[T]) -> type[T]:
         values, chosen = flatten(x)
         return list(zip(keys, values, strict=True)), chosen
 
-    def unflatten(chosen: tuple, values: Sequence[Any]) -> T:
+    def unflatten(chosen: tuple, values: Iterable[Any]) -> T:
         x = object.__new__(made)
         for name, value in (*zip(choices, chosen, strict=True), *zip(data, values, strict=True)):
             object.__setattr__(x, name, value)
