@@ -188,7 +188,11 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
         taken, jnp.where(taken, law, 0) - jnp.where(drawn, log_level, 0) + log_share, -jnp.inf
     )
     log_best = normalize(log_best)
-    return Selection(log_best, expect(log_best, reward), kl(log_best, bandit.log_ref))
+    # A forbidden action that can be drawn counts, however small its probability.
+    forbidden = jnp.isneginf(reward)
+    value = expect(log_best, jnp.where(forbidden, 0, reward))
+    value = jnp.where(jnp.any(forbidden & ~jnp.isneginf(log_best)), -jnp.inf, value)
+    return Selection(log_best, value, kl(log_best, bandit.log_ref))
 
 
 def rejection(

@@ -320,3 +320,11 @@ def test_radii_and_draws_out_of_range_are_refused():
         rd.reward_kl_frontier(bandit, jnp.array([0.1, -1.0]))
     with pytest.raises(ValueError, match="For the limit use"):
         rd.best_of_n(bandit, np.inf)
+
+
+def test_a_forbidden_action_that_may_be_drawn_counts_at_any_n():
+    bandit = rd.bandit([1.0, 0.5, -np.inf], [0.2, 0.3, 0.5])
+    for n in (1, 1000, 10_000):
+        assert np.isneginf(rd.best_of_n(bandit, n).value)
+    never = rd.bandit([1.0, 0.5, -np.inf], [0.4, 0.6, 0.0])
+    assert np.isclose(rd.best_of_n(never, 2).value, 0.64 + 0.36 / 2, rtol=1e-14)
