@@ -23,7 +23,9 @@ from regdist.frontier import best_of_n as best_of_n
 from regdist.frontier import kl_ball as kl_ball
 from regdist.frontier import rejection as rejection
 from regdist.frontier import reward_kl_frontier as reward_kl_frontier
+from regdist.methods import Group as Group
 from regdist.methods import Population as Population
+from regdist.methods import Sampled as Sampled
 from regdist.methods import field as field
 from regdist.odds import critical_beta as critical_beta
 from regdist.odds import log_odds as log_odds
@@ -45,7 +47,9 @@ from regdist.regularizer import ReverseKL as ReverseKL
 from regdist.regularizer import TotalVariation as TotalVariation
 from regdist.regularizer import Tsallis as Tsallis
 from regdist.regularizer import tempered_self as tempered_self
+from regdist.run import Loop as Loop
 from regdist.run import Trajectory as Trajectory
+from regdist.run import loop as loop
 from regdist.run import run as run
 from regdist.target import Target as Target
 from regdist.target import objective as objective

@@ -1,6 +1,8 @@
-"""The one driver: any method, any optax optimiser, one scan. N records, K actions."""
+"""The one driver: any method, expectation and optax optimiser, one scan. N records, K actions."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,13 +11,75 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
-from regdist.methods import Method, Population, field
+from regdist.methods import Expectation, Method, Sampled
+from regdist.methods.method import direction, draw_groups, laws_of, prepared
 from regdist.policy import softmax
 from regdist.problem import Bandit
-from regdist.records import Table, is_concrete, record
+from regdist.records import Table, as_number, is_concrete, record, static
 
 if TYPE_CHECKING:
     import optax
+
+
+@record
+class Loop:
+    """What surrounds a method in a trainer; made by `loop()`.
+
+    Attributes:
+        sync_mix: share of the policy's logits in the new reference's at a synchronisation.
+        epochs: passes over the samples of a step.
+        minibatches: parts that the groups of a step are split into, one update each.
+        staleness: how many steps older than the policy its samples are.
+        sampler: from the log-probabilities of the old policy to the law really sampled.
+        sync_every: steps between synchronisations of the reference, or None for a fixed one.
+    """
+
+    sync_mix: Array
+    epochs: int = static(default=1)
+    minibatches: int = static(default=1)
+    staleness: int = static(default=0)
+    sampler: Callable[[Array], Array] | None = static(default=None)
+    sync_every: int | None = static(default=None)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether every update is made with samples of the policy that it moves."""
+        return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
+
+
+def loop(
+    *,
+    epochs: int = 1,
+    minibatches: int = 1,
+    staleness: int = 0,
+    sampler: Callable[[Array], Array] | None = None,
+    sync_every: int | None = None,
+    sync_mix: ArrayLike = 1.0,
+) -> Loop:
+    """How a trainer uses a method: re-used samples, stale samples, a moving reference.
+
+    Args:
+        epochs: passes over the samples of a step; ratios are 1 in the first update only. In
+            expectation (`Population`, `Group`) each update is the expected one under the law that
+            the samples came from; `Sampled` re-uses the groups that it drew.
+        minibatches: parts that the groups of a step are split into, in order, one update each.
+        staleness: the samples of a step come from the policy that many steps before.
+        sampler: a law other than the trainer's own old policy: `lambda log_p:
+            rd.laws.temper(log_p, 1.1)`. Reuse one function object, to reuse the compiled run.
+        sync_every: every so many steps the reference moves: its logits become
+            sync_mix * policy + (1 - sync_mix) * reference (TR-DPO 2404.09656).
+        sync_mix: in (0, 1]; 1 replaces the reference.
+
+    Raises:
+        ValueError: a count is not a positive integer.
+    """
+    counts = {"epochs": epochs, "minibatches": minibatches, "sync_every": sync_every or 1}
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a positive integer; got {name}={count!r}")
+    if not isinstance(staleness, int) or staleness < 0:
+        raise ValueError(f"staleness must be an integer >= 0; got staleness={staleness!r}")
+    return Loop(as_number(sync_mix), epochs, minibatches, staleness, sampler, sync_every)
 
 
 @record
@@ -25,11 +89,13 @@ class Trajectory:
     Attributes:
         step: steps taken at each record, shape [N]. After an early stop the last policy repeats.
         log_probs: the policies, in nats, shape [N, K].
-        field_norm: largest |expected update direction| over actions at each record, shape [N].
+        field_norm: largest |update direction| over actions at each record, shape [N]: expected,
+            or of the groups drawn next under `Sampled`.
         steps: steps taken in all.
         settled: whether the run stopped because the field norm fell to the tolerance.
         nonfinite: the first step whose result was not finite, or -1. That step was not taken,
             and nothing after it: the last policy is the last finite one.
+        control: the number that a controller moves, shape [N]; 0 without one.
     """
 
     step: Int[Array, "*batch N"]
@@ -38,6 +104,7 @@ class Trajectory:
     steps: Int[Array, "*batch"]
     settled: Bool[Array, "*batch"]
     nonfinite: Int[Array, "*batch"]
+    control: Float[Array, "*batch N"]
 
 
 def run(
@@ -45,13 +112,14 @@ def run(
     bandit: Bandit,
     steps: int = 2000,
     optimizer: "optax.GradientTransformation | None" = None,
-    expectation: Population | None = None,
+    expectation: Expectation | None = None,
     key: Key[Array, ""] | None = None,
     init: Table | None = None,
     record_every: int = 10,
     tolerance: ArrayLike = 0.0,
+    loop: Loop | None = None,
 ) -> Trajectory:
-    """Move a softmax table by a method's expected update and record where it goes.
+    """Move a softmax table by a method's update and record where it goes.
 
     Each step hands the optimiser the gradient -field, so that `optax.sgd(eta)` is
     z <- z + eta field(z).
@@ -62,18 +130,23 @@ def run(
         steps: at most this many.
         optimizer: any optax gradient transformation; default `optax.sgd(0.1)`. Pass the same
             object again to reuse the compiled run; a learning rate under vmap is fine.
-        expectation: `Population()`, the default, which is exact and draws nothing.
-        key: not used by `Population()`.
+        expectation: `Population()`, the default, and `Group(size)` are exact and draw nothing;
+            `Sampled(group_size, num_groups)` draws groups at each step.
+        key: for `Sampled`. Step t draws with `jax.random.fold_in(key, t)`: how often is recorded
+            changes no number.
         init: starting logits, shape [K]; default the reference policy. Forbidden actions (reward
             -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
         tolerance: stop when no component of the field is larger; 0 never stops early.
+        loop: from `rd.loop`: epochs, minibatches, staleness, another sampler, a moving reference.
+            Default: one update a step, on its own samples.
 
     Returns:
         A `Trajectory` with N = ceil(steps / record_every) + 1 records, the start included.
 
     Raises:
-        ValueError: steps or record_every is not positive, or init has another shape.
+        ValueError: steps or record_every is not positive, init has another shape, `Sampled`
+            without a key, or groups that cannot be split into so many minibatches.
 
     >>> import optax
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
@@ -82,7 +155,6 @@ def run(
     >>> bool(jnp.allclose(path.log_probs[-1], rd.target(b, rd.ReverseKL(0.5)).log_probs))
     True
     """
-    del key
     if record_every < 1 or steps < 1:
         raise ValueError(
             f"steps and record_every must be positive integers; got steps={steps}, "
@@ -92,10 +164,19 @@ def run(
     if start.shape != bandit.reward.shape:
         raise ValueError(f"init must have shape {bandit.reward.shape}; got {start.shape}")
     start = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, start)
-    chosen = default_optimizer() if optimizer is None else optimizer
     limit = jnp.asarray(tolerance, dtype=start.dtype)
-    drive = _compiled_drive if is_concrete(method, bandit, start, limit) else _drive
-    return drive(method, bandit, start, limit, expectation, chosen, steps, record_every)
+    chosen = default_optimizer() if optimizer is None else optimizer
+    around = Loop(as_number(1.0)) if loop is None else loop
+    over = prepared(expectation, method, bandit)
+    if isinstance(over, Sampled):
+        if key is None:
+            raise ValueError(f"{over!r} draws: give key=jax.random.key(seed)")
+        if over.num_groups % around.minibatches:
+            raise ValueError(
+                f"{over.num_groups} groups cannot be split into {around.minibatches} minibatches"
+            )
+    drive = _compiled_drive if is_concrete(method, bandit, start, limit, key, around) else _drive
+    return drive(method, bandit, start, limit, over, key, around, chosen, steps, record_every)
 
 
 @functools.cache
@@ -111,27 +192,85 @@ def _drive(
     bandit: Bandit,
     start: Array,
     tolerance: Array,
-    expectation: Population | None,
+    expectation: Expectation,
+    key: Array | None,
+    loop: Loop,
     optimizer: "optax.GradientTransformation",
     steps: int,
     record_every: int,
 ) -> Trajectory:
-    def one_step(state: tuple, _: None) -> tuple[tuple, None]:
-        logits, memory, count, settled, nonfinite = state
-        direction = field(method, logits, bandit, expectation)
-        settled = settled | (jnp.max(jnp.abs(direction)) <= tolerance)
-        updates, new_memory = optimizer.update(-direction, memory, logits)
-        new = logits + jnp.asarray(updates, dtype=logits.dtype)
-        broken = jnp.any(~jnp.isfinite(new) & ~jnp.isneginf(logits))
-        halted = settled | (nonfinite >= 0)
-        nonfinite = jnp.where(broken & ~halted, count + 1, nonfinite)
-        keep = halted | broken
-        logits = jnp.where(keep, logits, new)
-        memory = jax.tree.map(lambda old, fresh: jnp.where(keep, old, fresh), memory, new_memory)
-        return (logits, memory, jnp.where(keep, count, count + 1), settled, nonfinite), None
+    zero = jnp.zeros((), dtype=int)
+    off_support = jnp.isneginf(start)
+    mix = loop.sync_mix.astype(start.dtype)
+    method = jax.tree.map(lambda x: jnp.asarray(x, start.dtype), method)
 
-    def block(state: tuple, length: int) -> tuple[tuple, tuple]:
-        halted = state[3] | (state[4] >= 0)
+    def beginning(state: dict) -> tuple[Method, Any, Array | None]:
+        """The method, the tables and the groups that a step starts with."""
+        log_p = softmax(state["logits"])
+        old = softmax(state["past"][0]) if loop.staleness else log_p
+        held = bandit
+        if loop.sync_every:
+            held = dataclasses.replace(bandit, log_ref=softmax(state["reference"]))
+        law = loop.sampler(old) if loop.sampler else old
+        laws = laws_of(method, log_p, held, old, law)
+        groups = None
+        if isinstance(expectation, Sampled):
+            assert key is not None
+            groups = draw_groups(expectation, laws, jax.random.fold_in(key, state["count"]))
+        now = method
+        if method.controller is not None:
+            now = method.controller.apply(method, state["control"], laws)
+        return now, laws, groups
+
+    def first_direction(state: dict) -> Array:
+        now, laws, groups = beginning(state)
+        return direction(now, laws, bandit, expectation, part(groups, zero), loop.on_policy)
+
+    def part(groups: Array | None, i: Array) -> Array | None:
+        if groups is None or loop.minibatches == 1:
+            return groups
+        split = groups.reshape(loop.minibatches, -1, groups.shape[1])
+        return split[i % loop.minibatches]
+
+    def one_step(state: dict, _: None) -> tuple[dict, None]:
+        now, laws, groups = beginning(state)
+
+        def update(logits: Array, memory: Any, i: Array) -> tuple[Array, Any, Array]:
+            here = dataclasses.replace(laws, log_p=softmax(logits))
+            on = loop.on_policy
+            toward = direction(now, here, bandit, expectation, part(groups, i), on)
+            updates, memory = optimizer.update(-toward, memory, logits)
+            return logits + jnp.asarray(updates, dtype=logits.dtype), memory, toward
+
+        new, memory, toward = update(state["logits"], state["memory"], zero)
+        settled = state["settled"] | (jnp.max(jnp.abs(toward)) <= tolerance)
+        if loop.epochs * loop.minibatches > 1:
+            more = jnp.arange(1, loop.epochs * loop.minibatches)
+            new, memory = jax.lax.scan(lambda s, i: (update(*s, i)[:2], None), (new, memory), more)[
+                0
+            ]
+        count = state["count"] + 1
+        fresh = dict(state, logits=new, memory=memory, count=count)
+        if loop.staleness:
+            fresh["past"] = jnp.concatenate([state["past"][1:], new[None]])
+        if loop.sync_every:
+            moved = mix * softmax(new) + (1 - mix) * softmax(state["reference"])
+            moved = jnp.where(jnp.isneginf(state["reference"]), -jnp.inf, moved)
+            due = count % loop.sync_every == 0
+            fresh["reference"] = jnp.where(due, moved, state["reference"])
+        if method.controller is not None:
+            after = dataclasses.replace(laws, log_p=softmax(new))
+            fresh["control"] = method.controller.move(state["control"], after)
+        broken = jnp.any(~jnp.isfinite(new) & ~off_support)
+        halted = settled | (state["nonfinite"] >= 0)
+        keep = halted | broken
+        fresh = jax.tree.map(lambda old, x: jnp.where(keep, old, x), state, fresh)
+        fresh["settled"] = settled
+        fresh["nonfinite"] = jnp.where(broken & ~halted, count, state["nonfinite"])
+        return fresh, None
+
+    def block(state: dict, length: int) -> tuple[dict, tuple]:
+        halted = state["settled"] | (state["nonfinite"] >= 0)
         state = jax.lax.cond(
             halted,
             lambda s: s,
@@ -140,14 +279,24 @@ def _drive(
         )
         return state, snapshot(state)
 
-    def snapshot(state: tuple) -> tuple[Array, Array, Array]:
-        logits = state[0]
-        norm = jnp.max(jnp.abs(field(method, logits, bandit, expectation)))
-        return state[2], softmax(logits), norm
+    def snapshot(state: dict) -> tuple[Array, ...]:
+        norm = jnp.max(jnp.abs(first_direction(state)))
+        return state["count"], softmax(state["logits"]), norm, state["control"]
 
-    zero = jnp.zeros((), dtype=int)
     memory: Any = optimizer.init(start)
-    state = (start, memory, zero, jnp.zeros((), bool), zero - 1)
+    control = jnp.zeros((), start.dtype)
+    if method.controller is not None:
+        control = method.controller.start()
+    state = {
+        "logits": start,
+        "memory": memory,
+        "count": zero,
+        "settled": jnp.zeros((), bool),
+        "nonfinite": zero - 1,
+        "control": control,
+        "past": jnp.tile(start, (loop.staleness + 1, 1)) if loop.staleness else None,
+        "reference": bandit.log_ref if loop.sync_every else None,
+    }
     records = [jax.tree.map(lambda x: x[None], snapshot(state))]
     blocks, rest = divmod(steps, record_every)
     state, recorded = jax.lax.scan(lambda s, _: block(s, record_every), state, None, length=blocks)
@@ -155,8 +304,10 @@ def _drive(
     if rest:
         state, end = block(state, rest)
         records.append(jax.tree.map(lambda x: x[None], end))
-    step, log_probs, norm = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
-    return Trajectory(step, log_probs, norm, state[2], state[3], state[4])
+    step, log_probs, norm, control = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
+    return Trajectory(
+        step, log_probs, norm, state["count"], state["settled"], state["nonfinite"], control
+    )
 
 
 _compiled_drive = jax.jit(_drive, static_argnames=("optimizer", "steps", "record_every"))

@@ -1,6 +1,6 @@
 """How marginal gains w_i = dJ/dp_i become an ascent direction on the logits, shape [K].
 
-Both take p_i w_i as well, whose limit at p_i = 0 may be finite where that of w_i is not.
+They take p_i w_i as well, whose limit at p_i = 0 may be finite where that of w_i is not.
 """
 
 import jax.numpy as jnp
@@ -23,4 +23,11 @@ def natural_gradient(
     return jnp.where(jnp.isneginf(log_p), 0, gain - jnp.sum(weighted_gain))
 
 
-GEOMETRIES = {"softmax": softmax_gradient, "natural": natural_gradient}
+def sign_gradient(
+    log_p: Float[Array, " K"], gain: Float[Array, " K"], weighted_gain: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """The sign of the softmax gradient: what Adam does to a gradient that does not change."""
+    return jnp.sign(softmax_gradient(log_p, gain, weighted_gain))
+
+
+GEOMETRIES = {"softmax": softmax_gradient, "natural": natural_gradient, "sign": sign_gradient}

@@ -1,63 +1,297 @@
-"""The method record and its expected update."""
+"""The method record and its update, under every expectation."""
 
+import dataclasses
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int, Key
 
-from regdist.logspace import times_exp
-from regdist.methods.expectation import Population
+from regdist.logspace import log_ratio, times_exp
+from regdist.methods.advantage import Advantage
+from regdist.methods.batch import Batch, Laws
+from regdist.methods.expectation import (
+    MOST_ENTRIES,
+    Expectation,
+    Group,
+    Population,
+    Sampled,
+    all_groups,
+    draw,
+    num_groups,
+)
 from regdist.methods.geometry import GEOMETRIES
+from regdist.methods.penalty import Penalty
+from regdist.methods.surrogate import LogProb, Surrogate
 from regdist.policy import softmax
 from regdist.problem import Bandit
-from regdist.records import record, static
+from regdist.records import is_concrete, record, static
 from regdist.regularizer import Regularizer
 
 
 @record
 class Method:
-    """Ascent on J(p) = E_p R - regulariser(p) in a geometry; made by the presets.
+    """How a policy is moved: a composition of parts, made by the presets or by `compose`.
+
+    The update is the mean over a group of coefficient times score, less the gradient of the
+    regulariser, in a geometry. The coefficient of a sample is
+    surrogate(ratio, advantage(rewards less penalties)) times the weights, less the penalties in
+    the loss.
 
     Attributes:
-        regularizer: what is subtracted from the reward; None for nothing.
-        geometry: "softmax" or "natural".
+        advantage: what a sample is worth beside its group.
+        surrogate: what the ratio to the old policy does to it.
+        penalties: divergences estimated at the samples.
+        weights: factors on the coefficient: masks, truncated importance weights.
+        regularizer: subtracted exactly, summed over all actions; None for nothing.
+        signal: what is paid in place of the reward, if it depends on the policy.
+        controller: what moves a coefficient during a run.
+        geometry: "softmax", "natural" or "sign".
     """
 
-    regularizer: Regularizer | None
+    advantage: Advantage
+    surrogate: Surrogate = LogProb()
+    penalties: tuple[Any, ...] = ()
+    weights: tuple[Any, ...] = ()
+    regularizer: Regularizer | None = None
+    signal: Any = None
+    controller: Any = None
     geometry: str = static(default="softmax")
+
+    @property
+    def compares_rewards_alone(self) -> bool:
+        """Whether a group meets only through its rewards: then equal rewards are one class."""
+        parts = (self.surrogate, *self.penalties, *self.weights)
+        return (
+            self.signal is None
+            and not self.advantage.sees_policy
+            and all(part.local for part in parts)
+            and not any(penalty.regroups for penalty in self.penalties)
+        )
+
+    def advantages(self, batch: Batch) -> Float[Array, " n"]:
+        """The advantage of each entry of a batch, before penalties that come after it."""
+        reward = batch.reward
+        for penalty in self.penalties:
+            if penalty.regroups:
+                reward = reward - penalty.in_reward(batch)
+        return self.advantage(dataclasses.replace(batch, reward=reward))
+
+    def coefficients(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
+        """What multiplies the score of each entry of a batch, given its advantage."""
+        for penalty in self.penalties:
+            if penalty.placement == "reward" and penalty.after:
+                advantage = advantage - penalty.in_reward(batch)
+        coefficient = self.surrogate(batch, advantage)
+        for weight in self.weights:
+            coefficient = coefficient * weight(batch, advantage)
+        for penalty in self.penalties:
+            if penalty.placement == "loss":
+                coefficient = coefficient - penalty(batch, advantage)
+        return coefficient
 
 
 def field(
     method: Method,
     logits: Float[Array, " K"],
     bandit: Bandit,
-    expectation: Population | None = None,
+    expectation: Expectation | None = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    old: Float[Array, " K"] | None = None,
+    sampler: Float[Array, " K"] | None = None,
 ) -> Float[Array, " K"]:
     """The expected ascent direction of a method on the logits, shape [K].
 
-    With w_i = R_i - d regulariser/d p_i it is p_i (w_i - E_p w) for the softmax gradient and
-    w_i - E_p w for the natural one. For reverse KL w = R - beta log(p/q); with forward KL the
-    softmax field is p (R - E_p R) + beta (q - p).
+    With coefficients c_i it is sum_i m_i c_i (e_i - p) for the softmax gradient, m the law that
+    the samples come from. For `policy_gradient` that is p_i (w_i - E_p w) with
+    w_i = R_i - d regulariser/d p_i, and w_i - E_p w in the natural geometry.
 
     Args:
         method: from `rd.methods`.
         logits: the parameters of a softmax table, shape [K]; -inf is probability 0, which a
             forbidden action (reward -inf) should have: its direction is 0.
         bandit: rewards and reference.
-        expectation: `Population()`, the default: the exact average over actions.
+        expectation: `Population()`, the default: the exact average over actions; `Group(size)`:
+            the exact average over groups; `Sampled(group_size, num_groups)`: one draw.
+        key: for `Sampled`.
+        old: log-probabilities of the policy at the time the samples were drawn; default the
+            policy itself, so that every ratio is 1.
+        sampler: log-probabilities that the samples were really drawn from; default `old`.
+
+    Raises:
+        ValueError: `Sampled` without a key, a group size below 1, or more groups than can be
+            enumerated.
 
     >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
     >>> print(field(rd.methods.policy_gradient(rd.ReverseKL(0.1)), b.log_ref, b))
     [ 0.25 -0.25]
+    >>> print(field(rd.methods.rloo(), b.log_ref, b, rd.Group(4)))
+    [ 0.25 -0.25]
     """
-    if not isinstance(expectation, Population | None):
-        raise ValueError(f"expectation must be rd.Population(); got {expectation!r}")
-    log_p = softmax(logits)
-    reward = bandit.reward
-    gain = reward - jnp.max(jnp.where(jnp.isneginf(bandit.log_ref), -jnp.inf, reward))
-    weighted = times_exp(gain, log_p)
+    chosen = prepared(expectation, method, bandit)
+    laws = laws_of(method, softmax(logits), bandit, old, sampler)
+    lists = draw_groups(chosen, laws, key) if isinstance(chosen, Sampled) else None
+    return direction(method, laws, bandit, chosen, lists, old is None and sampler is None)
+
+
+def laws_of(
+    method: Method,
+    log_p: Float[Array, " K"],
+    bandit: Bandit,
+    old: Float[Array, " K"] | None = None,
+    sampler: Float[Array, " K"] | None = None,
+) -> Laws:
+    """The tables of a step, with what the method pays in place of the reward."""
+    log_old = log_p if old is None else old
+    reward = jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
+    laws = Laws(reward, log_p, log_old, log_old if sampler is None else sampler, bandit.log_ref)
+    if method.signal is None:
+        return laws
+    return dataclasses.replace(laws, reward=method.signal(laws))
+
+
+def direction(
+    method: Method,
+    laws: Laws,
+    bandit: Bandit,
+    expectation: Expectation,
+    lists: Int[Array, "M G"] | None = None,
+    on_policy: bool = False,
+) -> Float[Array, " K"]:
+    """What `field` returns, from the tables of the step and the groups drawn, if any."""
+    log_p, log_ref = laws.log_p, laws.log_ref
+    method = jax.tree.map(lambda x: jnp.asarray(x, log_p.dtype), method)
+    if isinstance(expectation, Population):
+        gain, weighted = _population(method, laws, on_policy)
+    elif isinstance(expectation, Group) and method.compares_rewards_alone:
+        gain, weighted = _by_class(method, laws, expectation)
+    else:
+        lists, log_weight = _lists(expectation, laws, lists)
+        weighted = jnp.sum(listed(method, laws, lists, log_weight), axis=0)
+        gain = times_exp(weighted, -jnp.where(jnp.isneginf(log_p), jnp.inf, log_p))
     if method.regularizer is not None:
-        gain = gain - method.regularizer.slope(log_p, bandit.log_ref)
-        weighted = weighted - method.regularizer.weighted_slope(log_p, bandit.log_ref)
-    allowed = ~jnp.isneginf(reward)
+        gain = gain - method.regularizer.slope(log_p, log_ref)
+        weighted = weighted - method.regularizer.weighted_slope(log_p, log_ref)
+    allowed = ~jnp.isneginf(bandit.reward)
     gain, weighted = (jnp.where(allowed, x, 0) for x in (gain, weighted))
     return jnp.where(allowed, GEOMETRIES[method.geometry](log_p, gain, weighted), 0)
+
+
+def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
+    """The expectation with its classes of actions, if it needs any; refuses what is too large."""
+    if expectation is None:
+        return Population()
+    if not isinstance(expectation, Expectation):
+        raise ValueError(
+            "expectation must be rd.Population(), rd.Group(size) or "
+            f"rd.Sampled(group_size, num_groups); got {expectation!r}"
+        )
+    for name, value in vars(expectation).items():
+        if name in ("size", "group_size", "num_groups") and not (
+            isinstance(value, int | np.integer) and value >= 1
+        ):
+            raise ValueError(f"{name} must be an integer of at least 1; got {name}={value!r}")
+    if not isinstance(expectation, Group):
+        return expectation
+    if expectation.classes is None and method.compares_rewards_alone:
+        if is_concrete(bandit.reward):
+            expectation = expectation.on(bandit.reward)
+    size, classes = expectation.size, expectation.classes or bandit.num_actions
+    count = num_groups(size, classes)
+    if count * max(classes, bandit.num_actions) > MOST_ENTRIES:
+        why = "different rewards" if expectation.classes else "actions, each a class of its own,"
+        raise ValueError(
+            f"Group({size}) over {classes} {why} has {count:,} groups; at most {MOST_ENTRIES:,} "
+            f"groups times actions are enumerated. Use rd.Sampled({size}, num_groups), "
+            "rd.Population(), a smaller group, or rd.transform.verify for a binary reward"
+        )
+    return expectation
+
+
+def table(laws: Laws, weight: Array, inv_size: float) -> Batch:
+    """All actions in order, as a batch."""
+    size = jnp.full((), inv_size, weight.dtype)
+    return Batch(laws.reward, weight, ~jnp.isneginf(laws.log_sampler), size, _greedy(laws), laws)
+
+
+def _greedy(laws: Laws) -> Array:
+    return laws.reward[jnp.argmax(laws.log_old)]
+
+
+def _population(method: Method, laws: Laws, on_policy: bool) -> tuple[Array, Array]:
+    batch = table(laws, jnp.exp(laws.log_sampler), 0.0)
+    coefficient = method.coefficients(batch, method.advantages(batch))
+    if on_policy:  # a constant moves nothing, and rounding is relative to what is left
+        coefficient = coefficient - batch.largest(coefficient)
+    weighted = times_exp(coefficient, laws.log_sampler)
+    return times_exp(coefficient, log_ratio(laws.log_sampler, laws.log_p)), weighted
+
+
+def _by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
+    """Enumerates how many samples of each class a group holds, given that it holds an action."""
+    num_actions, dtype = laws.reward.shape[0], laws.reward.dtype
+    member = jnp.arange(num_actions) if group.member is None else group.member
+    classes = group.classes or num_actions
+    counts, log_multiplicity = all_groups(group.size, classes)
+    shares = jnp.asarray(counts / group.size, dtype)
+    inv_size = jnp.full((), 1 / group.size, dtype)
+    reward = jnp.zeros(classes, dtype).at[member].set(laws.reward)
+    chance = jnp.zeros(classes, dtype).at[member].add(jnp.exp(laws.log_sampler))
+    some = chance > 0
+    log_chance = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), -jnp.inf)
+
+    def advantages(share: Array) -> Array:
+        batch = Batch(reward, share, share > 0, inv_size, _greedy(laws))
+        return method.advantages(batch)
+
+    number = jnp.asarray(counts, dtype)
+    empty = number == 0
+    log_group = jnp.asarray(log_multiplicity, dtype) + jnp.sum(
+        jnp.where(empty, 0, jnp.where(empty, 1, number) * jnp.where(empty, 0, log_chance)), axis=1
+    )
+    given = times_exp(shares, log_group[:, None] - jnp.where(some, log_chance, jnp.inf))
+    every = table(laws, jnp.exp(laws.log_sampler), 1 / group.size)
+    advantage = jax.vmap(advantages)(shares)
+    coefficient = jax.vmap(lambda a: method.coefficients(every, a))(advantage[:, member])
+    mean = jnp.sum(jnp.where(given > 0, given, 0)[:, member] * coefficient, axis=0)
+    weighted = times_exp(mean, laws.log_sampler)
+    return times_exp(mean, log_ratio(laws.log_sampler, laws.log_p)), weighted
+
+
+def draw_groups(expectation: Sampled, laws: Laws, key: Key[Array, ""] | None) -> Int[Array, "M G"]:
+    """The actions of the groups of one step."""
+    if key is None:
+        raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
+    return draw(key, laws.log_sampler, (expectation.num_groups, expectation.group_size))
+
+
+def _lists(expectation: Expectation, laws: Laws, drawn: Array | None) -> tuple[Array, Array]:
+    """Groups as lists of actions, shape [M, G], and the log of their weights, shape [M]."""
+    if drawn is not None:
+        return drawn, jnp.full(drawn.shape[0], -np.log(drawn.shape[0]), laws.reward.dtype)
+    assert isinstance(expectation, Group)
+    counts, log_multiplicity = all_groups(expectation.size, laws.reward.shape[0])
+    each = np.tile(np.arange(counts.shape[1]), counts.shape[0])
+    index = np.repeat(each, counts.ravel()).reshape(-1, expectation.size)
+    log_weight = jnp.asarray(log_multiplicity, laws.reward.dtype)
+    return jnp.asarray(index), log_weight + jnp.sum(laws.log_sampler[index], axis=1)
+
+
+def listed(method: Method, laws: Laws, index: Array, log_weight: Array) -> Float[Array, "M K"]:
+    """For each group, weight times the mean over samples of coefficient, by action."""
+    dtype, size = laws.reward.dtype, index.shape[1]
+    share = jnp.full(size, 1 / size, dtype)
+    inv_size = jnp.full((), 1 / size, dtype)
+
+    def one(actions: Array, log_chance: Array) -> Array:
+        present = ~jnp.isneginf(laws.log_sampler[actions])
+        reward = laws.reward[actions]
+        batch = Batch(reward, share, present, inv_size, _greedy(laws), laws, actions)
+        coefficient = method.coefficients(batch, method.advantages(batch))
+        value = times_exp(jnp.where(present, coefficient, 0) / size, log_chance)
+        return jnp.zeros(laws.reward.shape[0], dtype).at[actions].add(value)
+
+    return jax.vmap(one)(index, log_weight)

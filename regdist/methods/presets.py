@@ -1,6 +1,14 @@
 """The known methods by name."""
 
+import math
+
+from jax.typing import ArrayLike
+
+from regdist.methods.advantage import GroupRelative
 from regdist.methods.method import Method
+from regdist.methods.penalty import ESTIMATORS, Penalty
+from regdist.methods.surrogate import Clip, LogProb
+from regdist.records import as_number
 from regdist.regularizer import Regularizer
 
 
@@ -14,7 +22,7 @@ def policy_gradient(regularizer: Regularizer | None = None) -> Method:
     Args:
         regularizer: subtracted from the expected reward; None for the plain reward.
     """
-    return Method(regularizer, "softmax")
+    return Method(GroupRelative(as_number(0)), regularizer=regularizer)
 
 
 def natural_policy_gradient(regularizer: Regularizer | None = None) -> Method:
@@ -27,4 +35,16 @@ def natural_policy_gradient(regularizer: Regularizer | None = None) -> Method:
     Args:
         regularizer: subtracted from the expected reward; None for the plain reward.
     """
-    return Method(regularizer, "natural")
+    return Method(GroupRelative(as_number(0)), regularizer=regularizer, geometry="natural")
+
+
+def rloo() -> Method:
+    return Method(GroupRelative(as_number(0), "others"))
+
+
+def grpo(beta: ArrayLike = 0.04) -> Method:
+    return Method(
+        GroupRelative(as_number(1e-6), "mean", "std", "raw"),
+        Clip(as_number(0.8), as_number(1.2), as_number(math.inf)),
+        (Penalty(as_number(beta), as_number(20), as_number(10)),),
+    )

@@ -1,0 +1,115 @@
+"""What a method sees: a weighted list of samples, and the laws they are looked up in.
+
+Every expectation is made of batches. The law itself is one, all K actions weighted by their
+probability, as a group of infinite size; a group of G samples is another, each entry with the
+weight 1/G, or each action with its count over G. Nothing below knows which it is given.
+n is the number of entries, K of actions.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from regdist.logspace import log_ratio
+from regdist.records import record
+
+
+@record
+class Laws:
+    """The tables of one step, over all K actions, in nats.
+
+    Attributes:
+        reward: what the policy is paid, shape [K]; -inf forbids an action.
+        log_p: the policy that is moved.
+        log_old: the policy when the batch was drawn, as the trainer computes it.
+        log_sampler: the law that the batch was really drawn from.
+        log_ref: the reference.
+    """
+
+    reward: Float[Array, " K"]
+    log_p: Float[Array, " K"]
+    log_old: Float[Array, " K"]
+    log_sampler: Float[Array, " K"]
+    log_ref: Float[Array, " K"]
+
+
+@record
+class Batch:
+    """A weighted list of samples of one prompt.
+
+    Attributes:
+        reward: shape [n]; 0 for entries that are not there.
+        weight: share of the batch, sums to 1, shape [n].
+        present: entries that may occur at all, shape [n].
+        inv_size: 1/G, 0 for the law itself.
+        greedy: the reward of the likeliest action under the old policy.
+        laws: the tables, or None where only rewards are known.
+        index: the action of each entry, or None for the whole table in order.
+    """
+
+    reward: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    present: Bool[Array, " n"]
+    inv_size: Float[Array, ""]
+    greedy: Float[Array, ""]
+    laws: Laws | None = None
+    index: Int[Array, " n"] | None = None
+
+    @property
+    def tables(self) -> Laws:
+        """The tables; only methods that declare that they read them come here."""
+        assert self.laws is not None
+        return self.laws
+
+    def pick(self, table: Float[Array, " K"]) -> Float[Array, " n"]:
+        """A table's values at the entries; 0 for entries that are not there."""
+        values = table if self.index is None else table[self.index]
+        return jnp.where(self.present, values, 0)
+
+    def log_ratio(self, log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Array:
+        """log(p/q) at the entries; 0 for entries that are not there."""
+        return self.pick(log_ratio(log_p, log_q))
+
+    @property
+    def log_rho(self) -> Float[Array, " n"]:
+        """Log of the importance ratio policy/old policy."""
+        return self.log_ratio(self.tables.log_p, self.tables.log_old)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """G; +inf for the law itself."""
+        endless = self.inv_size == 0
+        return jnp.where(endless, jnp.inf, 1 / jnp.where(endless, 1, self.inv_size))
+
+    @property
+    def here(self) -> Bool[Array, " n"]:
+        """Entries that did occur."""
+        return self.present & (self.weight > 0)
+
+    def sum(self, x: Float[Array, " n"]) -> Float[Array, ""]:
+        """The weighted sum of x."""
+        return jnp.sum(self.weight * jnp.where(self.here, x, 0))
+
+    def largest(self, x: Float[Array, " n"], among: Bool[Array, " n"] | None = None) -> Array:
+        """The largest x of entries that occurred; -inf if there is none."""
+        which = self.here if among is None else self.here & among
+        return jnp.max(jnp.where(which, x, -jnp.inf), initial=-jnp.inf)
+
+    def smallest(self, x: Float[Array, " n"]) -> Array:
+        """The smallest x of entries that occurred."""
+        return -self.largest(-x)
+
+    def mean(self, x: Float[Array, " n"]) -> Float[Array, ""]:
+        """The weighted mean of x, exact where all are equal."""
+        pivot = jax.lax.stop_gradient(self.largest(x))
+        return pivot + self.sum(x - pivot)
+
+    def std(self, x: Float[Array, " n"], unbiased: bool) -> Float[Array, ""]:
+        """The weighted standard deviation, with G - 1 in the denominator if unbiased."""
+        variance = self.sum((x - self.mean(x)) ** 2)
+        if unbiased:
+            single = self.inv_size == 1
+            variance = variance / jnp.where(single, 1, 1 - self.inv_size)
+        flat = variance <= 0
+        return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))

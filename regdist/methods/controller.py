@@ -1,0 +1,103 @@
+"""Controllers: a coefficient of the method that follows what the policy does during a run."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from regdist.logspace import log_ratio, times_exp
+from regdist.methods.batch import Laws
+from regdist.records import record
+
+
+class Controller:
+    """What every controller shares: one number, started, applied and moved after each step."""
+
+    def start(self) -> Array:
+        """The number before the first step."""
+        raise NotImplementedError
+
+    def apply(self, method, value: Array, laws: Laws):
+        """The method of the next step."""
+        raise NotImplementedError
+
+    def move(self, value: Array, laws: Laws) -> Array:
+        """The number after a step that ends at `laws.log_p`."""
+        raise NotImplementedError
+
+
+@record
+class AdaptiveKL(Controller):
+    """beta <- beta (1 + rate clip(KL/target - 1, -bound, bound)), KL(policy || reference).
+
+    1909.08593; verl `AdaptiveKLController` with rate = samples a step / horizon. It moves the first
+    penalty's beta. At its fixed point the KL is the set-point, if a beta > 0 has that KL.
+
+    Attributes:
+        beta: to start from.
+        target: the set-point, in nats.
+        rate: share of the error that one step corrects.
+        bound: of the relative error, 0.2.
+    """
+
+    beta: Array
+    target: Array
+    rate: Array
+    bound: Array
+
+    def start(self) -> Array:
+        """beta."""
+        return self.beta
+
+    def apply(self, method, value: Array, laws: Laws):
+        """The method with this beta in its first penalty."""
+        del laws
+        first, *rest = method.penalties
+        return dataclasses.replace(
+            method, penalties=(dataclasses.replace(first, beta=value), *rest)
+        )
+
+    def move(self, value: Array, laws: Laws) -> Array:
+        """Up when the KL is above the set-point."""
+        kl = jnp.sum(times_exp(log_ratio(laws.log_p, laws.log_ref), laws.log_p))
+        return value * (1 + self.rate * jnp.clip(kl / self.target - 1, -self.bound, self.bound))
+
+
+@record
+class AdaptiveEntropy(Controller):
+    """An entropy bonus that steps up below a set-point, down above, and is off above it.
+
+    TRL `grpo_trainer`: alpha +- step within [0, largest], and applied only while the entropy is at
+    or below the set-point. It slides along the set-point if an entropy bonus can reach it.
+
+    Attributes:
+        alpha: to start from.
+        target: the set-point of H, in nats.
+        step: how far alpha moves.
+        largest: alpha's upper end.
+    """
+
+    alpha: Array
+    target: Array
+    step: Array
+    largest: Array
+
+    def start(self) -> Array:
+        """alpha."""
+        return self.alpha
+
+    def apply(self, method, value: Array, laws: Laws):
+        """The method with this much entropy bonus, or none above the set-point."""
+        on = jnp.where(_entropy(laws.log_p) <= self.target, value, 0)
+        (term,) = method.regularizer.terms
+        bonus = dataclasses.replace(method.regularizer, terms=(dataclasses.replace(term, beta=on),))
+        return dataclasses.replace(method, regularizer=bonus)
+
+    def move(self, value: Array, laws: Laws) -> Array:
+        """Up when the entropy is below the set-point."""
+        wanted = jnp.where(_entropy(laws.log_p) < self.target, self.step, -self.step)
+        return jnp.clip(value + wanted, 0, self.largest)
+
+
+def _entropy(log_p: Array) -> Array:
+    return -jnp.sum(times_exp(log_p, log_p))

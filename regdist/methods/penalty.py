@@ -1,0 +1,84 @@
+"""Penalties as trainers sample them: estimator x placement x clamp x anchor.
+
+l is log(policy/anchor) at a sample. In the loss the estimator is differentiated through the
+log-probability of that sample; in the reward its value, at the policy that drew the sample, is
+subtracted before or after the advantage is normalised. What each one really optimises:
+2506.09477 and the tests. A penalty summed over all actions is a `Regularizer`, not one of these.
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from regdist.methods.batch import Batch
+from regdist.records import record, static
+
+ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
+
+
+@record
+class Penalty:
+    """beta times an estimate of a divergence of the policy from an anchor.
+
+    Attributes:
+        beta: coefficient, reward per nat.
+        clamp_ratio: |l| beyond it is cut, with no gradient; inf for none.
+        clamp_value: an estimate beyond it is cut, with no gradient; inf for none.
+        estimator: k1 = l; k2 = l^2/2; k3 = e^{-l} - 1 + l; abs = |l|. With "+" the value of one
+            and the gradient of k2 (straight-through).
+        placement: "loss" or "reward".
+        after: for the reward: subtract from the normalised advantage rather than before.
+        corrected: for the loss: multiply the estimate by rho, not detached.
+        anchor: "reference", "old" or "uniform".
+    """
+
+    beta: Array
+    clamp_ratio: Array
+    clamp_value: Array
+    estimator: str = static(default="k3")
+    placement: str = static(default="loss")
+    after: bool = static(default=False)
+    corrected: bool = static(default=False)
+    anchor: str = static(default="reference")
+
+    local: ClassVar[bool] = True
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the rewards that a group compares depend on the policy."""
+        return self.placement == "reward" and not self.after
+
+    def _anchor(self, batch: Batch) -> Array:
+        tables = batch.tables
+        uniform = jnp.full_like(tables.log_ref, -jnp.log(float(tables.log_ref.shape[0])))
+        return {"reference": tables.log_ref, "old": tables.log_old, "uniform": uniform}[self.anchor]
+
+    def _estimate(self, log_ratio: Array) -> tuple[Array, Array]:
+        """The estimate and its derivative in log pi, clamps included."""
+        l = jnp.clip(log_ratio, -self.clamp_ratio, self.clamp_ratio)
+        name = self.estimator.removesuffix("+")
+        value, slope = {
+            "k1": (l, jnp.ones_like(l)),
+            "k2": (l**2 / 2, l),
+            "k3": (jnp.expm1(-l) + l, -jnp.expm1(-l)),
+            "abs": (jnp.abs(l), jnp.sign(l)),
+        }[name]
+        inside = (jnp.abs(log_ratio) <= self.clamp_ratio) & (jnp.abs(value) <= self.clamp_value)
+        value = jnp.clip(value, -self.clamp_value, self.clamp_value)
+        if self.estimator.endswith("+"):
+            return value, log_ratio
+        return value, jnp.where(inside, slope, 0)
+
+    def in_reward(self, batch: Batch) -> Array:
+        """What is subtracted from the reward at each entry."""
+        l = batch.log_ratio(batch.tables.log_old, self._anchor(batch))
+        return self.beta * self._estimate(l)[0]
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """What is subtracted from the coefficient of the score at each entry."""
+        del advantage
+        value, slope = self._estimate(batch.log_ratio(batch.tables.log_p, self._anchor(batch)))
+        if self.corrected:
+            slope = jnp.exp(batch.log_rho) * (value + slope)
+        return self.beta * slope
