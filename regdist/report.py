@@ -32,7 +32,7 @@ from regdist.target import Target, target
 DEFAULT_PROBLEM = "game24:2,4,6,8"
 DEFAULT_REGULARIZERS = ("reverse-kl", "forward-kl", "alpha:0.5", "entropy", "reverse-kl+entropy")
 DEFAULT_BETAS = (0.05, 0.1, 0.2, 0.5, 1.0)
-METHODS = ("natural", "softmax")
+METHODS = {"natural": methods.natural_policy_gradient, "softmax": methods.policy_gradient}
 _STEPS = {"natural": (400, 4), "softmax": (1000, 10)}
 
 
@@ -255,7 +255,7 @@ def _solve(
     rates = _learning_rates(reg, spread)
     paths = {
         kind: run(
-            methods.Method(reg, kind),
+            METHODS[kind](reg),
             task.bandit,
             _STEPS[kind][0],
             optax.sgd(rates[kind]),
@@ -275,7 +275,7 @@ def _certificates(
     rates = _learning_rates(reg, spread)
     return {
         kind: certify(
-            methods.Method(reg, kind),
+            METHODS[kind](reg),
             task.bandit,
             aim,
             paths[kind],

@@ -7,6 +7,7 @@ itself. G is the group size, p the share of correct samples (reward above 0).
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,10 +18,12 @@ from regdist.records import record, static
 class Advantage:
     """What every advantage shares.
 
-    `sees_policy` says that it reads log-probabilities, not rewards alone.
+    `sees_policy` says that it reads log-probabilities, not rewards alone; `needs` what it cannot do
+    without: "group", a finite one, or "population", the law itself.
     """
 
     sees_policy: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
 
     def __call__(self, batch: Batch) -> Array:
         """The advantage of each entry, shape [n]."""
@@ -81,3 +84,126 @@ class GroupRelative(Advantage):
             return mean + self.eps
         safe = mean > 0
         return jnp.where(safe, jnp.sqrt(jnp.where(safe, mean, 1)), 0) + self.eps
+
+
+@record
+class Signed(Advantage):
+    """positive * r where r > 0, and -negative elsewhere: PSR, NSR, W-REINFORCE, RAFT.
+
+    Attributes:
+        positive: factor on the reward of correct samples.
+        negative: what wrong samples are pushed down by.
+        subset: divide by the share of the samples that count, as code that averages over a
+            subset does.
+    """
+
+    positive: Array
+    negative: Array
+    subset: bool = static(default=False)
+
+    def __call__(self, batch: Batch) -> Array:
+        """The reward of its own sign."""
+        right = batch.reward > 0
+        advantage = jnp.where(right, self.positive * batch.reward, -self.negative)
+        if not self.subset:
+            return advantage
+        share = batch.sum(jnp.where(advantage != 0, 1.0, 0.0).astype(advantage.dtype))
+        return advantage / jnp.where(share > 0, share, 1)
+
+
+@record
+class MixedOnly(Advantage):
+    """The raw reward, and 0 in groups whose rewards are all equal (Reinforce-Rej 2504.11343)."""
+
+    def __call__(self, batch: Batch) -> Array:
+        """R 1[the group has two different rewards]."""
+        mixed = batch.largest(batch.reward) > batch.smallest(batch.reward)
+        return jnp.where(mixed, batch.reward, 0)
+
+
+@record
+class BestMinusSecond(Advantage):
+    """The best sample gets its lead over the second, the others nothing (2503.19595).
+
+    Two best samples have no lead. In an infinite group nobody has.
+    """
+
+    eps: Array
+    scale: str = static(default="none")
+
+    needs: ClassVar[str] = "group"
+
+    def __call__(self, batch: Batch) -> Array:
+        """r_max - r_second for the best, over the unbiased std + eps with scale "std"."""
+        r, best = batch.reward, batch.largest(batch.reward)
+        is_best = batch.here & (r == best)
+        alone = jnp.sum(jnp.where(is_best, batch.weight, 0)) < 1.5 * batch.inv_size
+        second = batch.largest(r, among=r < best)
+        led = alone & jnp.isfinite(second)
+        lead = jnp.where(led, best - jnp.where(led, second, 0), 0)
+        if self.scale == "std":
+            lead = lead / (batch.std(r, unbiased=True) + self.eps)
+        return jnp.where(is_best, lead, 0)
+
+
+@record
+class PassAtK(Advantage):
+    """What a sample adds to pass@k of its group, standardised (2508.10751).
+
+    With rho = 1 - C(G-c, k)/C(G, k) and s = sqrt(rho (1 - rho)): (1 - rho)/s for a correct sample,
+    (1 - rho - C(G-c-1, k-1)/C(G-1, k-1))/s for a wrong one, c of G correct.
+    """
+
+    k: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The analytic advantage; 0 where pass@k is 0 or 1."""
+        right = batch.reward > 0
+        share = batch.sum(jnp.where(right, 1.0, 0.0).astype(batch.reward.dtype))
+        miss = _miss(batch.inv_size, share, self.k, 0)
+        miss_beside = _miss(batch.inv_size, share, self.k, 1)
+        variance = miss * (1 - miss)
+        some = variance > 0
+        scale = jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1)), 1)
+        advantage = jnp.where(right, miss, miss - miss_beside) / scale
+        return jnp.where(some, advantage, 0)
+
+
+def _miss(inv_size: Array, share: Array, k: Array, less: int) -> Array:
+    """C(G-c-less, k-less)/C(G-less, k-less), with its limit (1-p)^(k-less)."""
+    endless = inv_size == 0
+    size = jnp.round(1 / jnp.where(endless, 1, inv_size))
+    wrong = size - jnp.round(size * share) - less
+    total, tries = size - less, k - less
+    enough = ~endless & (wrong >= tries)
+
+    def log_choose(n: Array) -> Array:
+        n = jnp.where(enough, n, tries)
+        return jax.lax.lgamma(n + 1) - jax.lax.lgamma(n - tries + 1)
+
+    finite = jnp.where(enough, jnp.exp(log_choose(wrong) - log_choose(total)), 0)
+    some = endless & (share < 1)
+    limit = jnp.where(some, jnp.exp(tries * jnp.log1p(-jnp.where(some, share, 0))), 0)
+    return jnp.where(endless, limit, finite)
+
+
+@record
+class OptimalBaseline(Advantage):
+    """r - b with the baseline of least variance, b = sum w^2 |S|^2 r / sum w^2 |S|^2 (2602.17616).
+
+    S is the score, |S_y|^2 = 1 - 2 p_y + sum p^2, w the ratio policy/old policy. Its own sample is
+    in it, hence a small bias.
+    """
+
+    sees_policy: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Array:
+        """R - b."""
+        p = jnp.exp(batch.tables.log_p)
+        score = batch.pick(1 - 2 * p + jnp.sum(p**2))
+        weight = jnp.exp(2 * batch.log_rho) * score
+        total = batch.sum(weight)
+        some = total > 0
+        pivot = batch.largest(batch.reward)
+        baseline = batch.sum(weight * (batch.reward - pivot)) / jnp.where(some, total, 1)
+        return batch.reward - pivot - baseline

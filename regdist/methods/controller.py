@@ -46,7 +46,7 @@ class AdaptiveKL(Controller):
     bound: Array
 
     def start(self) -> Array:
-        """beta."""
+        """Beta."""
         return self.beta
 
     def apply(self, method, value: Array, laws: Laws):
@@ -83,7 +83,7 @@ class AdaptiveEntropy(Controller):
     largest: Array
 
     def start(self) -> Array:
-        """alpha."""
+        """Alpha."""
         return self.alpha
 
     def apply(self, method, value: Array, laws: Laws):

@@ -23,7 +23,6 @@ from regdist.methods.expectation import (
     num_groups,
 )
 from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.penalty import Penalty
 from regdist.methods.surrogate import LogProb, Surrogate
 from regdist.policy import softmax
 from regdist.problem import Bandit
@@ -182,8 +181,7 @@ def direction(
 
 def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
     """The expectation with its classes of actions, if it needs any; refuses what is too large."""
-    if expectation is None:
-        return Population()
+    expectation = Population() if expectation is None else expectation
     if not isinstance(expectation, Expectation):
         raise ValueError(
             "expectation must be rd.Population(), rd.Group(size) or "
@@ -194,11 +192,17 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
             isinstance(value, int | np.integer) and value >= 1
         ):
             raise ValueError(f"{name} must be an integer of at least 1; got {name}={value!r}")
+    need = method.advantage.needs
+    if need == "group" and isinstance(expectation, Population):
+        raise ValueError(
+            f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
+            "rd.Group(size) or rd.Sampled(group_size, num_groups)"
+        )
     if not isinstance(expectation, Group):
         return expectation
-    if expectation.classes is None and method.compares_rewards_alone:
-        if is_concrete(bandit.reward):
-            expectation = expectation.on(bandit.reward)
+    looks = expectation.classes is None and method.compares_rewards_alone
+    if looks and is_concrete(bandit.reward):
+        expectation = expectation.on(bandit.reward)
     size, classes = expectation.size, expectation.classes or bandit.num_actions
     count = num_groups(size, classes)
     if count * max(classes, bandit.num_actions) > MOST_ENTRIES:

@@ -56,13 +56,13 @@ class Penalty:
 
     def _estimate(self, log_ratio: Array) -> tuple[Array, Array]:
         """The estimate and its derivative in log pi, clamps included."""
-        l = jnp.clip(log_ratio, -self.clamp_ratio, self.clamp_ratio)
+        r = jnp.clip(log_ratio, -self.clamp_ratio, self.clamp_ratio)
         name = self.estimator.removesuffix("+")
         value, slope = {
-            "k1": (l, jnp.ones_like(l)),
-            "k2": (l**2 / 2, l),
-            "k3": (jnp.expm1(-l) + l, -jnp.expm1(-l)),
-            "abs": (jnp.abs(l), jnp.sign(l)),
+            "k1": (r, jnp.ones_like(r)),
+            "k2": (r**2 / 2, r),
+            "k3": (jnp.expm1(-r) + r, -jnp.expm1(-r)),
+            "abs": (jnp.abs(r), jnp.sign(r)),
         }[name]
         inside = (jnp.abs(log_ratio) <= self.clamp_ratio) & (jnp.abs(value) <= self.clamp_value)
         value = jnp.clip(value, -self.clamp_value, self.clamp_value)
@@ -72,8 +72,8 @@ class Penalty:
 
     def in_reward(self, batch: Batch) -> Array:
         """What is subtracted from the reward at each entry."""
-        l = batch.log_ratio(batch.tables.log_old, self._anchor(batch))
-        return self.beta * self._estimate(l)[0]
+        ratio = batch.log_ratio(batch.tables.log_old, self._anchor(batch))
+        return self.beta * self._estimate(ratio)[0]
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """What is subtracted from the coefficient of the score at each entry."""

@@ -1,0 +1,126 @@
+"""A loss as a trainer's code has it, differentiated rather than derived."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from regdist.methods.advantage import Advantage, GroupRelative
+from regdist.methods.batch import Batch
+from regdist.methods.method import Method
+from regdist.methods.surrogate import Surrogate
+from regdist.records import as_number, record, static
+from regdist.regularizer import Regularizer
+
+
+class View:
+    """What a trainer's loss sees of one group of n samples, shape [n] each.
+
+    Attributes:
+        log_probs: of the policy: differentiated.
+        old_log_probs: of the policy that the samples were drawn with, as the trainer computes it.
+        ref_log_probs: of the reference.
+        rewards: of the samples.
+        advantages: by the advantage given to `from_loss`.
+        weights: share of each sample, 1/n in a group; the law itself under `Population`.
+    """
+
+    def __init__(self, batch: Batch, advantages: Array, log_probs: Array):
+        laws = batch.tables
+        self._batch = batch
+        self.log_probs = log_probs
+        self.old_log_probs = batch.pick(laws.log_old)
+        self.ref_log_probs = batch.pick(laws.log_ref)
+        self.rewards = batch.reward
+        self.advantages = advantages
+        self.weights = batch.weight
+
+    @property
+    def group(self) -> Int[Array, " n"]:
+        """The group of each sample: all 0, groups come one at a time.
+
+        Raises:
+            ValueError: under `Population()`, whose samples have weights: use `mean`.
+        """
+        if self._batch.index is None:
+            raise ValueError(
+                "there are no group ids under rd.Population(): samples have weights there. Use "
+                "view.mean(x) for means over the group, or expectation=rd.Group(size)"
+            )
+        return jnp.zeros(self.rewards.shape[0], dtype=int)
+
+    def mean(self, x: Float[Array, " n"]) -> Float[Array, ""]:
+        """The mean of x over the group, right under every expectation."""
+        return jnp.sum(self.weights * jnp.where(self._batch.here, x, 0))
+
+
+@record
+class Written(Surrogate):
+    """Minus the derivative of a written loss in the log-probability of each sample."""
+
+    fn: Callable[[View], Array] = static()
+
+    local: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """By autodiff of the mean over the group."""
+
+        def total(log_probs: Array) -> Array:
+            terms = self.fn(View(batch, advantage, log_probs))
+            if terms.shape != batch.weight.shape:
+                raise ValueError(
+                    f"the loss must return one term per sample, shape {batch.weight.shape}; got "
+                    f"shape {terms.shape}. Return the terms, not their mean"
+                )
+            return jnp.sum(batch.weight * jnp.where(batch.here, terms, 0))
+
+        slope = jax.grad(total)(batch.pick(batch.tables.log_p))
+        return jnp.where(batch.here, -slope / jnp.where(batch.here, batch.weight, 1), 0)
+
+
+def from_loss(
+    fn: Callable[[View], Array],
+    *,
+    advantage: Advantage | None = None,
+    regularizer: Regularizer | None = None,
+    geometry: str = "softmax",
+) -> Method:
+    """A method from a loss as a trainer's code has it: per-sample terms to be minimised.
+
+    The terms are averaged over each group and differentiated through `view.log_probs`, so that
+    `jax.lax.stop_gradient` means what `detach` does in the code it is copied from. All three
+    expectations run it; under `Population()` the samples are all K actions with weights, so that
+    means over the group must be written `view.mean(x)`. Reuse one `fn` to reuse compilations.
+
+    Args:
+        fn: from a `View` (log_probs, old_log_probs, ref_log_probs, rewards, advantages, group) to
+            the loss of each sample, shape [n].
+        advantage: what fills `view.advantages`: one of `rd.methods.advantages`, default GRPO's.
+        regularizer: subtracted exactly beside it, such as `rd.Entropy(0.01)`.
+        geometry: "softmax", "natural" or "sign".
+
+    GRPO with k3 in the loss, pasted:
+
+    >>> def loss(view):
+    ...     ratio = jnp.exp(view.log_probs - view.old_log_probs)
+    ...     clipped = jnp.clip(ratio, 0.8, 1.2)
+    ...     a = view.advantages
+    ...     l = view.ref_log_probs - view.log_probs
+    ...     return -jnp.minimum(ratio * a, clipped * a) + 0.1 * (jnp.exp(l) - l - 1)
+    >>> mine = rd.methods.from_loss(loss)
+    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+    >>> z = jnp.array([0.3, -0.2, 0.1])
+    >>> same = rd.field(rd.methods.grpo(0.1), z, b, rd.Group(4))
+    >>> print(jnp.abs(rd.field(mine, z, b, rd.Group(4)) - same).max() < 1e-15)
+    True
+    """
+    default = GroupRelative(as_number(1e-6), "mean", "std", "raw")
+    return Method(
+        default if advantage is None else advantage,
+        Written(fn),
+        regularizer=regularizer,
+        geometry=geometry,
+    )

@@ -1,0 +1,225 @@
+"""Advantages that read log-probabilities: what distribution-matching and preference losses pay.
+
+Their gradients are coefficients on scores too, so they compose with everything else. l is the
+log-ratio of the policy to the reference at a sample, R its reward.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from regdist.divergence import Divergence
+from regdist.logspace import log_ratio, normalize
+from regdist.methods.advantage import Advantage
+from regdist.methods.batch import Batch, Laws
+from regdist.records import record, static
+from regdist.roots import implicit_root, increasing_root
+
+
+class SeesPolicy(Advantage):
+    """An advantage that reads log-probabilities."""
+
+    sees_policy: ClassVar[bool] = True
+
+
+@record
+class Balance(SeesPolicy):
+    """scale (inner(rewards) - beta l - b): the residual of q e^{R/beta} in trajectory balance.
+
+    With b the mean over the group this is VarGrad, GVPO, FlowRL; with b = beta log Z of the target,
+    where a learned constant ends up, it is trajectory balance.
+
+    Attributes:
+        inner: what plays the role of the reward.
+        beta: coefficient of the log-ratio.
+        scale: factor on the whole.
+        gain: factor on the inner reward.
+        constant: "mean" or "log_z".
+        unbiased: multiply by G/(G-1).
+        anchor: l against the "reference" or the "old" policy.
+    """
+
+    inner: Advantage
+    beta: Array
+    scale: Array
+    gain: Array
+    constant: str = static(default="mean")
+    unbiased: bool = static(default=False)
+    anchor: str = static(default="reference")
+
+    def __call__(self, batch: Batch) -> Array:
+        """The residual."""
+        laws = batch.tables
+        anchor = laws.log_ref if self.anchor == "reference" else laws.log_old
+        residual = self.gain * self.inner(batch) - self.beta * batch.log_ratio(laws.log_p, anchor)
+        if self.constant == "mean":
+            residual = residual - batch.mean(residual)
+        else:
+            tilted = laws.log_ref + self.gain * laws.reward / self.beta
+            residual = residual - self.beta * jax.nn.logsumexp(tilted)
+        if self.unbiased:
+            residual = residual / jnp.where(batch.inv_size == 1, 1, 1 - batch.inv_size)
+        return self.scale * residual
+
+
+@record
+class MatchTarget(SeesPolicy):
+    """-f'(p/p*) with p* = q e^{R/beta}/Z: the pseudo-reward of f-DPG (2302.08215).
+
+    The expected update is minus the gradient of D_f(p || p*), for the divergence given.
+    """
+
+    divergence: Divergence
+    beta: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The pseudo-reward."""
+        laws = batch.tables
+        aim = tilt(laws, self.beta)
+        return -self.divergence.slope(batch.log_ratio(laws.log_p, aim))
+
+
+def tilt(laws: Laws, beta: Array) -> Float[Array, " K"]:
+    """Log of q e^{R/beta}, normalised."""
+    best = jnp.max(jnp.where(jnp.isneginf(laws.log_ref), -jnp.inf, laws.reward))
+    return normalize(laws.log_ref + (laws.reward - best) / beta)
+
+
+@record
+class Exponential(SeesPolicy):
+    """e^{R/eta} over its mean, as weights of a maximum-likelihood fit: the E-step of MPO.
+
+    1806.06920; rlax `mpo_ops`. eta is the minimiser of the dual eta eps + eta log mean e^{R/eta},
+    the temperature at which the weights are eps nats from even ones.
+    """
+
+    epsilon: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The weights, whose mean is 1; the best samples alone when eps cannot be reached."""
+        r = batch.reward - batch.largest(batch.reward)
+
+        def weights(s: Array) -> Array:
+            e = jnp.where(batch.here, jnp.exp(jnp.exp(s) * r), 0)
+            return e / jnp.maximum(batch.sum(e), jnp.finfo(e.dtype).tiny)
+
+        def excess(s: Array) -> Array:
+            w = weights(s)
+            some = w > 0
+            return batch.sum(jnp.where(some, w * jnp.log(jnp.where(some, w, 1)), 0)) - self.epsilon
+
+        spread = -batch.smallest(r)
+        spread = jax.lax.stop_gradient(jnp.where(spread > 0, spread, 1))
+        low, high = jnp.full_like(spread, -12.0), jnp.full_like(spread, 12.0)
+        shift = -jnp.log(spread)
+        found, _ = increasing_root(
+            lambda s: jax.lax.stop_gradient(excess(s)), low + shift, high + shift
+        )
+        return weights(implicit_root(excess, found))
+
+
+@record
+class Contrast(SeesPolicy):
+    """Up on correct samples, down on wrong ones weighted e^{s/tau} (DisCO 2505.12366).
+
+    Objective mean over correct of s - tau log mean over wrong of e^{s/tau}; s = log p, or p/p_old.
+
+    Attributes:
+        tau: temperature of the wrong samples.
+        score: "log" or "ratio".
+        plain: average the wrong samples evenly (the "b" variants).
+    """
+
+    tau: Array
+    score: str = static(default="log")
+    plain: bool = static(default=False)
+
+    def __call__(self, batch: Batch) -> Array:
+        """1/share over correct, minus the softmax over wrong; 0 unless both occur."""
+        right = batch.here & (batch.reward > 0)
+        wrong = batch.here & ~right
+        log_p = batch.pick(batch.tables.log_p)
+        rho = jnp.exp(batch.log_rho)
+        score = log_p if self.score == "log" else rho
+        share = jnp.sum(jnp.where(right, batch.weight, 0))
+        tilt = jnp.zeros_like(score) if self.plain else score / self.tau
+        top = jnp.max(jnp.where(wrong, tilt, -jnp.inf), initial=-jnp.inf)
+        e = jnp.where(wrong, jnp.exp(tilt - jnp.where(jnp.isfinite(top), top, 0)), 0)
+        total = jnp.sum(batch.weight * e)
+        both = (share > 0) & (total > 0)
+        up = jnp.where(right, 1 / jnp.where(both, share, 1), 0)
+        down = e / jnp.where(both, total, 1)
+        slope = jnp.ones_like(rho) if self.score == "log" else rho
+        return jnp.where(both, slope * (up - down), 0)
+
+
+@record
+class Pairwise(SeesPolicy):
+    """Online DPO and IPO: every pair of a group is judged, and its loss differentiated.
+
+    The mean over ordered pairs of -log sigmoid(beta d), or (d - 1/(2 beta))^2, d = l_win - l_lose.
+    With groups of two it is the trainers' loss of one pair.
+
+    Attributes:
+        beta: as in DPO (2305.18290) or IPO (2310.12036).
+        loss: "dpo" or "ipo".
+        hard: the judge always takes the larger reward (ties at random), or prefers it with
+            probability sigmoid(R_i - R_j).
+    """
+
+    beta: Array
+    loss: str = static(default="dpo")
+    hard: bool = static(default=False)
+
+    def __call__(self, batch: Batch) -> Array:
+        """Twice the mean over the partners of the derivative of the pair's objective."""
+        laws = batch.tables
+        ratio = batch.log_ratio(laws.log_p, laws.log_ref)
+        force = self.force(
+            ratio[:, None] - ratio[None, :], batch.reward[:, None] - batch.reward[None, :]
+        )
+        partners = jnp.where(batch.here, batch.weight, 0)
+        others = jnp.where(batch.inv_size == 1, 1, 1 - batch.inv_size)
+        return 2 * jnp.sum(partners[None, :] * force, axis=1) / others
+
+    def force(self, delta: Array, gap: Array) -> Array:
+        """Minus the derivative of the expected loss in the first of a pair, given l and R gaps."""
+        wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)).astype(gap.dtype)
+        if not self.hard:
+            wins = jax.nn.sigmoid(gap)
+        if self.loss == "dpo":
+            return self.beta * (wins - jax.nn.sigmoid(self.beta * delta))
+        return (2 * wins - 1) / self.beta - 2 * delta
+
+
+@record
+class NashMD:
+    """What is paid: the chance to beat an opponent from a mix with the reference (2312.00886).
+
+    TRL: the opponent's logits are mix * reference + (1 - mix) * policy; P is sigmoid of the
+    reward gap. The opponent is averaged exactly, never drawn.
+    """
+
+    mix: Array
+
+    def __call__(self, laws: Laws) -> Float[Array, " K"]:
+        """P(y beats the opponent) - 1/2."""
+        both = jnp.isneginf(laws.log_ref) | jnp.isneginf(laws.log_old)
+        drift = jnp.where(both, 0, log_ratio(laws.log_ref, laws.log_old))
+        opponent = normalize(jnp.where(both, -jnp.inf, laws.log_old + self.mix * drift))
+        wins = jax.nn.sigmoid(laws.reward[:, None] - laws.reward[None, :])
+        return wins @ jnp.exp(opponent) - 0.5
+
+
+@record
+class ClusterMass:
+    """What is paid: the probability of the answer that an action stands for (EMPO's reward)."""
+
+    same: Float[Array, "K K"]
+
+    def __call__(self, laws: Laws) -> Float[Array, " K"]:
+        """The mass of the action's own answer under the old policy."""
+        return self.same @ jnp.exp(laws.log_old)

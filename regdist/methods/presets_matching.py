@@ -1,0 +1,146 @@
+"""The known methods by name: distribution matching and preferences."""
+
+from typing import Unpack
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Int
+
+from regdist.divergence import KL, Divergence
+from regdist.methods.advantage import GroupRelative
+from regdist.methods.compose import Common, Options, compose
+from regdist.methods.matching import (
+    Balance,
+    ClusterMass,
+    Contrast,
+    Exponential,
+    MatchTarget,
+    NashMD,
+    Pairwise,
+)
+from regdist.methods.method import Method
+from regdist.methods.surrogate import CappedRatio
+from regdist.records import as_number, positive
+
+_BETA = "The target is q e^{R/beta}"
+
+
+def _raw() -> GroupRelative:
+    return GroupRelative(as_number(0.0))
+
+
+def trajectory_balance(beta: ArrayLike, **options: Unpack[Common]) -> Method:
+    """(log Z + log p - log q - R/beta)^2 with log Z where it ends up (torchgfn, one step).
+
+    Target q e^{R/beta}/Z.
+    """
+    b = positive("beta", beta, _BETA)
+    return compose(Balance(_raw(), b, 2 / b, as_number(1.0), "log_z"), **options)
+
+
+def vargrad(beta: ArrayLike, **options: Unpack[Common]) -> Method:
+    """The same residual less its mean over the group, squared (torchgfn `log_partition_variance`).
+
+    On-policy its expected gradient is 2 grad KL(p || target) (1 - 1/G).
+    """
+    b = positive("beta", beta, _BETA)
+    return compose(Balance(_raw(), b, 2 / b, as_number(1.0)), **options)
+
+
+def gvpo(beta: ArrayLike = 0.1, anchor: str = "reference", **options: Unpack[Common]) -> Method:
+    """GVPO (2504.19599): sum over a group of (beta (l - mean l) - (r - mean r))^2 / (2 (G - 1)).
+
+    Args:
+        beta: coefficient of the log-ratio l.
+        anchor: "reference": target q e^{R/beta}; "old": mirror descent, which ends on the best.
+        options: as in `compose`.
+    """
+    b = positive("beta", beta, _BETA)
+    return compose(Balance(_raw(), b, b, as_number(1.0), "mean", True, anchor), **options)
+
+
+def flowrl(gain: ArrayLike = 15.0, cap: ArrayLike = 10.0, **options: Unpack[Common]) -> Method:
+    """FlowRL (2509.15207): trajectory balance on 15 times GRPO's *advantage*, not the reward.
+
+    Weighted by the ratio, at most `cap`. Its target q exp(15 (R - mean)/std) depends on the policy.
+    """
+    inner = GroupRelative(as_number(1e-6), "mean", "std", "raw")
+    residual = Balance(inner, as_number(1.0), as_number(2.0), as_number(gain))
+    return compose(residual, CappedRatio(as_number(0.0), as_number(cap)), **options)
+
+
+def fdpg(
+    beta: ArrayLike, divergence: Divergence | None = None, **options: Unpack[Common]
+) -> Method:
+    """f-DPG (2302.08215): minimises D_f(p || p*), p* = q e^{R/beta}/Z, for any f.
+
+    Args:
+        beta: of the target.
+        divergence: f, a `rd.Divergence`; default KL(p || p*).
+        options: as in `compose`.
+    """
+    match = MatchTarget(KL() if divergence is None else divergence, positive("beta", beta, _BETA))
+    return compose(match, **options)
+
+
+def mpo(epsilon: ArrayLike = 0.1, **options: Unpack[Common]) -> Method:
+    """MPO (1806.06920): fit to the samples weighted by e^{R/eta}, eta from the dual."""
+    return compose(Exponential(positive("epsilon", epsilon, "nats between steps")), **options)
+
+
+def nash_md(beta: ArrayLike = 0.1, mix: ArrayLike = 0.5, **options: Unpack[Common]) -> Method:
+    """Nash-MD (2312.00886; TRL): (P(y beats the opponent) - 1/2) log p - beta sg(l) log p.
+
+    The opponent's logits are mix * reference + (1 - mix) * policy, P the sigmoid of reward gaps.
+    Fixed point p proportional to q e^{P opponent/beta}: the regularised Nash equilibrium only
+    when the opponent is the policy itself (mix = 0).
+    """
+    return compose(_raw(), signal=NashMD(as_number(mix)), beta=beta, estimator="k2", **options)
+
+
+def online_dpo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
+    """Online DPO: pairs from the policy, judged, -log sigmoid(beta (l_win - l_lose)).
+
+    Args:
+        beta: as in DPO.
+        hard: the judge always prefers the larger reward: margins then grow without bound. False:
+            with probability sigmoid of the reward gap; the target is q e^{R/beta}.
+        options: as in `compose`.
+    """
+    return compose(Pairwise(positive("beta", beta, _BETA), "dpo", hard), **options)
+
+
+def online_ipo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
+    """Online IPO (2310.12036): pairs from the policy, (l_win - l_lose - 1/(2 beta))^2."""
+    return compose(Pairwise(positive("beta", beta, _BETA), "ipo", hard), **options)
+
+
+def disco(
+    tau: ArrayLike | None = None,
+    score: str = "log",
+    plain: bool = False,
+    **options: Unpack[Options],
+) -> Method:
+    """DisCO (2505.12366): correct samples against wrong ones, not a mean reward.
+
+    Args:
+        tau: temperature of the wrong samples; 10 for log p, 1 for the ratio.
+        score: "log" or "ratio".
+        plain: DisCO-b, wrong samples weighted evenly: with log p its update is grad logit p_C.
+        options: as in `compose`.
+    """
+    default = 10.0 if score == "log" else 1.0
+    return compose(Contrast(as_number(default if tau is None else tau), score, plain), **options)
+
+
+def self_labelled(label: Int[Array, " K"], **options: Unpack[Options]) -> Method:
+    """The reward is the mass of one's own answer: it ends on the initial plurality.
+
+    Args:
+        label: the answer of each action, as in `Bandit.label`.
+        options: as in `compose`.
+    """
+    same = jnp.asarray(label)[:, None] == jnp.asarray(label)[None, :]
+    signal = ClusterMass(jnp.where(same, as_number(1.0), as_number(0.0)))
+    return compose(_raw(), signal=signal, **options)

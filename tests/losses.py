@@ -1,0 +1,239 @@
+"""The losses of the named methods, written out as a trainer would write them for a list of samples.
+
+Each takes one group of G samples, `actions` [G], and tables; returns the loss to be minimised,
+which is differentiated in the logits. Nothing here is shared with the package: this is the judge.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sg = jax.lax.stop_gradient
+
+
+def group_of(actions, logits, log_old, log_ref, reward):
+    """What the loss of a group sees."""
+    table = jax.nn.log_softmax(logits)
+    return SimpleNamespace(
+        table=table,
+        lp=table[actions],
+        old=log_old[actions],
+        ref=log_ref[actions],
+        r=reward[actions],
+        greedy=reward[jnp.argmax(log_old)],
+        size=len(actions),
+        old_table=log_old,
+        ref_table=log_ref,
+        reward_table=reward,
+    )
+
+
+def std(x):
+    return jnp.sqrt(jnp.sum((x - jnp.mean(x)) ** 2) / max(len(x) - 1, 1) + 1e-60)
+
+
+def z_score(g, eps=1e-6):
+    return g.r / (1 + eps) if g.size == 1 else (g.r - jnp.mean(g.r)) / (std(g.r) + eps)
+
+
+def ppo(g, a, low=0.2, high=0.2, dual=jnp.inf):
+    rho = jnp.exp(g.lp - g.old)
+    gain = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
+    floor = jnp.where(jnp.isfinite(dual), jnp.where(a < 0, dual * a, -jnp.inf), -jnp.inf)
+    return -jnp.mean(jnp.maximum(gain, floor))
+
+
+def k3(lp, ref):
+    return jnp.exp(ref - lp) - (ref - lp) - 1
+
+
+def counted(g):
+    """The group's correct samples: c, and which."""
+    right = g.r > 0
+    return jnp.sum(jnp.where(right, 1, 0)), right
+
+
+def choose(n, k):
+    return float(np.prod([(n - i) / (i + 1) for i in range(k)])) if n >= k else 0.0
+
+
+def grpo(g, beta=0.04):
+    return ppo(g, z_score(g)) + beta * jnp.mean(k3(g.lp, g.ref))
+
+
+def sapo(g):
+    a, rho = z_score(g), jnp.exp(g.lp - g.old)
+    tau = jnp.where(a > 0, 1.0, 1.05)
+    return -jnp.mean(4 / tau * jax.nn.sigmoid(tau * (rho - 1)) * a)
+
+
+def gmpo(g):
+    a, log_rho = z_score(g), g.lp - g.old
+    held = jnp.clip(log_rho, -0.4, 0.4)
+    side = jnp.where(a > 0, jnp.minimum(log_rho, held), jnp.maximum(log_rho, held))
+    return -jnp.mean(a * jnp.exp(side))
+
+
+def loo(g):
+    return g.r if g.size == 1 else g.r - (jnp.sum(g.r) - g.r) / (g.size - 1)
+
+
+def passk_best(g, normalize=True):
+    order = jnp.argsort(-g.r)
+    if g.size == 1:
+        return 0 * jnp.sum(g.lp)
+    a = jnp.zeros(g.size).at[order[0]].set(g.r[order[0]] - g.r[order[1]])
+    return ppo(g, a / (std(g.r) + 1e-6) if normalize else a, dual=3.0)
+
+
+def passk_analytic(g, k):
+    c, right = counted(g)
+    n = g.size
+    up, down = [0.0], [0.0]
+    for n_right in range(1, n + 1):
+        rho = 1 - choose(n - n_right, k) / choose(n, k)
+        s = np.sqrt(max(rho * (1 - rho), 0))
+        beside = choose(n - n_right - 1, k - 1) / choose(n - 1, k - 1)
+        up.append((1 - rho) / s if s else 0.0)
+        down.append((1 - rho - beside) / s if s else 0.0)
+    a = jnp.where(right, jnp.array(up)[c], jnp.array(down)[c])
+    return ppo(g, a, dual=3.0)
+
+
+def signed(g, positive, negative, subset=False):
+    c, right = counted(g)
+    a = jnp.where(right, positive * g.r, -negative)
+    if subset:
+        count = (c if negative == 0 else g.size - c).astype(float)
+        a = jnp.where(count > 0, a * g.size / jnp.maximum(count, 1), 0)
+    return ppo(g, a, dual=3.0)
+
+
+def nonzero(g):
+    count = jnp.sum(jnp.where(g.r != 0, 1.0, 0.0))
+    a = (g.r - jnp.mean(g.r)) * g.size / jnp.maximum(count, 1)
+    return -jnp.mean(g.lp * a)
+
+
+def optimal(g):
+    p = jnp.exp(g.table)
+    score = 1 - 2 * jnp.exp(g.lp) + jnp.sum(p**2)
+    w = sg(jnp.exp(2 * (g.lp - g.old)) * score)
+    a = g.r - jnp.sum(w * g.r) / jnp.sum(w)
+    return -jnp.mean(sg(a) * g.lp)
+
+
+def penalised(g, kind, placement="loss", beta=0.3):
+    """REINFORCE with the mean baseline and a penalty, on-policy."""
+    l = g.lp - g.ref
+    terms = {
+        "k1": l,
+        "k2": l**2 / 2,
+        "k3": k3(g.lp, g.ref),
+        "abs": jnp.abs(l),
+        "k3+": sg(k3(g.lp, g.ref)) + l**2 / 2 - sg(l**2 / 2),
+        "corrected": jnp.exp(g.lp - g.old) * k3(g.lp, g.ref),
+    }[kind]
+    if placement == "loss":
+        return -jnp.mean(g.lp * (g.r - jnp.mean(g.r))) + beta * jnp.mean(terms)
+    paid = sg(g.r - beta * terms)
+    return -jnp.mean(g.lp * (paid - jnp.mean(paid)))
+
+
+def after(g, beta=0.3):
+    """OpenRLHF: k1 subtracted from the normalised advantage."""
+    return -jnp.mean(g.lp * sg(z_score(g) - beta * (g.lp - g.ref)))
+
+
+def squared(g, beta):
+    """VarGrad: the variance of the residual, mean subtracted with its gradient."""
+    residual = g.lp - g.ref - g.r / beta
+    return jnp.mean((residual - jnp.mean(residual)) ** 2)
+
+
+def balance(g, beta):
+    log_z = jax.nn.logsumexp(g.ref_table + g.reward_table / beta)
+    return jnp.mean((log_z + g.lp - g.ref - g.r / beta) ** 2)
+
+
+def gvpo(g, beta, old=False):
+    l = g.lp - (g.old if old else g.ref)
+    terms = (beta * (l - jnp.mean(l)) - (g.r - jnp.mean(g.r))) ** 2
+    return jnp.sum(terms) / 2 / max(g.size - 1, 1)
+
+
+def flowrl(g):
+    residual = g.lp - g.ref - 15 * z_score(g)
+    w = jnp.minimum(sg(jnp.exp(g.lp - g.old)), 10)
+    return jnp.mean(w * (residual - sg(jnp.mean(residual))) ** 2)
+
+
+def disco(g, tau=10.0, plain=False, ratio=False):
+    c, right = counted(g)
+    both = (c > 0) & (c < g.size)
+    good, bad = (jnp.maximum(x, 1).astype(float) for x in (c, g.size - c))
+    s = jnp.exp(g.lp - g.old) if ratio else g.lp
+    up = jnp.sum(jnp.where(right, s, 0)) / good
+    wrong = jnp.where(right, 0.0, 1.0)
+    if plain:
+        down = jnp.sum(wrong * s) / bad
+    else:
+        down = tau * jnp.log(jnp.where(both, jnp.sum(wrong * jnp.exp(s / tau)) / bad, 1))
+    return jnp.where(both, down - up, 0)
+
+
+def pairs(g, beta, ipo=False, hard=True):
+    """The mean over ordered pairs of two different samples."""
+    l = g.lp - g.ref
+    total = 0 * jnp.sum(l)
+    for i, j in itertools.permutations(range(g.size), 2):
+        gap = g.r[i] - g.r[j]
+        wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)) if hard else jax.nn.sigmoid(gap)
+        d = l[i] - l[j]
+        loss = (d - 0.5 / beta) ** 2 if ipo else -jax.nn.log_sigmoid(beta * d)
+        total = total + 2 * wins * loss
+    return total / max(g.size * (g.size - 1), 1)
+
+
+def mpo(g, epsilon=0.1):
+    """eta from the derivative of the dual, by bisection."""
+    gap = g.r - jnp.max(g.r)
+
+    def slope(x):
+        e = jnp.exp(gap / jnp.exp(x))
+        return epsilon + jnp.log(jnp.mean(e)) - jnp.sum(e * gap) / jnp.sum(e) / jnp.exp(x)
+
+    low, high = jnp.array(-9.0), jnp.array(9.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low = jnp.where(slope(middle) < 0, middle, low)
+        high = jnp.where(slope(middle) < 0, high, middle)
+    e = sg(jnp.exp(gap / jnp.exp((low + high) / 2)))
+    return -jnp.mean(e / jnp.mean(e) * g.lp)
+
+
+def nash_md(g, beta=0.1, mix=0.5):
+    opponent = jax.nn.softmax(mix * g.ref_table + (1 - mix) * sg(g.old_table))
+    wins = jax.nn.sigmoid(g.r[:, None] - g.reward_table[None, :]) @ opponent
+    return -jnp.mean((wins - 0.5) * g.lp - beta * sg(g.lp - g.ref) * g.lp)
+
+
+def expected_update(loss, size, logits, log_old, log_ref, reward):
+    """Minus the gradient, averaged over every one of the K^G groups drawn from the old policy."""
+    count = len(reward)
+    groups = jnp.array(list(itertools.product(range(count), repeat=size)))
+    chance = jnp.exp(jnp.sum(log_old[groups], axis=1))
+
+    @jax.jit
+    def updates(z):
+        def one(actions):
+            return -jax.grad(lambda z: loss(group_of(actions, z, log_old, log_ref, reward)))(z)
+
+        return jax.vmap(one)(groups)
+
+    each = np.asarray(updates(logits))
+    mean = chance @ each
+    return mean, np.einsum("n,ni,nj->ij", chance, each - mean, each - mean)

@@ -1,0 +1,120 @@
+"""Every preset against its loss, written out and averaged over all groups of samples."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import regdist as rd
+from tests import losses as w
+
+m = rd.methods
+part = functools.partial
+
+# name: preset, its loss, smallest group
+PRESETS = {
+    "reinforce": (m.reinforce(), lambda g: -jnp.mean(g.r * g.lp)),
+    "remax": (m.remax(), lambda g: w.ppo(g, g.r - g.greedy, dual=3.0)),
+    "rloo": (m.rloo(), lambda g: w.ppo(g, w.loo(g), dual=3.0)),
+    "grpo": (m.grpo(), w.grpo),
+    "dr_grpo": (m.dr_grpo(), lambda g: w.ppo(g, g.r - jnp.mean(g.r))),
+    "dapo": (m.dapo(), lambda g: w.ppo(g, w.z_score(g), 0.2, 0.28, 3.0)),
+    "gspo": (m.gspo(), lambda g: w.ppo(g, w.z_score(g))),
+    "opo": (m.opo(), lambda g: -jnp.mean((g.r - jnp.mean(g.r)) * g.lp)),
+    "gpg": (m.gpg(), w.nonzero),
+    "maxrl": (
+        m.maxrl(),
+        lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / (jnp.mean(g.r) + 1e-6), dual=3.0),
+    ),
+    "one_sided_grpo": (
+        m.one_sided_grpo(),
+        lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / (jnp.sqrt(jnp.mean(g.r)) + 1e-6), dual=3.0),
+    ),
+    "reinforce_plus_plus": (
+        m.reinforce_plus_plus(),
+        lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / jnp.sqrt(jnp.var(g.r) + 1e-8), dual=3.0),
+    ),
+    "pass_at_k_grpo": (m.pass_at_k_grpo(), w.passk_best),
+    "pass_at_k_grpo, plain": (m.pass_at_k_grpo(False), part(w.passk_best, normalize=False)),
+    "psr": (m.psr(), part(w.signed, positive=1, negative=0)),
+    "nsr": (m.nsr(), part(w.signed, positive=0, negative=1)),
+    "psr, subset": (m.psr(True), part(w.signed, positive=1, negative=0, subset=True)),
+    "nsr, subset": (m.nsr(True), part(w.signed, positive=0, negative=1, subset=True)),
+    "w_reinforce": (m.w_reinforce(), part(w.signed, positive=0.1, negative=1)),
+    "raft": (m.raft(), lambda g: -jnp.mean(jnp.maximum(g.r, 0) * g.lp)),
+    "reinforce_rej": (
+        m.reinforce_rej(),
+        lambda g: -jnp.mean(jnp.where(jnp.max(g.r) > jnp.min(g.r), g.r, 0) * g.lp),
+    ),
+    "optimal_baseline": (m.optimal_baseline(), w.optimal),
+    "cispo": (
+        m.cispo(),
+        lambda g: -jnp.mean(
+            w.sg(jnp.clip(jnp.exp(g.lp - g.old), 0.8, 1.2)) * w.z_score(g) * g.lp
+        ),
+    ),
+    "sapo": (m.sapo(), w.sapo),
+    "gmpo": (m.gmpo(), w.gmpo),
+    "entropy, sampled": (
+        m.entropy_bonus(0.3, sampled_loss=True),
+        lambda g: -jnp.mean(w.loo(g) * g.lp) + 0.3 * jnp.mean(g.lp),
+    ),
+    "k1 in loss": (m.opo(beta=0.3, estimator="k1"), part(w.penalised, kind="k1")),
+    "k2 in loss": (m.opo(beta=0.3, estimator="k2"), part(w.penalised, kind="k2")),
+    "k3 in loss": (m.opo(beta=0.3, estimator="k3"), part(w.penalised, kind="k3")),
+    "abs in loss": (m.opo(beta=0.3, estimator="abs"), part(w.penalised, kind="abs")),
+    "k3+ in loss": (m.opo(beta=0.3, estimator="k3+"), part(w.penalised, kind="k3+")),
+    "k3 x ratio": (
+        m.opo(beta=0.3, estimator="k3", ratio_corrected=True),
+        part(w.penalised, kind="corrected"),
+    ),
+    **{
+        f"{kind} in reward": (
+            m.opo(beta=0.3, estimator=kind, placement="reward"),
+            part(w.penalised, kind=kind, placement="reward"),
+        )
+        for kind in ("k1", "k2", "k3", "abs")
+    },
+    "k1 after": (
+        m.grpo(0.3, "k1", "reward", after_normalization=True, clip_low=1.0, clip_high=1e9),
+        w.after,
+    ),
+    "trajectory_balance": (m.trajectory_balance(0.4), part(w.balance, beta=0.4)),
+    "vargrad": (m.vargrad(0.4), part(w.squared, beta=0.4)),
+    "gvpo": (m.gvpo(0.4), part(w.gvpo, beta=0.4)),
+    "gvpo, old": (m.gvpo(0.4, "old"), part(w.gvpo, beta=0.4, old=True)),
+    "flowrl": (m.flowrl(), w.flowrl),
+    "disco": (m.disco(), w.disco),
+    "disco, ratio": (m.disco(score="ratio"), part(w.disco, tau=1.0, ratio=True)),
+    "disco-b": (m.disco(plain=True), part(w.disco, plain=True)),
+    "online_dpo": (m.online_dpo(0.7), part(w.pairs, beta=0.7)),
+    "online_dpo, soft": (m.online_dpo(0.7, False), part(w.pairs, beta=0.7, hard=False)),
+    "online_ipo": (m.online_ipo(0.7), part(w.pairs, beta=0.7, ipo=True)),
+    "mpo": (m.mpo(0.1), w.mpo),
+    "nash_md": (m.nash_md(), w.nash_md),
+    "pass_at_k_training": (m.pass_at_k_training(2), part(w.passk_analytic, k=2)),
+}
+ON_POLICY = ("k1 after", "corrected")
+REWARD = jnp.array([1.0, 0.0, 0.5])
+LOG_REF = jnp.log(jnp.array([0.2, 0.5, 0.3]))
+LOGITS = jnp.array([0.3, -0.2, 0.1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("name", PRESETS)
+def test_group_is_the_mean_over_all_groups(name, size):
+    method, loss = PRESETS[name]
+    if size == 1 and name == "pass_at_k_training":
+        pytest.skip("k = 2 of one sample does not exist")
+    bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
+    old = rd.softmax(LOGITS)
+    want, _ = w.expected_update(loss, size, LOGITS, old, LOG_REF, REWARD)
+    got = rd.field(method, LOGITS, bandit, rd.Group(size))
+    assert np.allclose(got, want, rtol=0, atol=2e-14 * (1 + np.abs(want).max()))
+    moved = LOGITS + jnp.array([0.35, -0.2, 0.1])
+    want, _ = w.expected_update(loss, size, moved, old, LOG_REF, REWARD)
+    if name == "k1 after" or "reward" in name:
+        return  # written on-policy above
+    got = rd.field(method, moved, bandit, rd.Group(size), old=old)
+    assert np.allclose(got, want, rtol=0, atol=2e-14 * (1 + np.abs(want).max()))
