@@ -128,13 +128,13 @@ def optimal(g):
 
 def penalised(g, kind, placement="loss", beta=0.3):
     """REINFORCE with the mean baseline and a penalty, on-policy."""
-    l = g.lp - g.ref
+    ratio = g.lp - g.ref
     terms = {
-        "k1": l,
-        "k2": l**2 / 2,
+        "k1": ratio,
+        "k2": ratio**2 / 2,
         "k3": k3(g.lp, g.ref),
-        "abs": jnp.abs(l),
-        "k3+": sg(k3(g.lp, g.ref)) + l**2 / 2 - sg(l**2 / 2),
+        "abs": jnp.abs(ratio),
+        "k3+": sg(k3(g.lp, g.ref)) + ratio**2 / 2 - sg(ratio**2 / 2),
         "corrected": jnp.exp(g.lp - g.old) * k3(g.lp, g.ref),
     }[kind]
     if placement == "loss":
@@ -160,8 +160,8 @@ def balance(g, beta):
 
 
 def gvpo(g, beta, old=False):
-    l = g.lp - (g.old if old else g.ref)
-    terms = (beta * (l - jnp.mean(l)) - (g.r - jnp.mean(g.r))) ** 2
+    ratio = g.lp - (g.old if old else g.ref)
+    terms = (beta * (ratio - jnp.mean(ratio)) - (g.r - jnp.mean(g.r))) ** 2
     return jnp.sum(terms) / 2 / max(g.size - 1, 1)
 
 
@@ -187,12 +187,14 @@ def disco(g, tau=10.0, plain=False, ratio=False):
 
 def pairs(g, beta, ipo=False, hard=True):
     """The mean over ordered pairs of two different samples."""
-    l = g.lp - g.ref
-    total = 0 * jnp.sum(l)
+    ratio = g.lp - g.ref
+    total = 0 * jnp.sum(ratio)
     for i, j in itertools.permutations(range(g.size), 2):
         gap = g.r[i] - g.r[j]
-        wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)) if hard else jax.nn.sigmoid(gap)
-        d = l[i] - l[j]
+        wins = (
+            jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)) if hard else jax.nn.sigmoid(gap)
+        )
+        d = ratio[i] - ratio[j]
         loss = (d - 0.5 / beta) ** 2 if ipo else -jax.nn.log_sigmoid(beta * d)
         total = total + 2 * wins * loss
     return total / max(g.size * (g.size - 1), 1)

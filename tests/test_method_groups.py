@@ -2,12 +2,17 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import regdist as rd
+from regdist.methods.expectation import draw
 from tests import losses as w
+from tests.problems import bandits
 
 m = rd.methods
 part = functools.partial
@@ -50,9 +55,7 @@ PRESETS = {
     "optimal_baseline": (m.optimal_baseline(), w.optimal),
     "cispo": (
         m.cispo(),
-        lambda g: -jnp.mean(
-            w.sg(jnp.clip(jnp.exp(g.lp - g.old), 0.8, 1.2)) * w.z_score(g) * g.lp
-        ),
+        lambda g: -jnp.mean(w.sg(jnp.clip(jnp.exp(g.lp - g.old), 0.8, 1.2)) * w.z_score(g) * g.lp),
     ),
     "sapo": (m.sapo(), w.sapo),
     "gmpo": (m.gmpo(), w.gmpo),
@@ -118,3 +121,64 @@ def test_group_is_the_mean_over_all_groups(name, size):
         return  # written on-policy above
     got = rd.field(method, moved, bandit, rd.Group(size), old=old)
     assert np.allclose(got, want, rtol=0, atol=2e-14 * (1 + np.abs(want).max()))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", PRESETS)
+def test_sampled_has_the_enumerated_mean_and_covariance(name, size):
+    """Of one draw, for every group that can be drawn; two groups halve the covariance."""
+    method, loss = PRESETS[name]
+    if size == 1 and name == "pass_at_k_training":
+        pytest.skip("k = 2 of one sample does not exist")
+    bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
+    mean, covariance = w.expected_update(loss, size, LOGITS, rd.softmax(LOGITS), LOG_REF, REWARD)
+    got = m.update_moments(method, LOGITS, bandit, rd.Sampled(size, 2))
+    scale = 1 + np.abs(covariance).max()
+    assert np.allclose(got.mean, mean, rtol=0, atol=2e-14 * scale)
+    assert np.allclose(2 * got.covariance, covariance, rtol=0, atol=1e-13 * scale)
+
+
+def test_a_draw_is_the_update_of_the_groups_drawn():
+    """The mean over the drawn groups of the written loss's gradient, for the drawn actions."""
+    bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
+    key = jax.random.key(3)
+    drawn = draw(key, rd.softmax(LOGITS), (5, 4))
+    old = rd.softmax(LOGITS)
+
+    def loss(z):
+        groups = [w.grpo(w.group_of(a, z, old, LOG_REF, REWARD)) for a in drawn]
+        return sum(groups) / len(groups)
+
+    got = rd.field(m.grpo(), LOGITS, bandit, rd.Sampled(4, 5), key=key)
+    assert np.allclose(got, -jax.grad(loss)(LOGITS), rtol=0, atol=1e-13)
+
+
+@given(data=st.data())
+def test_draws_follow_the_law(data):
+    """A uniform u gives the action whose share of the cumulative sum holds u; never a zero."""
+    log_p = data.draw(bandits(sizes=(6,), zeros=True)).log_ref
+    seed = data.draw(st.integers(0, 10**6))
+    actions = np.asarray(draw(jax.random.key(seed), log_p, (50,)))
+    u = np.asarray(jax.random.uniform(jax.random.key(seed), (50,), log_p.dtype))
+    edges = np.cumsum(np.exp(log_p))
+    below = np.where(actions > 0, edges[actions - 1], 0)
+    assert np.all((below <= u * edges[-1]) & (u * edges[-1] <= edges[actions]))
+    assert np.all(np.exp(log_p)[actions] > 0)
+
+
+def test_many_actions_few_rewards():
+    """Classes of equal rewards against the enumeration of every group of actions."""
+    random = np.random.default_rng(0)
+    reward = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    bandit = rd.bandit(reward, random.dirichlet(np.ones(5)))
+    z = jnp.asarray(random.normal(size=5))
+    for method in (m.grpo(), m.maxrl(beta=0.1, estimator="k2"), m.pass_at_k_grpo()):
+        every = rd.Group(3, 5, jnp.arange(5))
+        got, want = (rd.field(method, z, bandit, e) for e in (rd.Group(3), every))
+        assert np.allclose(got, want, rtol=0, atol=1e-15)
+    big = rd.bandit((np.arange(200) < 3).astype(float))
+    assert np.isfinite(rd.field(m.grpo(), big.log_ref, big, rd.Group(64))).all()
+    covariance = m.update_moments(m.grpo(), big.log_ref, big, rd.Sampled(64)).covariance
+    assert np.all(np.diag(covariance) >= 0)
+    with pytest.raises(ValueError, match="groups; at most"):
+        rd.field(m.vargrad(0.1), big.log_ref, big, rd.Group(8))

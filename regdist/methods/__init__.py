@@ -12,6 +12,8 @@ from regdist.methods.loss import View as View
 from regdist.methods.loss import from_loss as from_loss
 from regdist.methods.method import Method as Method
 from regdist.methods.method import field as field
+from regdist.methods.moments import Moments as Moments
+from regdist.methods.moments import update_moments as update_moments
 from regdist.methods.presets import adaptive_entropy as adaptive_entropy
 from regdist.methods.presets import cispo as cispo
 from regdist.methods.presets import dapo as dapo

@@ -1,7 +1,7 @@
 """The method record and its update, under every expectation."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ def direction(
     elif isinstance(expectation, Group) and method.compares_rewards_alone:
         gain, weighted = _by_class(method, laws, expectation)
     else:
-        lists, log_weight = _lists(expectation, laws, lists)
+        lists, log_weight = group_lists(expectation, laws, lists)
         weighted = jnp.sum(listed(method, laws, lists, log_weight), axis=0)
         gain = times_exp(weighted, -jnp.where(jnp.isneginf(log_p), jnp.inf, log_p))
     if method.regularizer is not None:
@@ -234,8 +234,33 @@ def _population(method: Method, laws: Laws, on_policy: bool) -> tuple[Array, Arr
     return times_exp(coefficient, log_ratio(laws.log_sampler, laws.log_p)), weighted
 
 
-def _by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
-    """Enumerates how many samples of each class a group holds, given that it holds an action."""
+class Classes(NamedTuple):
+    """All groups of a size, as counts of classes of actions.
+
+    Attributes:
+        member: the class of each action, shape [K].
+        number: samples of each class in each group, shape [M, L].
+        log_group: log-probability of each group, shape [M].
+        log_chance: log-probability that a sample is of each class, shape [L].
+        coefficient: of each action's score in each group, shape [M, K].
+    """
+
+    member: Array
+    number: Array
+    log_group: Array
+    log_chance: Array
+    coefficient: Array
+
+    def given(self) -> Array:
+        """P(group | it holds an action) for each action, shape [M, K]."""
+        size = jnp.sum(self.number[0])
+        log_chance = jnp.where(jnp.isneginf(self.log_chance), jnp.inf, self.log_chance)
+        share = times_exp(self.number / size, self.log_group[:, None] - log_chance)
+        return share[:, self.member]
+
+
+def by_class(method: Method, laws: Laws, group: Group) -> Classes:
+    """Enumerates groups where rewards alone decide who is worth what."""
     num_actions, dtype = laws.reward.shape[0], laws.reward.dtype
     member = jnp.arange(num_actions) if group.member is None else group.member
     classes = group.classes or num_actions
@@ -248,19 +273,22 @@ def _by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
     log_chance = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), -jnp.inf)
 
     def advantages(share: Array) -> Array:
-        batch = Batch(reward, share, share > 0, inv_size, _greedy(laws))
-        return method.advantages(batch)
+        return method.advantages(Batch(reward, share, share > 0, inv_size, _greedy(laws)))
 
     number = jnp.asarray(counts, dtype)
     empty = number == 0
-    log_group = jnp.asarray(log_multiplicity, dtype) + jnp.sum(
-        jnp.where(empty, 0, jnp.where(empty, 1, number) * jnp.where(empty, 0, log_chance)), axis=1
-    )
-    given = times_exp(shares, log_group[:, None] - jnp.where(some, log_chance, jnp.inf))
+    each = jnp.where(empty, 1, number) * jnp.where(empty, 0, log_chance)
+    log_group = jnp.asarray(log_multiplicity, dtype) + jnp.sum(each, axis=1)
     every = table(laws, jnp.exp(laws.log_sampler), 1 / group.size)
-    advantage = jax.vmap(advantages)(shares)
-    coefficient = jax.vmap(lambda a: method.coefficients(every, a))(advantage[:, member])
-    mean = jnp.sum(jnp.where(given > 0, given, 0)[:, member] * coefficient, axis=0)
+    advantage = jax.vmap(advantages)(shares)[:, member]
+    coefficient = jax.vmap(lambda a: method.coefficients(every, a))(advantage)
+    return Classes(member, number, log_group, log_chance, coefficient)
+
+
+def _by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
+    groups = by_class(method, laws, group)
+    given = groups.given()
+    mean = jnp.sum(jnp.where(given > 0, given * groups.coefficient, 0), axis=0)
     weighted = times_exp(mean, laws.log_sampler)
     return times_exp(mean, log_ratio(laws.log_sampler, laws.log_p)), weighted
 
@@ -272,7 +300,7 @@ def draw_groups(expectation: Sampled, laws: Laws, key: Key[Array, ""] | None) ->
     return draw(key, laws.log_sampler, (expectation.num_groups, expectation.group_size))
 
 
-def _lists(expectation: Expectation, laws: Laws, drawn: Array | None) -> tuple[Array, Array]:
+def group_lists(expectation: Expectation, laws: Laws, drawn: Array | None) -> tuple[Array, Array]:
     """Groups as lists of actions, shape [M, G], and the log of their weights, shape [M]."""
     if drawn is not None:
         return drawn, jnp.full(drawn.shape[0], -np.log(drawn.shape[0]), laws.reward.dtype)
