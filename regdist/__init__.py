@@ -23,6 +23,8 @@ from regdist.frontier import best_of_n as best_of_n
 from regdist.frontier import kl_ball as kl_ball
 from regdist.frontier import rejection as rejection
 from regdist.frontier import reward_kl_frontier as reward_kl_frontier
+from regdist.identify import Identification as Identification
+from regdist.identify import identify as identify
 from regdist.methods import Group as Group
 from regdist.methods import Population as Population
 from regdist.methods import Sampled as Sampled

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax import Array
+from jaxtyping import Key
 
 from regdist.logspace import expect
-from regdist.methods import Method, field
+from regdist.methods import Expectation, Group, Method, Sampled, field, update_moments
+from regdist.methods.method import prepared
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.problem import Bandit
-from regdist.run import Trajectory, default_optimizer, run
+from regdist.run import Loop, Trajectory, default_optimizer, run
 from regdist.spectrum import spectrum
 from regdist.target import Target, objective
 
@@ -33,7 +36,8 @@ class Certificate:
     """What `certify` found. Distances are between the last policy of the run and the target.
 
     Attributes:
-        verdict: "converges", "plateau", "elsewhere", "vertex", "cycles" or "diverges".
+        verdict: "converges", "plateau", "elsewhere", "depends on start", "vertex", "cycles" or
+            "diverges".
         sentence: the verdict in words, with its numbers.
         field_norm: sum of |p_i (w_i - E_p w)| at the target, in units of reward: 0 if the target
             is a fixed point of the method.
@@ -56,6 +60,13 @@ class Certificate:
             there; None further than 0.1 nats away, where it is no prediction.
         remaining_steps: steps to the tolerance at the slower of the last two, or at the
             asymptotic rate if the run does not approach yet; 0 if there.
+        basins: total variation to the target at the end of runs of as many steps from other
+            starts, shape [S]; empty if the path was given.
+        noise: square root of the trace of the covariance of one update at the target under
+            `Sampled`; 0 for exact expectations.
+        predicted_spread: standard deviation of log p around its mean in the stationary state,
+            averaged over the target, that step size and covariance predict; None without noise.
+        measured_spread: the same over the second half of the run's records.
     """
 
     verdict: str
@@ -76,6 +87,10 @@ class Certificate:
     measured_rate: float | None
     predicted_rate: float | None
     remaining_steps: float
+    basins: np.ndarray
+    noise: float
+    predicted_spread: float | None
+    measured_spread: float | None
 
     @property
     def passes(self) -> bool:
@@ -95,6 +110,9 @@ def certify(
     optimizer: "optax.GradientTransformation | None" = None,
     steps: int = 2000,
     tolerance: float = 1e-6,
+    expectation: Expectation | None = None,
+    key: Key[Array, ""] | None = None,
+    loop: Loop | None = None,
 ) -> Certificate:
     """Whether a method has this target as its limit, and how far a run has come.
 
@@ -112,9 +130,14 @@ def certify(
             predicted for plain gradient steps, not for optimisers with a memory.
         steps: steps of the run made here.
         tolerance: total variation at which a run has arrived.
+        expectation: over what updates are averaged, as in `run`. Under `Sampled` the target is
+            judged by the exact mean over all groups of that size, so that its bias shows in
+            `field_norm`; a run is not expected to stand still, but to spread as predicted.
+        key: for `Sampled`.
+        loop: as in `run`. The target is judged on-policy.
 
     Raises:
-        ValueError: the path is a batch of runs.
+        ValueError: the path is a batch of runs, or groups too many to enumerate.
 
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
     >>> reg = rd.ReverseKL(0.5)
@@ -122,14 +145,24 @@ def certify(
     converges: ... at total variation ...
     """
     chosen = default_optimizer() if optimizer is None else optimizer
+    over = prepared(expectation, method, bandit)
+    ends = np.zeros((0, bandit.num_actions))
     if path is None:
-        path = run(method, bandit, steps, chosen, record_every=max(1, steps // 100))
+        every = max(1, steps // (1000 if isinstance(over, Sampled) else 100))
+
+        def walk(start: Array | None, every: int) -> Trajectory:
+            return run(method, bandit, steps, chosen, over, key, start, every, loop=loop)
+
+        path = walk(None, every)
+        ends = np.asarray(
+            jax.vmap(lambda z: walk(z, steps).log_probs[-1])(jnp.asarray(starts(bandit, 3)[1:]))
+        )
     if jnp.ndim(path.log_probs) != 2:
         raise ValueError(
             f"path must be one run with log_probs [N, K]; got shape {path.log_probs.shape}. "
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
-    return _Judgement(method, bandit, target, path, chosen, tolerance).certificate()
+    return _Judgement(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
 
 
 class _Judgement:
@@ -143,9 +176,15 @@ class _Judgement:
         path: Trajectory,
         optimizer: "optax.GradientTransformation",
         tolerance: float,
+        expectation: Expectation,
+        ends: np.ndarray,
     ):
         self.method, self.bandit, self.target, self.path = method, bandit, target, path
-        self.tolerance = tolerance
+        self.tolerance, self.drawn = tolerance, expectation
+        self.expectation = expectation
+        if isinstance(expectation, Sampled):
+            self.expectation = prepared(Group(expectation.group_size), method, bandit)
+        self.basins = np.array([total_variation(jnp.asarray(e), target.log_probs) for e in ends])
         self.last = path.log_probs[-1]
         self.kept = np.flatnonzero(np.exp(np.asarray(target.log_probs)) > _NEGLIGIBLE)
         self.likeliest = int(np.argmax(np.asarray(target.log_probs)[self.kept]))
@@ -156,7 +195,8 @@ class _Judgement:
         """The Jacobian of the field at the target times v, over the kept actions."""
         full = np.zeros(self.bandit.num_actions, dtype=np.asarray(self.last).dtype)
         full[self.kept] = np.asarray(v).ravel()
-        out = _jacobian_product(self.method, self.bandit, self.target.log_probs, full)
+        at = self.target.log_probs
+        out = jacobian_product(self.method, self.bandit, self.expectation, at, jnp.asarray(full))
         return np.asarray(out)[self.kept]
 
     def certificate(self) -> Certificate:
@@ -188,6 +228,8 @@ class _Judgement:
             "measured_rate": measured,
             "predicted_rate": predicted,
             "remaining_steps": self.remaining(variation, measured, predicted, asymptotic),
+            "basins": self.basins,
+            **self.spreads(),
         }
         verdict, sentence = self.verdict(numbers)
         return Certificate(verdict=verdict, sentence=sentence, **numbers)
@@ -195,7 +237,9 @@ class _Judgement:
     def field_norm(self) -> float:
         """Sum of |p (w - E w)| at the target: the softmax field, whatever the geometry."""
         plain = dataclasses.replace(self.method, geometry="softmax")
-        return float(jnp.sum(jnp.abs(field(plain, self.target.log_probs, self.bandit))))
+        return float(
+            jnp.sum(jnp.abs(field(plain, self.target.log_probs, self.bandit, self.expectation)))
+        )
 
     def rounding(self) -> float:
         """What `field_norm` may be at a true fixed point: rounding of rewards and penalties."""
@@ -255,6 +299,26 @@ class _Judgement:
             both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
         return measured, sum(both) / 2
 
+    def spreads(self) -> dict[str, float | None]:
+        """What the noise of an update is, and the spread it leads to and led to."""
+        quiet = {"noise": 0.0, "predicted_spread": None, "measured_spread": None}
+        if not isinstance(self.drawn, Sampled):
+            return quiet
+        at = self.target.log_probs
+        moments = update_moments(self.method, at, self.bandit, self.drawn)
+        covariance = np.asarray(moments.covariance)[np.ix_(self.kept, self.kept)]
+        weight = np.exp(np.asarray(at)[self.kept])
+        late = np.asarray(self.path.log_probs)[len(self.path.step) // 2 :, self.kept]
+        measured = math.sqrt(weight @ np.var(late, axis=0))
+        predicted = None
+        if self.learning_rate is not None:
+            size = len(self.kept)
+            jacobian = np.column_stack([self.product(v) for v in np.eye(size)])
+            centre = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
+            predicted = _spread(self.learning_rate, jacobian, covariance, centre, weight)
+        noise = math.sqrt(max(np.trace(covariance), 0.0))
+        return {"noise": noise, "predicted_spread": predicted, "measured_spread": measured}
+
     def remaining(self, variation: float, *rates: float | None) -> float:
         """Steps until total variation falls below the tolerance.
 
@@ -282,10 +346,15 @@ class _Judgement:
         growth = float(np.max(n["eigenvalues"].real, initial=-np.inf))
         if growth > 1e-9 * abs(n["fastest"]):
             return "elsewhere", f"the target is a fixed point that repels (eigenvalue {growth:.2g})"
+        if isinstance(self.drawn, Sampled):
+            return self.noisy_verdict(n, where)
         if n["total_variation"] <= self.tolerance:
             pace = "" if n["measured_rate"] is None else f", rate {n['measured_rate']:.3g} a step"
             if n["predicted_rate"] is not None:
                 pace += f" (predicted {n['predicted_rate']:.3g})"
+            away = int(np.sum(self.basins > 100 * self.tolerance))
+            if away:
+                pace += f"; {away} of {len(self.basins)} other starts are not there yet"
             return "converges", f"{after} it is {where}{pace}"
         if math.isinf(n["kl_from_target"]):
             return "elsewhere", f"the run has lost an action that the target needs; it is {where}"
@@ -300,6 +369,45 @@ class _Judgement:
         wait = "an unknown number of" if math.isinf(togo) else f"about {togo:,.3g} more"
         return "plateau", f"{after} it is {where} and still approaching: {wait} steps to go"
 
+    def noisy_verdict(self, n: dict, where: str) -> tuple[str, str]:
+        """For runs that never stand still: is their mean where it should be?"""
+        late = jnp.exp(self.path.log_probs[len(self.path.step) // 2 :])
+        mean = float(jnp.sum(jnp.abs(jnp.mean(late, axis=0) - jnp.exp(self.target.log_probs))) / 2)
+        spread = n["predicted_spread"]
+        said = "" if spread is None else f" (predicted {spread:.2g})"
+        about = (
+            f"the second half of the run has its mean at total variation {mean:.2g} from the "
+            f"target and spreads by {n['measured_spread']:.2g} nats{said}"
+        )
+        if mean <= max(self.tolerance, 3 * (spread or 0.0)):
+            return "converges", about
+        return "plateau", f"{about}; at the end it is {where}"
+
+
+def starts(bandit: Bandit, random_ones: int) -> np.ndarray:
+    """Logits to start from: the reference, the uniform law on its support and random ones."""
+    log_q = np.asarray(bandit.log_ref)
+    inside = ~np.isneginf(log_q) & ~np.isneginf(np.asarray(bandit.reward))
+    noise = np.random.default_rng(0).normal(scale=1.5, size=(random_ones, len(log_q)))
+    rows = [log_q, np.zeros_like(log_q), *noise.astype(log_q.dtype)]
+    return np.stack([np.where(inside, row, -np.inf).astype(log_q.dtype) for row in rows])
+
+
+def _spread(
+    rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
+) -> float | None:
+    """The stationary standard deviation of x <- x + rate (J x + noise), x = centre z.
+
+    None where the linear step does not contract.
+    """
+    basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
+    step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
+    if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:
+        return None
+    kick = basis.T @ centre @ noise @ centre.T @ basis
+    reduced = scipy.linalg.solve_discrete_lyapunov(step, rate**2 * kick)
+    return math.sqrt(max(weight @ np.diag(basis @ reduced @ basis.T), 0.0))
+
 
 def _rate(factor: float) -> float:
     return math.inf if factor == 0 else -math.log(factor)
@@ -310,9 +418,24 @@ def _distances(log_probs: Array, aim: Array) -> Array:
     return jax.vmap(lambda p: kl(p, aim))(log_probs)
 
 
+def jacobian_product(
+    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
+) -> Array:
+    """The derivative of the field along v: exact, or by central differences of a written loss."""
+    if method.differentiable:
+        return _jacobian_product(method, bandit, expectation, at, v)
+    size = jnp.max(jnp.abs(v))
+    width = 1e-3 / jnp.where(size > 0, size, 1)
+    points = jnp.array([-2.0, -1.0, 1.0, 2.0], at.dtype)[:, None] * width * v
+    f = jax.vmap(lambda d: field(method, at + d, bandit, expectation))(points)
+    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * width)
+
+
 @jax.jit
-def _jacobian_product(method: Method, bandit: Bandit, at: Array, v: Array) -> Array:
-    return jax.jvp(lambda z: field(method, z, bandit), (at,), (v,))[1]
+def _jacobian_product(
+    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
+) -> Array:
+    return jax.jvp(lambda z: field(method, z, bandit, expectation), (at,), (v,))[1]
 
 
 def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:

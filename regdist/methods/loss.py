@@ -64,6 +64,7 @@ class Written(Surrogate):
     fn: Callable[[View], Array] = static()
 
     local: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """By autodiff of the mean over the group."""

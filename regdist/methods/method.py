@@ -60,6 +60,11 @@ class Method:
     geometry: str = static(default="softmax")
 
     @property
+    def differentiable(self) -> bool:
+        """Whether the field can be differentiated: not through a written loss, which detaches."""
+        return self.surrogate.differentiable
+
+    @property
     def compares_rewards_alone(self) -> bool:
         """Whether a group meets only through its rewards: then equal rewards are one class."""
         parts = (self.surrogate, *self.penalties, *self.weights)

@@ -16,9 +16,13 @@ from regdist.records import record
 
 
 class Surrogate:
-    """What every surrogate shares: `local` says that samples do not meet in it."""
+    """What every surrogate shares.
+
+    `local` says that samples do not meet in it, `differentiable` that nothing in it is detached.
+    """
 
     local: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """The coefficient of the score at each entry, shape [n]."""

@@ -1,0 +1,398 @@
+"""Which distribution does a method go to? Runs its exact field to the end and names what it finds.
+
+Works on concrete values, outside jit. K is the number of actions.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+import scipy.optimize
+from jax import Array
+
+from regdist.certify import starts as begin_anywhere
+from regdist.methods import Expectation, Method, Sampled, field
+from regdist.methods.method import prepared
+from regdist.metrics import total_variation
+from regdist.policy import softmax
+from regdist.problem import Bandit
+from regdist.records import Table
+from regdist.regularizer import (
+    AlphaDivergence,
+    Entropy,
+    ForwardKL,
+    JensenShannon,
+    Regularizer,
+    ReverseKL,
+    TotalVariation,
+)
+from regdist.run import run
+from regdist.target import target
+
+FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
+    "reverse KL": ReverseKL,
+    "forward KL": ForwardKL,
+    "entropy": Entropy,
+    "total variation": TotalVariation,
+    "Jensen-Shannon": JensenShannon,
+    "Hellinger": lambda b: AlphaDivergence(0.5, b),
+    "Pearson": lambda b: AlphaDivergence(2.0, b),
+    "Neyman": lambda b: AlphaDivergence(-1.0, b),
+}
+"""The targets that `identify` knows, each a family in beta."""
+
+_VERTEX = 1e-4
+_SLID = 1e-3
+_MOST_STEPS = 3000
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A known target and how far the limit is from it.
+
+    Attributes:
+        name: the family, or a law without a coefficient.
+        beta: the coefficient that fits best; None without one.
+        distance: total variation to the limit.
+    """
+
+    name: str
+    beta: float | None
+    distance: float
+
+    def __str__(self) -> str:
+        about = "" if self.beta is None else f" at beta {self.beta:.4g}"
+        return f"{self.name}{about} (total variation {self.distance:.2g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Identification:
+    """What `identify` found.
+
+    Attributes:
+        regularizer: the one whose target the limit is; None if none fits, or it has none.
+        distance: total variation from the limit to the nearest candidate.
+        log_probs: the limit from the reference policy, in nats, shape [K].
+        verdict: "converges", "elsewhere" (to one law that is no known target), "depends on start",
+            "vertex", "cycles" or "diverges".
+        sentence: the verdict in words, with its numbers.
+        candidates: all known targets, the nearest first.
+        starts: log-probabilities of the starts, shape [S, K]; the first is the reference.
+        ends: where each start ended, shape [S, K].
+        field_norm: largest |field| at each end, shape [S].
+    """
+
+    regularizer: Regularizer | None
+    distance: float
+    log_probs: np.ndarray
+    verdict: str
+    sentence: str
+    candidates: tuple[Candidate, ...]
+    starts: np.ndarray
+    ends: np.ndarray
+    field_norm: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.sentence}"
+
+
+def identify(
+    method: Method,
+    bandit: Bandit,
+    *,
+    expectation: Expectation | None = None,
+    starts: Table | None = None,
+    tolerance: float = 1e-6,
+) -> Identification:
+    """Where a method goes, and which known target that is.
+
+    Follows the flow dz/dt = field(z), the limit of small steps, with a stiff solver from several
+    starts until it stands still, then compares the end with every target in `FAMILIES` at its
+    best beta, and with laws that have none: the reference, the reference on the best actions, the
+    best action that was likeliest. What small steps cannot show (noise, clipping, step sizes) is
+    for `run` and `certify`.
+
+    Args:
+        method: from `rd.methods`.
+        bandit: K actions, up to a few hundred.
+        expectation: `Population()`, the default, or `Group(size)`.
+        starts: logits, shape [S, K]; default the reference, the uniform law on its support and six
+            random ones.
+        tolerance: total variation below which a target fits.
+
+    Returns:
+        An `Identification`. Two families may fit equally: with two reward levels reverse and
+        forward KL differ in their beta alone. Then the beta nearest to the method's own decides,
+        and `candidates` has both.
+
+    Raises:
+        ValueError: a `Sampled` expectation, or starts of another shape.
+
+    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+    >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
+    >>> print(found)
+    converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
+    >>> found.regularizer
+    ForwardKL(0.3)
+    >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
+    ReverseKL(0.3)
+    """
+    if isinstance(expectation, Sampled):
+        raise ValueError(
+            f"identify follows the expected update, which {expectation!r} only draws: use "
+            f"rd.Group({expectation.group_size}) or rd.Population()"
+        )
+    over = prepared(expectation, method, bandit)
+    begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
+    if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
+        raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
+    flows = [_flow(method, bandit, over, z) for z in begin]
+    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits))) for f in flows])
+    norms = np.array([f.norm for f in flows])
+    rounding = 1e-7 if all(f.settled for f in flows) else _SLID
+    candidates = _candidates(bandit, ends[0], method, rounding)
+    verdict, sentence = _verdict(bandit, flows, begin, ends, candidates, tolerance)
+    best = candidates[0]
+    fits = verdict == "converges" and best.beta is not None and best.name in FAMILIES
+    return Identification(
+        regularizer=FAMILIES[best.name](best.beta) if fits else None,
+        distance=best.distance,
+        log_probs=ends[0],
+        verdict=verdict,
+        sentence=sentence,
+        candidates=tuple(candidates),
+        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin))),
+        ends=ends,
+        field_norm=norms,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flow:
+    logits: np.ndarray
+    norm: float
+    settled: bool
+    finite: bool
+    turns: bool
+
+
+def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
+    """The end of dz/dt = field(z), in time units of the largest reward gap."""
+    inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
+    full = jnp.full(bandit.num_actions, -jnp.inf, bandit.reward.dtype)
+
+    def place(z: Any) -> Array:
+        return full.at[inside].set(z)
+
+    def f(_: float, z: np.ndarray) -> np.ndarray:
+        return np.asarray(_field(method, place(z), bandit, expectation))[inside]
+
+    def jacobian(_: float, z: np.ndarray) -> np.ndarray:
+        whole = _jacobian(method, place(z), bandit, expectation)
+        return np.asarray(whole)[np.ix_(inside, inside)]
+
+    reward = np.asarray(bandit.reward)[inside]
+    unit = float(np.ptp(reward)) or 1.0
+    z = start[inside] - np.max(start[inside])
+    solver = scipy.integrate.BDF(
+        f,
+        0.0,
+        z,
+        1e12 / unit,
+        rtol=1e-8,
+        atol=1e-9,
+        jac=jacobian if method.differentiable else None,
+    )
+    settled, finite, laws = False, True, [z]
+    for _ in range(_MOST_STEPS):
+        try:
+            with np.errstate(all="ignore"):
+                solver.step()
+            finite = bool(np.all(np.isfinite(solver.y)))
+        except ValueError:  # scipy refuses a Jacobian that is not finite
+            finite = False
+        if not finite:
+            break
+        z = solver.y
+        laws.append(z)
+        if np.max(np.abs(f(0.0, z))) <= 1e-13 * unit or solver.status == "finished":
+            settled = True
+            break
+        if solver.status == "failed":
+            break
+    if not finite:  # logits may run off for ever while the law stands still
+        last, before = (
+            np.exp(np.asarray(softmax(jnp.asarray(x)))) for x in (z, laws[-len(laws) // 4])
+        )
+        settled = finite = bool(np.abs(last - before).sum() < _VERTEX)
+    logits = np.full(bandit.num_actions, -np.inf)
+    logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
+    turns = False
+    if finite and not settled:
+        logits, turns = _slide(method, bandit, expectation, logits)
+    norm = float(np.max(np.abs(f(0.0, logits[inside]))))
+    return _Flow(logits, norm, settled, finite, turns)
+
+
+def _slide(
+    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """The end of steps that shrink as 1/t, where the field jumps and no solver stands still.
+
+    And whether it still turns at the end.
+    """
+    unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
+    steps, shrink = 40_000, _shrinking(unit)
+    path = run(method, bandit, steps, shrink, expectation, init=start, record_every=steps // 20)
+    late = np.exp(np.asarray(path.log_probs[-10:]))
+    return np.asarray(path.log_probs[-1]), float(np.ptp(late, axis=0).max()) > 1e-2
+
+
+@functools.cache
+def _shrinking(unit: float) -> Any:
+    import optax
+
+    return optax.sgd(lambda t: 1.0 / unit / (1 + jnp.asarray(t, float) / 40.0))
+
+
+def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
+    """Newton steps onto the fixed point nearby, as long as they shrink the field."""
+    for _ in range(4):
+        value = f(0.0, z)
+        step = np.linalg.lstsq(jacobian(0.0, z), -value, rcond=1e-10)[0]
+        fresh = z + step
+        smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
+        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:
+            break
+        z = fresh
+    return z
+
+
+def _candidates(
+    bandit: Bandit, end: np.ndarray, method: Method, rounding: float
+) -> list[Candidate]:
+    aim = jnp.asarray(end)
+    reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
+    inside = ~np.isneginf(log_q) & ~np.isneginf(reward)
+    spread = float(np.ptp(reward[inside])) or 1.0
+    found = []
+    grid = spread * np.geomspace(1e-4, 1e4, 97)
+    own = _own_betas(method)
+    for name in FAMILIES:
+        distances = np.asarray(_grid(name, bandit, aim, jnp.asarray(np.append(grid, own))))
+        i = int(np.nanargmin(distances[: len(grid)]))
+        low, high = np.log(grid[max(i - 1, 0)]), np.log(grid[min(i + 1, len(grid) - 1)])
+
+        def distance(x: float, name: str = name) -> float:
+            value = float(_grid(name, bandit, aim, jnp.asarray([math.exp(x)]))[0])
+            return value if math.isfinite(value) else 1.0
+
+        best = scipy.optimize.minimize_scalar(
+            distance, bounds=(low, high), method="bounded", options={"xatol": 1e-11}
+        )
+        options = [(float(best.fun), math.exp(float(best.x)))]
+        # the method's own coefficient, if it fits as well as the best
+        options += [
+            (float(d), float(b))
+            for d, b in zip(distances[len(grid) :], own, strict=True)
+            if d <= max(10 * best.fun, 1e-8)
+        ]
+        d, beta = options[-1]
+        found.append(Candidate(name, beta, d))
+    laws = {"reference": log_q}
+    best = inside & (reward == reward[inside].max())
+    laws["reference on the best actions"] = np.where(best, log_q, -np.inf)
+    likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
+    laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
+    for name, law in laws.items():
+        log_p = softmax(jnp.asarray(law))
+        found.append(Candidate(name, None, float(total_variation(aim, log_p))))
+
+    def rank(c: Candidate) -> tuple:
+        known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
+        return (max(c.distance, rounding), not known, c.beta is not None)
+
+    return sorted(found, key=rank)
+
+
+def _own_betas(method: Method) -> np.ndarray:
+    betas = [float(p.beta) for p in method.penalties if hasattr(p, "beta")]
+    if method.regularizer is not None:
+        betas += [float(t.beta) for t in method.regularizer.terms]
+    if hasattr(method.advantage, "beta"):
+        betas.append(float(method.advantage.beta))  # pyright: ignore[reportAttributeAccessIssue]
+    return np.array([b for b in betas if b > 0])
+
+
+def _verdict(
+    bandit: Bandit,
+    flows: list[_Flow],
+    begin: np.ndarray,
+    ends: np.ndarray,
+    candidates: list[Candidate],
+    tolerance: float,
+) -> tuple[str, str]:
+    probs = np.exp(ends)
+    apart = np.abs(probs[:, None] - probs[None, :]).sum(axis=-1) / 2
+    best = candidates[0]
+    many = f"from all {len(flows)} starts" if len(flows) > 1 else "from the start"
+    if not all(f.finite for f in flows):
+        bad = [f.finite for f in flows].index(False)
+        low = ends[bad][~np.isneginf(begin[bad])].min()
+        return (
+            "diverges",
+            f"start {bad} leaves all bounds, its least likely action at log p {low:.3g}",
+        )
+    moving = [i for i, f in enumerate(flows) if not f.settled and f.turns]
+    if moving:
+        return "cycles", f"start {moving[0]} never stands still; last near {best}"
+    still = all(f.settled for f in flows)
+    vertex = probs.max(axis=1) > 1 - _VERTEX
+    reward = np.asarray(bandit.reward)
+    if apart.max() > max(10 * tolerance, 2 * _VERTEX if vertex.any() else 0, 0 if still else _SLID):
+        i, j = np.unravel_index(np.argmax(apart), apart.shape)
+        where = (
+            f"actions {sorted({int(k) for k in probs[vertex].argmax(axis=1)})}, one each"
+            if vertex.all()
+            else f"laws up to {apart.max():.2g} apart (starts {int(i)} and {int(j)})"
+        )
+        top = reward[~np.isneginf(np.asarray(bandit.log_ref))].max()
+        good = probs[:, reward == top].sum(axis=1)
+        paid = " that are all optimal" if np.all(good > 1 - _VERTEX) else ""
+        return "depends on start", f"{len(flows)} starts end on {where}{paid}"
+    if vertex.all():
+        action = int(probs[0].argmax())
+        return "vertex", f"{many} to action {action} alone, reward {reward[action]:.4g}"
+    stuck = "" if still else "; the field jumps there, so that steps must shrink to stand still"
+    if best.distance <= tolerance or (stuck and best.distance <= _SLID):
+        return "converges", f"{many} to {best}{stuck}"
+    return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
+
+
+@jax.jit
+def _field(method: Method, z: Array, bandit: Bandit, expectation: Expectation) -> Array:
+    return field(method, z, bandit, expectation)
+
+
+@jax.jit
+def _jacobian(method: Method, z: Array, bandit: Bandit, expectation: Expectation) -> Array:
+    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(z)
+
+
+def _grid(name: str, bandit: Bandit, aim: Array, betas: Array) -> Array:
+    """Total variation from `aim` to the family at each beta."""
+    return _distances(jax.vmap(FAMILIES[name])(betas), bandit, aim)
+
+
+@jax.jit
+def _distances(regularizers: Regularizer, bandit: Bandit, aim: Array) -> Array:
+    def one(regularizer: Regularizer) -> Array:
+        return total_variation(aim, target(bandit, regularizer).log_probs)
+
+    return jax.vmap(one)(regularizers)
