@@ -15,6 +15,7 @@ import numpy as np
 import scipy.integrate
 import scipy.optimize
 from jax import Array
+from jax.typing import ArrayLike
 
 from regdist.certify import starts as begin_anywhere
 from regdist.methods import Expectation, Method, Sampled, field
@@ -185,10 +186,11 @@ class _Flow:
 def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
     """The end of dz/dt = field(z), in time units of the largest reward gap."""
     inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
-    full = jnp.full(bandit.num_actions, -jnp.inf, bandit.reward.dtype)
 
-    def place(z: Any) -> Array:
-        return full.at[inside].set(z)
+    def place(z: np.ndarray) -> np.ndarray:
+        full = np.full(bandit.num_actions, -np.inf, bandit.reward.dtype)
+        full[inside] = z
+        return full
 
     def f(_: float, z: np.ndarray) -> np.ndarray:
         return np.asarray(_field(method, place(z), bandit, expectation))[inside]
@@ -376,13 +378,13 @@ def _verdict(
 
 
 @jax.jit
-def _field(method: Method, z: Array, bandit: Bandit, expectation: Expectation) -> Array:
-    return field(method, z, bandit, expectation)
+def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+    return field(method, jnp.asarray(z), bandit, expectation)
 
 
 @jax.jit
-def _jacobian(method: Method, z: Array, bandit: Bandit, expectation: Expectation) -> Array:
-    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(z)
+def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(jnp.asarray(z))
 
 
 def _grid(name: str, bandit: Bandit, aim: Array, betas: Array) -> Array:

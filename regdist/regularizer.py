@@ -112,7 +112,11 @@ class Term:
             order = f"{_show(d.alpha)}, " if isinstance(d, Alpha) else ""
             return f"{'Tsallis' if order else 'Entropy'}({order}{beta})"
         if isinstance(d, Alpha):
-            return f"AlphaDivergence({_show(d.alpha)}, {beta}{about})"
+            named = {"0": "ForwardKL", "0.5": "Hellinger", "2": "Pearson", "-1": "Neyman"}
+            alpha = _show(d.alpha)
+            if alpha in named:
+                return f"{named[alpha]}({beta}{about})"
+            return f"AlphaDivergence({alpha}, {beta}{about})"
         if isinstance(d, KL):
             return f"ReverseKL({beta}{about})"
         if isinstance(d, divergences.JensenShannon | divergences.TotalVariation):

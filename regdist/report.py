@@ -129,7 +129,7 @@ def regularizer(spec: str) -> Callable[[Any], Regularizer]:
     >>> regularizer("reverse-kl+entropy")(0.5)
     ReverseKL(0.5) + Entropy(0.5)
     >>> regularizer("forward-kl+jensen-shannon")(0.5)
-    AlphaDivergence(0, 0.5) + JensenShannon(0.5)
+    ForwardKL(0.5) + JensenShannon(0.5)
     """
     known: dict[str, Callable[[Any], Regularizer]] = {
         "reverse-kl": ReverseKL,
