@@ -69,6 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("regdist-report"), help="where to write"
     )
+    atlas = jobs.add_parser(
+        "atlas",
+        help="where every method goes, on several problems, under three expectations",
+        description="A table and a figure per problem: verdicts, distances to the known targets, "
+        "rates, and the entropy left at matched success. Finished cells are kept: a killed atlas "
+        "goes on where it stopped.",
+    )
+    atlas.set_defaults(job=_atlas)
+    atlas.add_argument("--methods", metavar="N,N,...", type=lambda text: text.split(","))
+    atlas.add_argument("--problems", metavar="N,N,...", type=lambda text: text.split(","))
+    atlas.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("regdist-atlas"), help="where to write"
+    )
     return parser
 
 
@@ -113,3 +126,23 @@ def _report(options: argparse.Namespace) -> int:
                 complaints.print(f"FAILS {cell.regularizer} beta={cell.beta:g} {kind}: {proof}")
     console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
     return 0 if made.passes else 1
+
+
+def _atlas(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from regdist import atlas
+
+    complaints = Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    try:
+        with Progress(console=complaints) as progress:
+            cells = atlas.build(options.out, options.methods, options.problems, progress)
+    except (ValueError, OSError) as error:
+        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
+        return 2
+    atlas.print_tables(cells, console)
+    atlas.write(cells, options.out)
+    console.print(f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it).")
+    return 0

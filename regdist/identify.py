@@ -377,6 +377,15 @@ def _verdict(
     return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
 
 
+def field_jacobian(
+    method: Method, bandit: Bandit, expectation: Expectation, log_probs: np.ndarray
+) -> np.ndarray:
+    """The derivative of the field in the logits of the actions that are not at 0, there."""
+    inside = np.flatnonzero(~np.isneginf(log_probs))
+    over = prepared(expectation, method, bandit)
+    return np.asarray(_jacobian(method, log_probs, bandit, over))[np.ix_(inside, inside)]
+
+
 @jax.jit
 def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
     return field(method, jnp.asarray(z), bandit, expectation)
