@@ -282,12 +282,17 @@ def adaptive_entropy(
     alpha: ArrayLike = 0.0,
     step: ArrayLike = 0.005,
     largest: ArrayLike = 1.0,
+    normalize_std: bool = True,
     **options: Unpack[Options],
 ) -> Method:
-    """TRL's adaptive entropy bonus: alpha steps towards an entropy, and is off above it."""
+    """TRL's adaptive entropy bonus: alpha steps towards an entropy, and is off above it.
+
+    Beside a standard deviation it may not hold: as the policy sharpens, the normalised advantage
+    grows like 1/std, and `largest` caps the bonus. Without one it slides along its set-point.
+    """
     control = AdaptiveEntropy(*map(as_number, (alpha, target, step, largest)))
     return _build(
-        _relative("mean", "std", 1e-4, "raw"),
+        _relative("mean", "std" if normalize_std else "none", 1e-4, "raw"),
         options,
         {"clip_low": 0.2, "clip_high": 0.2, "regularizer": Entropy(1.0)},
         controller=control,
