@@ -48,7 +48,7 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 }
 """The targets that `identify` knows, each a family in beta."""
 
-_VERTEX = 1e-4
+_VERTEX = 1e-6
 _SLID = 1e-3
 _MOST_STEPS = 3000
 

@@ -137,7 +137,8 @@ def run(
         init: starting logits, shape [K]; default the reference policy. Forbidden actions (reward
             -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
-        tolerance: stop when no component of the field is larger; 0 never stops early.
+        tolerance: stop when no component of the field is larger; 0 stops where it is exactly 0.
+            Sampled runs never stop early.
         loop: from `rd.loop`: epochs, minibatches, staleness, another sampler, a moving reference.
             Default: one update a step, on its own samples.
 
@@ -243,7 +244,9 @@ def _drive(
             return logits + jnp.asarray(updates, dtype=logits.dtype), memory, toward
 
         new, memory, toward = update(state["logits"], state["memory"], zero)
-        settled = state["settled"] | (jnp.max(jnp.abs(toward)) <= tolerance)
+        settled = state["settled"]
+        if not isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
+            settled = settled | (jnp.max(jnp.abs(toward)) <= tolerance)
         if loop.epochs * loop.minibatches > 1:
             more = jnp.arange(1, loop.epochs * loop.minibatches)
             new, memory = jax.lax.scan(lambda s, i: (update(*s, i)[:2], None), (new, memory), more)[

@@ -101,6 +101,13 @@ def test_recording_changes_no_number_and_seeds_do():
     assert np.allclose(many[1], alone, atol=1e-14)
 
 
+def test_a_group_of_equal_rewards_ends_no_sampled_run():
+    coin = rd.bandit([1.0, 0.0], [0.5, 0.5])
+    path = rd.run(m.grpo(0.0), coin, 200, LR, rd.Sampled(2), jax.random.key(0))
+    assert path.steps == 200
+    assert path.log_probs[-1, 0] > np.log(0.9)
+
+
 def test_adaptive_kl_holds_its_set_point():
     """KL(policy || reference) = target to 1e-6; beta is then that of the KL ball."""
     method = m.ppo_adaptive_kl(0.15, rate=0.02)
