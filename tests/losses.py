@@ -18,6 +18,7 @@ def group_of(actions, logits, log_old, log_ref, reward):
     """What the loss of a group sees."""
     table = jax.nn.log_softmax(logits)
     return SimpleNamespace(
+        actions=actions,
         table=table,
         lp=table[actions],
         old=log_old[actions],
@@ -33,6 +34,14 @@ def group_of(actions, logits, log_old, log_ref, reward):
 
 def std(x):
     return jnp.sqrt(jnp.sum((x - jnp.mean(x)) ** 2) / max(len(x) - 1, 1) + 1e-60)
+
+
+def mean(g):
+    return jnp.mean(g.r) if g.size > 1 else 0.0
+
+
+def centred(g):
+    return g.r - mean(g)
 
 
 def z_score(g, eps=1e-6):
@@ -114,16 +123,25 @@ def signed(g, positive, negative, subset=False):
 
 def nonzero(g):
     count = jnp.sum(jnp.where(g.r != 0, 1.0, 0.0))
-    a = (g.r - jnp.mean(g.r)) * g.size / jnp.maximum(count, 1)
+    a = centred(g) * g.size / jnp.maximum(count, 1)
     return -jnp.mean(g.lp * a)
 
 
-def optimal(g):
+def optimal(g, again=True):
     p = jnp.exp(g.table)
+    rho = jnp.exp(g.lp - g.old)
     score = 1 - 2 * jnp.exp(g.lp) + jnp.sum(p**2)
-    w = sg(jnp.exp(2 * (g.lp - g.old)) * score)
-    a = g.r - jnp.sum(w * g.r) / jnp.sum(w)
-    return -jnp.mean(sg(a) * g.lp)
+    weight = rho**2 * score * (jnp.minimum(rho, 8) ** 2 if again else 1)
+    a = g.r - jnp.sum(weight * g.r) / jnp.sum(weight)
+    return -jnp.mean(sg(a * jnp.minimum(rho, 8)) * g.lp)
+
+
+def riskpo(g):
+    a, b = jnp.quantile(g.r, 0.2), jnp.quantile(g.r, 0.9)
+    inside = jnp.maximum(g.r - a, 0) - jnp.maximum(g.r - b, 0) + a - b
+    tail = -jnp.maximum(a - g.r, 0) / (0.2 + 1e-6)
+    both = (1.5 * tail + inside / (0.7 + 1e-6)) / 2.5
+    return ppo(g, both / (std(g.r) + 1e-6), dual=3.0)
 
 
 def penalised(g, kind, placement="loss", beta=0.3):
@@ -138,9 +156,9 @@ def penalised(g, kind, placement="loss", beta=0.3):
         "corrected": jnp.exp(g.lp - g.old) * k3(g.lp, g.ref),
     }[kind]
     if placement == "loss":
-        return -jnp.mean(g.lp * (g.r - jnp.mean(g.r))) + beta * jnp.mean(terms)
+        return -jnp.mean(g.lp * centred(g)) + beta * jnp.mean(terms)
     paid = sg(g.r - beta * terms)
-    return -jnp.mean(g.lp * (paid - jnp.mean(paid)))
+    return -jnp.mean(g.lp * (paid - (jnp.mean(paid) if g.size > 1 else 0)))
 
 
 def after(g, beta=0.3):
@@ -171,6 +189,114 @@ def flowrl(g):
     return jnp.mean(w * (residual - sg(jnp.mean(residual))) ** 2)
 
 
+def cov(g, a):
+    return (a - jnp.mean(a)) * (g.lp - jnp.mean(g.lp))
+
+
+def clip_cov(g):
+    """The mean over all subsets of the eligible samples that the code may drop."""
+    a, rho = z_score(g), jnp.exp(g.lp - g.old)
+    c = sg(cov(g, a))
+    clipped = jnp.where(a > 0, rho > 1.2, rho < 0.8)
+    eligible = (c > -0.1) & (c < 5) & ~clipped
+    number = jnp.sum(jnp.where(eligible, 1, 0))
+    drop = max(int(0.5 * g.size), 1)
+    terms = -jnp.where(
+        a < 0,
+        jnp.maximum(jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a), 3 * a),
+        jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a),
+    )
+    total, count = 0 * jnp.sum(terms), 0.0
+    for kept in itertools.product([True, False], repeat=g.size):
+        dropped = ~jnp.array(kept)
+        many = jnp.sum(jnp.where(dropped, 1, 0))
+        possible = jnp.all(eligible | ~dropped) & (many == jnp.minimum(drop, number))
+        total = total + jnp.where(possible, jnp.mean(jnp.where(dropped, 0, terms)), 0)
+        count = count + jnp.where(possible, 1.0, 0.0)
+    return total / count
+
+
+def kl_cov(g):
+    """The mean over all orders in which equal covariances may be ranked."""
+    a = z_score(g)
+    log_rho = g.lp - g.old
+    many = max(int(0.5 * g.size), 1)
+    c = np.array(0.0) + sg(cov(g, a))
+    total, count = 0 * jnp.sum(log_rho), 0.0
+    for chosen in itertools.combinations(range(g.size), many):
+        inside = jnp.isin(jnp.arange(g.size), jnp.array(chosen))
+        worst = jnp.min(jnp.where(inside, c, jnp.inf))
+        best = jnp.max(jnp.where(inside, -jnp.inf, c))
+        possible = worst >= best
+        terms = -jnp.exp(log_rho) * a + jnp.where(
+            inside, log_rho * sg(jnp.sign(log_rho)), 0
+        )  # torch: slope 0 at 0
+        total = total + jnp.where(possible, jnp.mean(terms), 0)
+        count = count + jnp.where(possible, 1.0, 0.0)
+    return total / count
+
+
+def steer(g):
+    a, p = z_score(g), jnp.exp(g.lp)
+    entropy = -jnp.sum(jnp.exp(g.table) * g.table)
+    moved = jnp.abs(a / jnp.exp(g.old) * p * (1 - p) * (g.lp + entropy))
+    k = -jnp.log(0.8) / jnp.maximum(jnp.max(moved), 0.02)
+    weight = sg(jnp.exp(-k * moved))
+    rho = jnp.exp(g.lp - g.old)
+    gain = jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a)
+    return -jnp.mean(weight * jnp.where(a < 0, jnp.maximum(gain, 3 * a), gain))
+
+
+def lp_reg(g):
+    """All negative samples, if there are two."""
+    a, rho = z_score(g), jnp.exp(g.lp - g.old)
+    p = jnp.exp(g.old_table)
+    kept = jnp.where(p >= 0.5 * jnp.max(p), p, 0)
+    proxy = kept / jnp.sum(kept)
+    target = proxy[g.actions]
+    chosen = (a < 0) & (jnp.exp(sg(g.lp)) < target) & (jnp.sum(jnp.where(a < 0, 1, 0)) > 1)
+    log_target = jnp.log(jnp.where(target > 0, target, 1))
+    plain = -jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a)
+    return jnp.mean(jnp.where(chosen, -rho * a + k3(g.lp, log_target), plain))
+
+
+def bapo(g):
+    a, rho = z_score(g), jnp.exp(g.lp - g.old)
+    pairs = [(0.6 + 0.05 * i, 1.2) for i in range(5)] + [
+        (0.8, 1.2 + 0.05 * i) for i in range(1, 17)
+    ]
+    low, high, done = 0.8, 2.0, jnp.zeros((), bool)
+    for lower, upper in pairs:
+        up = jnp.sum(jnp.where(a > 0, jnp.minimum(rho, upper) * a, 0))
+        down = -jnp.sum(jnp.where(a < 0, jnp.maximum(rho, lower) * a, 0))
+        enough = up >= down
+        low = jnp.where(enough & ~done, lower, low)
+        high = jnp.where(enough & ~done, upper, high)
+        done = done | enough
+    gain = jnp.minimum(rho * a, jnp.clip(rho, sg(low), sg(high)) * a)
+    return -jnp.mean(jnp.where(a < 0, jnp.maximum(gain, 3 * a), gain))
+
+
+def drpo(g):
+    c, right = counted(g)
+    both = (c > 0) & (c < g.size)
+    length = jnp.array([3.0, 1.0, 2.0])[g.actions]
+    weight = jnp.where(right, jnp.exp((1 - length / 3) / 0.1), 0)
+    up = jnp.sum(weight * g.lp) / jnp.where(both, jnp.sum(weight), 1)
+    wrong = jnp.where(right, 0.0, jnp.exp(g.lp / 10)) / jnp.maximum(g.size - c, 1).astype(float)
+    down = 10 * jnp.log(jnp.where(both, jnp.sum(wrong), 1))
+    kl = jnp.mean(jnp.exp(g.lp - g.old) - 1 - (g.lp - g.old))
+    return jnp.where(both, down - up, 0) + 500 * jnp.maximum(kl - 1e-4, 0) ** 2
+
+
+def aepo(g, share, temperature):
+    """Samples weighed by t/p: the expectation of drawing them from t."""
+    right = g.reward_table > 0
+    aim = jax.nn.softmax(jnp.where(right, sg(g.table) / temperature, -jnp.inf))
+    extra = sg(aim[g.actions] / jnp.exp(g.lp))
+    return ppo(g, (1 - share) * z_score(g) + share * extra, dual=3.0)
+
+
 def disco(g, tau=10.0, plain=False, ratio=False):
     c, right = counted(g)
     both = (c > 0) & (c < g.size)
@@ -182,7 +308,8 @@ def disco(g, tau=10.0, plain=False, ratio=False):
         down = jnp.sum(wrong * s) / bad
     else:
         down = tau * jnp.log(jnp.where(both, jnp.sum(wrong * jnp.exp(s / tau)) / bad, 1))
-    return jnp.where(both, down - up, 0)
+    kl = jnp.mean(jnp.exp(g.lp - g.old) - 1 - (g.lp - g.old))
+    return jnp.where(both, down - up, 0) + 500 * jnp.maximum(kl - 1e-4, 0) ** 2
 
 
 def pairs(g, beta, ipo=False, hard=True):

@@ -23,14 +23,14 @@ PRESETS = {
     "remax": (m.remax(), lambda g: w.ppo(g, g.r - g.greedy, dual=3.0)),
     "rloo": (m.rloo(), lambda g: w.ppo(g, w.loo(g), dual=3.0)),
     "grpo": (m.grpo(), w.grpo),
-    "dr_grpo": (m.dr_grpo(), lambda g: w.ppo(g, g.r - jnp.mean(g.r))),
+    "dr_grpo": (m.dr_grpo(), lambda g: w.ppo(g, w.centred(g))),
     "dapo": (m.dapo(), lambda g: w.ppo(g, w.z_score(g), 0.2, 0.28, 3.0)),
     "gspo": (m.gspo(), lambda g: w.ppo(g, w.z_score(g))),
-    "opo": (m.opo(), lambda g: -jnp.mean((g.r - jnp.mean(g.r)) * g.lp)),
+    "opo": (m.opo(), lambda g: -jnp.mean(w.centred(g) * g.lp)),
     "gpg": (m.gpg(), w.nonzero),
     "maxrl": (
         m.maxrl(),
-        lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / (jnp.mean(g.r) + 1e-6), dual=3.0),
+        lambda g: w.ppo(g, w.centred(g) / (w.mean(g) + 1e-6), dual=3.0),
     ),
     "one_sided_grpo": (
         m.one_sided_grpo(),
@@ -50,9 +50,13 @@ PRESETS = {
     "raft": (m.raft(), lambda g: -jnp.mean(jnp.maximum(g.r, 0) * g.lp)),
     "reinforce_rej": (
         m.reinforce_rej(),
-        lambda g: -jnp.mean(jnp.where(jnp.max(g.r) > jnp.min(g.r), g.r, 0) * g.lp),
+        lambda g: (
+            -jnp.mean(jnp.where((jnp.max(g.r) > jnp.min(g.r)) | (g.size == 1), g.r, 0) * g.lp)
+        ),
     ),
-    "optimal_baseline": (m.optimal_baseline(), w.optimal),
+    "vcpo": (m.vcpo(), w.optimal),
+    "vcpo, paper": (m.vcpo(paper=True), part(w.optimal, again=False)),
+    "riskpo": (m.riskpo(), w.riskpo),
     "cispo": (
         m.cispo(),
         lambda g: -jnp.mean(w.sg(jnp.clip(jnp.exp(g.lp - g.old), 0.8, 1.2)) * w.z_score(g) * g.lp),
@@ -96,6 +100,14 @@ PRESETS = {
     "online_ipo": (m.online_ipo(0.7), part(w.pairs, beta=0.7, ipo=True)),
     "mpo": (m.mpo(0.1), w.mpo),
     "nash_md": (m.nash_md(), w.nash_md),
+    "clip_cov": (m.clip_cov(0.5, -0.1, 5.0), w.clip_cov),
+    "kl_cov": (m.kl_cov(0.5), w.kl_cov),
+    "steer": (m.steer(), w.steer),
+    "lp_reg": (m.lp_reg(1.0, 0.5), w.lp_reg),
+    "bapo": (m.bapo(), w.bapo),
+    "drpo": (m.drpo([3.0, 1.0, 2.0]), w.drpo),
+    "aepo, low": (m.aepo(2.0, 0.3), part(w.aepo, share=0.3, temperature=1.2)),
+    "aepo, high": (m.aepo(0.0, 0.3), part(w.aepo, share=0.15, temperature=0.8)),
     "pass_at_k_training": (m.pass_at_k_training(2), part(w.passk_analytic, k=2)),
 }
 ON_POLICY = ("k1 after", "corrected")

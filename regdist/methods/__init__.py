@@ -3,6 +3,7 @@
 from regdist.methods import advantage as advantage
 from regdist.methods import matching as matching
 from regdist.methods import surrogate as surrogate
+from regdist.methods import weight as weight
 from regdist.methods.compose import compose as compose
 from regdist.methods.expectation import Expectation as Expectation
 from regdist.methods.expectation import Group as Group
@@ -15,7 +16,10 @@ from regdist.methods.method import field as field
 from regdist.methods.moments import Moments as Moments
 from regdist.methods.moments import update_moments as update_moments
 from regdist.methods.presets import adaptive_entropy as adaptive_entropy
+from regdist.methods.presets import aepo as aepo
+from regdist.methods.presets import bapo as bapo
 from regdist.methods.presets import cispo as cispo
+from regdist.methods.presets import clip_cov as clip_cov
 from regdist.methods.presets import dapo as dapo
 from regdist.methods.presets import dr_grpo as dr_grpo
 from regdist.methods.presets import entropy_bonus as entropy_bonus
@@ -23,12 +27,14 @@ from regdist.methods.presets import gmpo as gmpo
 from regdist.methods.presets import gpg as gpg
 from regdist.methods.presets import grpo as grpo
 from regdist.methods.presets import gspo as gspo
+from regdist.methods.presets import icepop as icepop
+from regdist.methods.presets import kl_cov as kl_cov
+from regdist.methods.presets import lp_reg as lp_reg
 from regdist.methods.presets import maxrl as maxrl
 from regdist.methods.presets import natural_policy_gradient as natural_policy_gradient
 from regdist.methods.presets import nsr as nsr
 from regdist.methods.presets import one_sided_grpo as one_sided_grpo
 from regdist.methods.presets import opo as opo
-from regdist.methods.presets import optimal_baseline as optimal_baseline
 from regdist.methods.presets import pass_at_k_grpo as pass_at_k_grpo
 from regdist.methods.presets import pass_at_k_training as pass_at_k_training
 from regdist.methods.presets import policy_gradient as policy_gradient
@@ -40,10 +46,15 @@ from regdist.methods.presets import reinforce_plus_plus as reinforce_plus_plus
 from regdist.methods.presets import reinforce_plus_plus_baseline as reinforce_plus_plus_baseline
 from regdist.methods.presets import reinforce_rej as reinforce_rej
 from regdist.methods.presets import remax as remax
+from regdist.methods.presets import riskpo as riskpo
 from regdist.methods.presets import rloo as rloo
 from regdist.methods.presets import sapo as sapo
+from regdist.methods.presets import steer as steer
+from regdist.methods.presets import tis as tis
+from regdist.methods.presets import vcpo as vcpo
 from regdist.methods.presets import w_reinforce as w_reinforce
 from regdist.methods.presets_matching import disco as disco
+from regdist.methods.presets_matching import drpo as drpo
 from regdist.methods.presets_matching import fdpg as fdpg
 from regdist.methods.presets_matching import flowrl as flowrl
 from regdist.methods.presets_matching import gvpo as gvpo
@@ -54,3 +65,4 @@ from regdist.methods.presets_matching import online_ipo as online_ipo
 from regdist.methods.presets_matching import self_labelled as self_labelled
 from regdist.methods.presets_matching import trajectory_balance as trajectory_balance
 from regdist.methods.presets_matching import vargrad as vargrad
+from regdist.methods.presets_matching import xpo as xpo

@@ -41,8 +41,8 @@ class GroupRelative(Advantage):
             likeliest action (ReMax).
         scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(biased
             variance + eps); "mean" (MaxRL); "sqrt_mean"; "nonzero", the share of nonzero rewards.
-        singleton: what a group of one gets: "raw", its reward (the baseline is then 0 and the
-            scale 1), or "formula".
+        singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
+            counts as 0, its standard deviation as 1.
     """
 
     eps: Array
@@ -65,7 +65,9 @@ class GroupRelative(Advantage):
             scale = self._scale(batch)
         if self.singleton == "raw":
             centred = jnp.where(single, r, centred)
-            scale = jnp.where(single, 1 + self.eps, scale)
+            if self.scale in ("std", "std_biased", "mean", "sqrt_mean"):
+                alone = 0 if "mean" in self.scale else 1
+                scale = jnp.where(single, alone + self.eps, scale)
         empty = scale == 0
         return jnp.where(empty, 0, centred / jnp.where(empty, 1, scale))
 
@@ -113,12 +115,12 @@ class Signed(Advantage):
 
 @record
 class MixedOnly(Advantage):
-    """The raw reward, and 0 in groups whose rewards are all equal (Reinforce-Rej 2504.11343)."""
+    """The raw reward, and 0 in groups of equal rewards, unless of one (Reinforce-Rej 2504.11343)."""
 
     def __call__(self, batch: Batch) -> Array:
         """R 1[the group has two different rewards]."""
         mixed = batch.largest(batch.reward) > batch.smallest(batch.reward)
-        return jnp.where(mixed, batch.reward, 0)
+        return jnp.where(mixed | (batch.inv_size == 1), batch.reward, 0)
 
 
 @record
@@ -189,11 +191,17 @@ def _miss(inv_size: Array, share: Array, k: Array, less: int) -> Array:
 
 @record
 class OptimalBaseline(Advantage):
-    """r - b with the baseline of least variance, b = sum w^2 |S|^2 r / sum w^2 |S|^2 (2602.17616).
+    """r - b with the baseline of least variance, b = sum W r / sum W (2602.17616).
 
-    S is the score, |S_y|^2 = 1 - 2 p_y + sum p^2, w the ratio policy/old policy. Its own sample is
-    in it, hence a small bias.
+    W = w^2 |S|^2 with the score's |S_y|^2 = 1 - 2 p_y + sum p^2 and the ratio w = policy/old
+    policy. Its own sample is in it, hence a small bias.
+
+    Attributes:
+        cap: of a second factor min(w, cap)^2, which the code has, as its scores carry their
+            weights already; 0 leaves it out, as the paper does.
     """
+
+    cap: Array
 
     sees_policy: ClassVar[bool] = True
 
@@ -201,9 +209,55 @@ class OptimalBaseline(Advantage):
         """R - b."""
         p = jnp.exp(batch.tables.log_p)
         score = batch.pick(1 - 2 * p + jnp.sum(p**2))
-        weight = jnp.exp(2 * batch.log_rho) * score
+        rho = jnp.exp(batch.log_rho)
+        again = jnp.where(self.cap > 0, jnp.minimum(rho, self.cap) ** 2, 1)
+        weight = again * rho**2 * score
         total = batch.sum(weight)
         some = total > 0
         pivot = batch.largest(batch.reward)
         baseline = batch.sum(weight * (batch.reward - pivot)) / jnp.where(some, total, 1)
         return batch.reward - pivot - baseline
+
+
+@record
+class RangeAtRisk(Advantage):
+    """RiskPO (2510.00911): the reward between two quantiles, and the tail below them once more.
+
+    With a and b the quantiles of the group at `low` and `high`: RV = ((r-a)+ - (r-b)+ + a - b)
+    / (high - low), CV = -(a-r)+ / low, (weight CV + RV)/(1 + weight), over the unbiased std. The
+    code sums rewards of a bundle of prompts first; here a bundle is the one prompt. Its tracked
+    quantiles never reach its advantage, so that the group's own are what it uses.
+    """
+
+    low: Array
+    high: Array
+    weight: Array
+    eps: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """At most 0 before centring: no baseline is taken off."""
+        r = batch.reward
+        a, b = quantile(batch, self.low), quantile(batch, self.high)
+        inside = jnp.maximum(r - a, 0) - jnp.maximum(r - b, 0) + a - b
+        middle = inside / (self.high - self.low + self.eps)
+        tail = -jnp.maximum(a - r, 0) / (self.low + self.eps)
+        both = (self.weight * tail + middle) / (1 + self.weight)
+        std = batch.std(r, unbiased=True)
+        return both / (std + self.eps)
+
+
+def quantile(batch: Batch, level: Array) -> Array:
+    """The quantile of a group's rewards, linear between order statistics; of the law, its step."""
+    order = jnp.argsort(jnp.where(batch.here, batch.reward, jnp.inf))
+    value = batch.reward[order]
+    share = jnp.cumsum(jnp.where(batch.here, batch.weight, 0)[order])
+    endless = batch.inv_size == 0
+    size = jnp.round(1 / jnp.where(endless, 1, batch.inv_size))
+    rank = level * (size - 1)
+
+    def at(k: Array) -> Array:
+        reached = jnp.where(endless, share >= level, size * share > k + 0.5)
+        return value[jnp.argmax(reached)]
+
+    low = jnp.floor(rank)
+    return at(low) + jnp.where(endless, 0, rank - low) * (at(low + 1) - at(low))

@@ -94,7 +94,8 @@ def from_loss(
     The terms are averaged over each group and differentiated through `view.log_probs`, so that
     `jax.lax.stop_gradient` means what `detach` does in the code it is copied from. All three
     expectations run it; under `Population()` the samples are all K actions with weights, so that
-    means over the group must be written `view.mean(x)`. Reuse one `fn` to reuse compilations.
+    means over the group must be written `view.mean(x)`. Reuse one `fn` to reuse compilations. One
+    trap: the derivative of `jnp.abs` at 0 is 1, of torch's `abs` 0.
 
     Args:
         fn: from a `View` (log_probs, old_log_probs, ref_log_probs, rewards, advantages, group) to

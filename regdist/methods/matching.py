@@ -131,9 +131,11 @@ class Contrast(SeesPolicy):
         tau: temperature of the wrong samples.
         score: "log" or "ratio".
         plain: average the wrong samples evenly (the "b" variants).
+        log_weight: of each action among the correct ones, shape [K]; None for even (DRPO).
     """
 
     tau: Array
+    log_weight: Array | None = None
     score: str = static(default="log")
     plain: bool = static(default=False)
 
@@ -151,6 +153,10 @@ class Contrast(SeesPolicy):
         total = jnp.sum(batch.weight * e)
         both = (share > 0) & (total > 0)
         up = jnp.where(right, 1 / jnp.where(both, share, 1), 0)
+        if self.log_weight is not None:
+            tall = jnp.where(right, jnp.exp(batch.pick(self.log_weight)), 0)
+            whole = jnp.sum(batch.weight * tall)
+            up = tall / jnp.where(both, whole, 1)
         down = e / jnp.where(both, total, 1)
         slope = jnp.ones_like(rho) if self.score == "log" else rho
         return jnp.where(both, slope * (up - down), 0)
@@ -193,6 +199,60 @@ class Pairwise(SeesPolicy):
         if self.loss == "dpo":
             return self.beta * (wins - jax.nn.sigmoid(self.beta * delta))
         return (2 * wins - 1) / self.beta - 2 * delta
+
+
+@record
+class WithReference(SeesPolicy):
+    """XPO: one of each pair from the policy, the other from the reference, and optimism.
+
+    The loss of the pair plus alpha log p of the reference's sample (2405.21046; TRL). Its samples
+    come from two laws, so that it is given in `Population` only.
+    """
+
+    pair: Pairwise
+    alpha: Array
+
+    needs: ClassVar[str] = "population"
+
+    def __call__(self, batch: Batch) -> Array:
+        """The derivative of the objective, per unit of the policy's mass."""
+        laws = batch.tables
+        gap = batch.reward[:, None] - batch.reward[None, :]
+        ratio = batch.log_ratio(laws.log_p, laws.log_ref)
+        force = self.pair.force(ratio[:, None] - ratio[None, :], gap)
+        reference = batch.pick(jnp.exp(laws.log_ref))
+        own = force @ jnp.where(batch.here, batch.weight, 0)
+        return force @ reference + jnp.exp(-ratio) * (own - self.alpha)
+
+
+@record
+class TemperedBonus(SeesPolicy):
+    """(1 - share) inner + share t/p: correct samples at another temperature, mixed in (2510.08141).
+
+    t is p^{1/T} restricted to the correct actions. While the entropy is at or below `target` T is
+    `hot`, above it `cold` with half the share.
+    """
+
+    inner: Advantage
+    target: Array
+    share: Array
+    hot: Array
+    cold: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The advantage whose expectation is that of the mixture."""
+        laws = batch.tables
+        log_p = laws.log_p
+        entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p))
+        low = entropy <= self.target
+        share = jnp.where(low, self.share, self.share / 2)
+        right = (laws.reward > 0) & ~jnp.isneginf(log_p)
+        some = jnp.any(right)
+        tempered = jnp.where(right, log_p / jnp.where(low, self.hot, self.cold), -jnp.inf)
+        aim = normalize(jnp.where(some, tempered, log_p))
+        extra = jnp.where(some, jnp.exp(batch.pick(log_ratio(aim, log_p))), 0)
+        extra = jnp.where(batch.reward > 0, extra, 0)
+        return (1 - share) * self.inner(batch) + share * extra
 
 
 @record

@@ -203,6 +203,11 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
             f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
             "rd.Group(size) or rd.Sampled(group_size, num_groups)"
         )
+    if need == "population" and not isinstance(expectation, Population):
+        raise ValueError(
+            f"{type(method.advantage).__name__} is about laws, not groups of samples of the policy: "
+            "use rd.Population()"
+        )
     if not isinstance(expectation, Group):
         return expectation
     looks = expectation.classes is None and method.compares_rewards_alone

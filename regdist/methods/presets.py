@@ -20,12 +20,15 @@ from regdist.methods.advantage import (
     MixedOnly,
     OptimalBaseline,
     PassAtK,
+    RangeAtRisk,
     Signed,
 )
 from regdist.methods.compose import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
+from regdist.methods.matching import TemperedBonus
 from regdist.methods.method import Method
 from regdist.methods.surrogate import CappedRatio, Clip, SoftGate, Surrogate
+from regdist.methods.weight import Bapo, ClipCov, KLCov, LpReg, SamplerRatio, Steer
 from regdist.records import as_number, positive
 from regdist.regularizer import Entropy, Regularizer
 
@@ -130,7 +133,8 @@ def grpo(
 
 def dr_grpo(**options: Unpack[Options]) -> Method:
     """Dr. GRPO (2503.20783): r - mean, no standard deviation; 1 - 1/G times grad E R."""
-    return _build(_relative("mean"), options, {"clip_low": 0.2, "clip_high": 0.2})
+    advantage = _relative("mean", singleton="raw")
+    return _build(advantage, options, {"clip_low": 0.2, "clip_high": 0.2})
 
 
 def dapo(**options: Unpack[Options]) -> Method:
@@ -192,7 +196,7 @@ def reinforce_plus_plus_baseline(**options: Unpack[Options]) -> Method:
 
 def opo(**options: Unpack[Options]) -> Method:
     """OPO (2505.23585): the length-weighted mean as baseline; without lengths r - mean."""
-    return _build(_relative("mean"), options)
+    return _build(_relative("mean", singleton="raw"), options)
 
 
 def gpg(**options: Unpack[Options]) -> Method:
@@ -201,12 +205,12 @@ def gpg(**options: Unpack[Options]) -> Method:
     The paper means the share of groups whose rewards differ; the code counts nonzero scores. No
     ratio in the loss.
     """
-    return _build(_relative("mean", "nonzero"), options)
+    return _build(_relative("mean", "nonzero", singleton="raw"), options)
 
 
 def maxrl(**options: Unpack[Options]) -> Method:
     """MaxRL (2602.02710): (r - mean)/(mean + 1e-6); sum over k < G of grad pass@k / k, binary."""
-    return _build(_relative("mean", "mean", 1e-6), options, _PPO)
+    return _build(_relative("mean", "mean", 1e-6, "raw"), options, _PPO)
 
 
 def one_sided_grpo(**options: Unpack[Options]) -> Method:
@@ -258,9 +262,118 @@ def reinforce_rej(**options: Unpack[Options]) -> Method:
     return _build(MixedOnly(), options)
 
 
-def optimal_baseline(**options: Unpack[Options]) -> Method:
-    """The baseline of least variance of VCPO (2602.17616), its own sample included."""
-    return _build(OptimalBaseline(), options)
+def vcpo(paper: bool = False, cap: ArrayLike = 8.0, **options: Unpack[Penalized]) -> Method:
+    """VCPO (2602.17616): the baseline of least variance, ratios cut at `cap`.
+
+    The code weighs its baseline by min(w, cap)^2 w^2 |S|^2, the paper by w^2 |S|^2 (`paper=True`);
+    on-policy they are one. Its step size follows the effective sample size: a matter of the
+    optimiser.
+    """
+    advantage = OptimalBaseline(as_number(0.0 if paper else cap))
+    return _build(advantage, options, surrogate=CappedRatio(as_number(0), as_number(cap)))
+
+
+def riskpo(
+    low: ArrayLike = 0.2,
+    high: ArrayLike = 0.9,
+    weight: ArrayLike = 1.5,
+    **options: Unpack[Options],
+) -> Method:
+    """RiskPO (2510.00911): range value-at-risk and a weighted lower tail, bundles of one prompt."""
+    return _build(RangeAtRisk(*map(as_number, (low, high, weight, 1e-6))), options, _PPO)
+
+
+def tis(cap: ArrayLike = 2.0, **options: Unpack[Detailed]) -> Method:
+    """GRPO with truncated importance sampling: old policy/sampler, at most `cap` (verl's 2)."""
+    weight = SamplerRatio(as_number(0.0), as_number(cap))
+    return _grpo_with(options, weights=(weight,))
+
+
+def icepop(low: ArrayLike = 0.5, high: ArrayLike = 5.0, **options: Unpack[Detailed]) -> Method:
+    """GRPO with samples dropped whose old policy/sampler is out of bounds (OpenRLHF's IcePop)."""
+    weight = SamplerRatio(as_number(low), as_number(high), True)
+    return _grpo_with(options, weights=(weight,))
+
+
+def clip_cov(
+    fraction: ArrayLike = 2e-4,
+    low: ArrayLike = 1.0,
+    high: ArrayLike = 5.0,
+    **options: Unpack[Detailed],
+) -> Method:
+    """Clip-Cov (2505.22617, verl): drops a random few samples that move the entropy most."""
+    weight = ClipCov(*map(as_number, (fraction, low, high, 0.8, 1.2)))
+    return _grpo_with(options, weights=(weight,))
+
+
+def kl_cov(
+    fraction: ArrayLike = 2e-4, kl_coef: ArrayLike = 1.0, **options: Unpack[Penalized]
+) -> Method:
+    """KL-Cov (2505.22617, verl): |log ratio| on the samples of largest covariance; no clip.
+
+    Does nothing in the first update of a step. The authors' code reads `fraction` in percent.
+    """
+    ratio = Clip(as_number(0.0), as_number(math.inf), as_number(math.inf))
+    penalty = KLCov(as_number(kl_coef), as_number(fraction))
+    advantage = _relative("mean", "std", 1e-6, "raw")
+    return _build(advantage, options, surrogate=ratio, penalties=(penalty,))
+
+
+def steer(least: ArrayLike = 0.8, **options: Unpack[Detailed]) -> Method:
+    """STEER (2510.10150): samples that move the entropy most weigh less, at least `least`."""
+    return _grpo_with(options, weights=(Steer(as_number(least), as_number(0.02)),))
+
+
+def lp_reg(
+    fraction: ArrayLike = 0.01,
+    floor: ArrayLike = 0.02,
+    kl_coef: ArrayLike = 1.0,
+    **options: Unpack[Penalized],
+) -> Method:
+    """Lp-Reg (2510.03222): protects unlikely negative samples that a min-p filter would keep.
+
+    It acts only if `fraction` of the negative samples of a batch is more than one sample.
+    """
+    clip = Clip(as_number(0.8), as_number(1.2), as_number(math.inf))
+    gate = LpReg(clip, *map(as_number, (kl_coef, fraction, floor)))
+    return _build(_relative("mean", "std", 1e-6, "raw"), options, surrogate=gate)
+
+
+def bapo(
+    share: ArrayLike = 1.0,
+    lower: tuple[float, float] = (0.6, 0.8),
+    upper: tuple[float, float] = (1.2, 2.0),
+    step: float = 0.05,
+    **options: Unpack[Penalized],
+) -> Method:
+    """BAPO (2510.18927): PPO bounds that move until positive samples reach `share` of negative."""
+    bounds = jnp.asarray(lower, float), jnp.asarray(upper, float)
+    steps = max(math.ceil((b - a) / step - 1e-9) for a, b in (lower, upper))
+    gate = Bapo(*bounds, as_number(step), as_number(share), as_number(3.0), steps)
+    return _build(_relative("mean", "std", 1e-6, "raw"), options, surrogate=gate)
+
+
+def aepo(
+    target: ArrayLike,
+    share: ArrayLike = 0.1,
+    hot: ArrayLike = 1.2,
+    cold: ArrayLike = 0.8,
+    **options: Unpack[Options],
+) -> Method:
+    """AEPO, arbitrary entropy (2510.08141): correct samples at another temperature mixed in.
+
+    In expectation (1 - share) of GRPO's update and share of t - p; t is p^{1/T} on the correct
+    actions, T hot while the entropy is at or below `target`, else cold at half the share. It holds
+    an entropy below log(number of correct actions), and no higher one. Drawn groups weigh their
+    own samples by t/p, as its distribution-centric sibling does, where its code draws new ones.
+    """
+    inner = _relative("mean", "std", 1e-6, "raw")
+    numbers = map(as_number, (target, share, hot, cold))
+    return _build(TemperedBonus(inner, *numbers), options, _PPO)
+
+
+def _grpo_with(options: Mapping[str, Any], **parts: Any) -> Method:
+    return _build(_relative("mean", "std", 1e-6, "raw"), options, _PPO, **parts)
 
 
 def entropy_bonus(

@@ -18,10 +18,12 @@ from regdist.methods.matching import (
     MatchTarget,
     NashMD,
     Pairwise,
+    WithReference,
 )
 from regdist.methods.method import Method
 from regdist.methods.surrogate import CappedRatio
-from regdist.records import as_number, positive
+from regdist.methods.weight import TrustRegion
+from regdist.records import Table, as_number, positive
 
 _BETA = "The target is q e^{R/beta}"
 
@@ -131,7 +133,34 @@ def disco(
         options: as in `compose`.
     """
     default = 10.0 if score == "log" else 1.0
-    return compose(Contrast(as_number(default if tau is None else tau), score, plain), **options)
+    contrast = Contrast(as_number(default if tau is None else tau), None, score, plain)
+    return compose(contrast, penalties=(_trust_region(),), **options)
+
+
+def drpo(length: Table, decay: ArrayLike = 0.1, **options: Unpack[Options]) -> Method:
+    """DRPO (2510.04474): DisCO whose correct samples weigh e^{(1 - length/longest)/decay}.
+
+    Args:
+        length: of each action, shape [K].
+        decay: Lambda.
+        options: as in `compose`.
+    """
+    lengths = jnp.asarray(length, dtype=float)
+    log_weight = (1 - lengths / jnp.max(lengths)) / as_number(decay)
+    contrast = Contrast(as_number(10.0), log_weight)
+    return compose(contrast, penalties=(_trust_region(),), **options)
+
+
+def _trust_region() -> TrustRegion:
+    return TrustRegion(as_number(1e3), as_number(1e-4))
+
+
+def xpo(
+    beta: ArrayLike = 0.1, alpha: ArrayLike = 1e-5, hard: bool = True, **options: Unpack[Common]
+) -> Method:
+    """XPO (2405.21046): online DPO against the reference's samples, with optimism alpha."""
+    pair = Pairwise(positive("beta", beta, _BETA), "dpo", hard)
+    return compose(WithReference(pair, as_number(alpha)), **options)
 
 
 def self_labelled(label: Int[Array, " K"], **options: Unpack[Options]) -> Method:
