@@ -220,7 +220,10 @@ def _entropy_at_level(method: Method, task: Bandit, over: Expectation, best: Arr
 def _rate(method: Method, task: Bandit, over: Expectation, end: np.ndarray) -> float | None:
     if not method.differentiable:
         return None
-    eigenvalues = np.linalg.eigvals(field_jacobian(method, task, over, end))
+    slopes = field_jacobian(method, task, over, end)
+    if not np.all(np.isfinite(slopes)):
+        return None
+    eigenvalues = np.linalg.eigvals(slopes)
     order = np.argsort(np.abs(eigenvalues))
     return max(0.0, -float(eigenvalues[order[1:]].real.max()))
 

@@ -267,7 +267,10 @@ def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
     """Newton steps onto the fixed point nearby, as long as they shrink the field."""
     for _ in range(4):
         value = f(0.0, z)
-        step = np.linalg.lstsq(jacobian(0.0, z), -value, rcond=1e-10)[0]
+        slopes = jacobian(0.0, z)
+        if not np.all(np.isfinite(slopes)):
+            break
+        step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
         fresh = z + step
         smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
         if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:

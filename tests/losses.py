@@ -227,7 +227,7 @@ def kl_cov(g):
         inside = jnp.isin(jnp.arange(g.size), jnp.array(chosen))
         worst = jnp.min(jnp.where(inside, c, jnp.inf))
         best = jnp.max(jnp.where(inside, -jnp.inf, c))
-        possible = worst >= best
+        possible = worst >= best - 1e-12
         terms = -jnp.exp(log_rho) * a + jnp.where(
             inside, log_rho * sg(jnp.sign(log_rho)), 0
         )  # torch: slope 0 at 0

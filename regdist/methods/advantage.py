@@ -115,7 +115,7 @@ class Signed(Advantage):
 
 @record
 class MixedOnly(Advantage):
-    """The raw reward, and 0 in groups of equal rewards, unless of one (Reinforce-Rej 2504.11343)."""
+    """The raw reward, 0 in groups of equal rewards unless of one (Reinforce-Rej 2504.11343)."""
 
     def __call__(self, batch: Batch) -> Array:
         """R 1[the group has two different rewards]."""

@@ -205,7 +205,7 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
         )
     if need == "population" and not isinstance(expectation, Population):
         raise ValueError(
-            f"{type(method.advantage).__name__} is about laws, not groups of samples of the policy: "
+            f"{type(method.advantage).__name__} is about laws, not groups of the policy's samples: "
             "use rd.Population()"
         )
     if not isinstance(expectation, Group):

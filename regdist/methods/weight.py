@@ -143,10 +143,13 @@ def top_share(batch: Batch, x: Array, share: Array) -> Array:
     Ties at the edge share it evenly: the mean over the orders in which they may come.
     """
     weight = jnp.where(batch.here, batch.weight, 0)
-    larger = jnp.sum(jnp.where(x[None, :] > x[:, None], weight[None, :], 0), axis=1)
-    equal = jnp.sum(jnp.where(x[None, :] == x[:, None], weight[None, :], 0), axis=1)
+    finite = batch.here & jnp.isfinite(x)
+    rounding = 64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.where(finite, jnp.abs(x), 0), initial=0)
+    gap = jnp.where(finite[None, :], x[None, :], -jnp.inf) - jnp.where(finite, x, 0)[:, None]
+    larger = jnp.sum(jnp.where(gap > rounding, weight[None, :], 0), axis=1)
+    equal = jnp.sum(jnp.where(jnp.abs(gap) <= rounding, weight[None, :], 0), axis=1)
     left = jnp.clip(share - larger, 0, equal)
-    return jnp.where(batch.here, left / jnp.where(equal > 0, equal, 1), 0)
+    return jnp.where(finite, left / jnp.where(equal > 0, equal, 1), 0)
 
 
 @record
