@@ -344,7 +344,7 @@ def figure(cells: Sequence[Cell], problem: str) -> Figure:
     )
     with plt.rc_context(style()):
         made, (left, right) = plt.subplots(
-            1, 2, figsize=(7.0, 0.9 + 0.17 * len(names)), width_ratios=[3, 2], sharey=True
+            1, 2, figsize=(7.0, 1.6 + 0.17 * len(names)), width_ratios=[3, 2], sharey=True
         )
         shades = left.imshow(
             np.log10(near), cmap="gray", vmin=math.log10(floor), vmax=0, aspect="auto"

@@ -228,9 +228,8 @@ def kl_cov(g):
         worst = jnp.min(jnp.where(inside, c, jnp.inf))
         best = jnp.max(jnp.where(inside, -jnp.inf, c))
         possible = worst >= best - 1e-12
-        terms = -jnp.exp(log_rho) * a + jnp.where(
-            inside, log_rho * sg(jnp.sign(log_rho)), 0
-        )  # torch: slope 0 at 0
+        size = log_rho * sg(jnp.sign(log_rho))  # as in torch, whose |x| has slope 0 at 0
+        terms = -jnp.exp(log_rho) * a + 0.1 * jnp.where(inside, size, 0)
         total = total + jnp.where(possible, jnp.mean(terms), 0)
         count = count + jnp.where(possible, 1.0, 0.0)
     return total / count
@@ -256,7 +255,7 @@ def lp_reg(g):
     target = proxy[g.actions]
     chosen = (a < 0) & (jnp.exp(sg(g.lp)) < target) & (jnp.sum(jnp.where(a < 0, 1, 0)) > 1)
     log_target = jnp.log(jnp.where(target > 0, target, 1))
-    plain = -jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a)
+    plain = -jnp.minimum(rho * a, jnp.clip(rho, 0.0, 10.0) * a)
     return jnp.mean(jnp.where(chosen, -rho * a + k3(g.lp, log_target), plain))
 
 
@@ -285,7 +284,7 @@ def drpo(g):
     up = jnp.sum(weight * g.lp) / jnp.where(both, jnp.sum(weight), 1)
     wrong = jnp.where(right, 0.0, jnp.exp(g.lp / 10)) / jnp.maximum(g.size - c, 1).astype(float)
     down = 10 * jnp.log(jnp.where(both, jnp.sum(wrong), 1))
-    kl = jnp.mean(jnp.exp(g.lp - g.old) - 1 - (g.lp - g.old))
+    kl = -jnp.mean(g.lp - g.old)
     return jnp.where(both, down - up, 0) + 500 * jnp.maximum(kl - 1e-4, 0) ** 2
 
 
@@ -295,6 +294,18 @@ def aepo(g, share, temperature):
     aim = jax.nn.softmax(jnp.where(right, sg(g.table) / temperature, -jnp.inf))
     extra = sg(aim[g.actions] / jnp.exp(g.lp))
     return ppo(g, (1 - share) * z_score(g) + share * extra, dual=3.0)
+
+
+def dcpo(g):
+    right = g.r > 0
+    entropy = -jnp.sum(jnp.exp(g.old_table) * g.old_table)
+    x = jnp.minimum(jnp.abs(0.5 - entropy), 0.1) / jnp.maximum(
+        jnp.mean(jnp.where(right, 1.0, 0.0)), 1e-9
+    )
+    a = jnp.where(jnp.any(right), x / (1 + x), 0)
+    aim = jax.nn.softmax(g.old_table / jnp.where(entropy <= 0.5, 1.2, 0.8))
+    extra = jnp.where(right, aim[g.actions] / jnp.exp(g.old), 0)
+    return ppo(g, (1 - a) * z_score(g) + a * extra, dual=3.0)
 
 
 def disco(g, tau=10.0, plain=False, ratio=False):
@@ -308,7 +319,7 @@ def disco(g, tau=10.0, plain=False, ratio=False):
         down = jnp.sum(wrong * s) / bad
     else:
         down = tau * jnp.log(jnp.where(both, jnp.sum(wrong * jnp.exp(s / tau)) / bad, 1))
-    kl = jnp.mean(jnp.exp(g.lp - g.old) - 1 - (g.lp - g.old))
+    kl = -jnp.mean(g.lp - g.old)
     return jnp.where(both, down - up, 0) + 500 * jnp.maximum(kl - 1e-4, 0) ** 2
 
 

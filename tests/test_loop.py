@@ -259,3 +259,67 @@ def test_certify_sees_the_bias_of_finite_groups():
     finite = rd.certify(m.grpo(1.5, "k2"), BANDIT, limit, steps=50, expectation=rd.Group(4))
     assert finite.verdict == "elsewhere"
     assert finite.field_norm > 1e-2
+
+
+@pytest.mark.parametrize("name", ["tis", "icepop"])
+def test_weights_for_another_sampler(name):
+    """Samples from a tempered law: the weight is old/sampler, cut or masked, and not rho's."""
+    method = {"tis": m.tis(1.3), "icepop": m.icepop(0.8, 1.3)}[name]
+    old = rd.softmax(jnp.array([0.3, -0.4, 0.1]))
+    sampler = rd.laws.temper(old, 0.5)
+    ratio = jnp.exp(old - sampler)
+    if name == "tis":
+        factor = jnp.minimum(ratio, 1.3)
+    else:
+        factor = jnp.where((ratio >= 0.8) & (ratio <= 1.3), ratio, 0)
+    assert 0 < jnp.sum(factor == ratio) < 3
+
+    def loss(g):
+        a = w.z_score(g)
+        rho = jnp.exp(g.lp - g.trainer)
+        gain = jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a)
+        gain = jnp.where(a < 0, jnp.maximum(gain, 3 * a), gain)
+        return -jnp.mean(factor[g.actions] * gain)
+
+    def seen(g):
+        g.trainer = old[g.actions]
+        return loss(g)
+
+    z = old + jnp.array([0.1, 0.05, -0.2])
+    want, _ = w.expected_update(seen, 3, z, sampler, BANDIT.log_ref, BANDIT.reward)
+    got = rd.field(method, z, BANDIT, rd.Group(3), old=old, sampler=sampler)
+    assert np.allclose(got, want, atol=1e-13)
+
+
+def test_xpo_pairs_the_policy_with_the_reference():
+    """The expectation over both laws of the pair's loss, and alpha log p of the reference's."""
+    beta, alpha = 0.7, 0.01
+    z = jnp.array([0.3, -0.2, 0.1])
+    p, q = jnp.exp(rd.softmax(z)), jnp.exp(BANDIT.log_ref)
+
+    def loss(z):
+        log_p = rd.softmax(z)
+        ratio = log_p - BANDIT.log_ref
+        total = 0.0
+        for i in range(3):
+            for j in range(3):
+                gap = BANDIT.reward[i] - BANDIT.reward[j]
+                wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0))
+                d = beta * (ratio[i] - ratio[j])
+                pair = -wins * jax.nn.log_sigmoid(d) - (1 - wins) * jax.nn.log_sigmoid(-d)
+                total = total + p[i] * q[j] * (pair + alpha * log_p[j])
+        return total
+
+    got = rd.field(m.xpo(beta, alpha), z, BANDIT)
+    assert np.allclose(got, -jax.grad(loss)(z), atol=1e-14)
+    with pytest.raises(ValueError, match=r"use rd\.Population"):
+        rd.field(m.xpo(), z, BANDIT, rd.Group(2))
+
+
+def test_tempered_samples_hold_an_entropy_below_that_of_the_correct_actions_only():
+    """AEPO switches at its set-point; above log(number correct) it saturates below it."""
+    bandit = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.3, 0.2, 0.1, 0.4])
+    for target, reached in ((0.7, 0.7), (1.3, np.log(3))):
+        path = rd.run(m.aepo(target, 0.5), bandit, 20_000, optax.sgd(0.02), record_every=100)
+        h = np.asarray(jax.vmap(rd.metrics.entropy)(path.log_probs))[-20:]
+        assert np.abs(h - reached).max() < 0.01

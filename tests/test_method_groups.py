@@ -108,6 +108,7 @@ PRESETS = {
     "drpo": (m.drpo([3.0, 1.0, 2.0]), w.drpo),
     "aepo, low": (m.aepo(2.0, 0.3), part(w.aepo, share=0.3, temperature=1.2)),
     "aepo, high": (m.aepo(0.0, 0.3), part(w.aepo, share=0.15, temperature=0.8)),
+    "dcpo": (m.dcpo(), w.dcpo),
     "pass_at_k_training": (m.pass_at_k_training(2), part(w.passk_analytic, k=2)),
 }
 ON_POLICY = ("k1 after", "corrected")

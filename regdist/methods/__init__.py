@@ -21,6 +21,7 @@ from regdist.methods.presets import bapo as bapo
 from regdist.methods.presets import cispo as cispo
 from regdist.methods.presets import clip_cov as clip_cov
 from regdist.methods.presets import dapo as dapo
+from regdist.methods.presets import dcpo as dcpo
 from regdist.methods.presets import dr_grpo as dr_grpo
 from regdist.methods.presets import entropy_bonus as entropy_bonus
 from regdist.methods.presets import gmpo as gmpo

@@ -256,6 +256,35 @@ class TemperedBonus(SeesPolicy):
 
 
 @record
+class DistributionCentric(SeesPolicy):
+    """DCPO: (1 - a) inner + a t/p on correct samples, t proportional to p^{1/T} on all actions.
+
+    a = x/(1 + x) with x = min(|target - H|, most)/share of correct samples in the batch; T is `hot`
+    while H is at or below the target, else `cold` (597358816/DCPO). No correct sample: a = 0.
+    """
+
+    inner: Advantage
+    target: Array
+    most: Array
+    hot: Array
+    cold: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The mixed advantage."""
+        laws = batch.tables
+        log_p = laws.log_old
+        entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p))
+        right = batch.here & (batch.reward > 0)
+        share = jnp.sum(jnp.where(right, batch.weight, 0))
+        some = share > 0
+        x = jnp.minimum(jnp.abs(self.target - entropy), self.most) / jnp.where(some, share, 1)
+        mixed = jnp.where(some, x / (1 + x), 0)
+        tempered = normalize(log_p / jnp.where(entropy <= self.target, self.hot, self.cold))
+        extra = jnp.where(right, jnp.exp(batch.log_ratio(tempered, log_p)), 0)
+        return (1 - mixed) * self.inner(batch) + mixed * extra
+
+
+@record
 class NashMD:
     """What is paid: the chance to beat an opponent from a mix with the reference (2312.00886).
 

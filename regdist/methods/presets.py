@@ -25,7 +25,7 @@ from regdist.methods.advantage import (
 )
 from regdist.methods.compose import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
-from regdist.methods.matching import TemperedBonus
+from regdist.methods.matching import DistributionCentric, TemperedBonus
 from regdist.methods.method import Method
 from regdist.methods.surrogate import CappedRatio, Clip, SoftGate, Surrogate
 from regdist.methods.weight import Bapo, ClipCov, KLCov, LpReg, SamplerRatio, Steer
@@ -307,11 +307,12 @@ def clip_cov(
 
 
 def kl_cov(
-    fraction: ArrayLike = 2e-4, kl_coef: ArrayLike = 1.0, **options: Unpack[Penalized]
+    fraction: ArrayLike = 2e-4, kl_coef: ArrayLike = 0.1, **options: Unpack[Penalized]
 ) -> Method:
     """KL-Cov (2505.22617, verl): |log ratio| on the samples of largest covariance; no clip.
 
-    Does nothing in the first update of a step. The authors' code reads `fraction` in percent.
+    Does nothing in the first update of a step. verl's defaults; the authors' own are a share of
+    0.002 and a coefficient of 1.
     """
     ratio = Clip(as_number(0.0), as_number(math.inf), as_number(math.inf))
     penalty = KLCov(as_number(kl_coef), as_number(fraction))
@@ -332,9 +333,10 @@ def lp_reg(
 ) -> Method:
     """Lp-Reg (2510.03222): protects unlikely negative samples that a min-p filter would keep.
 
-    It acts only if `fraction` of the negative samples of a batch is more than one sample.
+    It acts only if `fraction` of the negative samples of a batch is more than one sample: at its
+    default not below 200 of them. Actions that the filter removes are never protected.
     """
-    clip = Clip(as_number(0.8), as_number(1.2), as_number(math.inf))
+    clip = Clip(as_number(0.0), as_number(10.0), as_number(math.inf))
     gate = LpReg(clip, *map(as_number, (kl_coef, fraction, floor)))
     return _build(_relative("mean", "std", 1e-6, "raw"), options, surrogate=gate)
 
@@ -355,7 +357,7 @@ def bapo(
 
 def aepo(
     target: ArrayLike,
-    share: ArrayLike = 0.1,
+    share: ArrayLike = 60 / 2560,
     hot: ArrayLike = 1.2,
     cold: ArrayLike = 0.8,
     **options: Unpack[Options],
@@ -364,12 +366,33 @@ def aepo(
 
     In expectation (1 - share) of GRPO's update and share of t - p; t is p^{1/T} on the correct
     actions, T hot while the entropy is at or below `target`, else cold at half the share. It holds
-    an entropy below log(number of correct actions), and no higher one. Drawn groups weigh their
-    own samples by t/p, as its distribution-centric sibling does, where its code draws new ones.
+    an entropy below log(number of correct actions), and no higher one. Its code draws new samples
+    for this, 60 in a batch of 2560; drawn groups here weigh their own by t/p, of the same mean.
     """
     inner = _relative("mean", "std", 1e-6, "raw")
     numbers = map(as_number, (target, share, hot, cold))
     return _build(TemperedBonus(inner, *numbers), options, _PPO)
+
+
+def dcpo(
+    target: ArrayLike = 0.5,
+    most: ArrayLike = 0.1,
+    hot: ArrayLike = 1.2,
+    cold: ArrayLike = 0.8,
+    **options: Unpack[Options],
+) -> Method:
+    """DCPO, AEPO's distribution-centric sibling: own correct samples weighed by p^{1/T}/p.
+
+    Args:
+        target: entropy to hold.
+        most: bound on the error of the entropy that is answered.
+        hot: T while the entropy is at or below the target.
+        cold: T above it.
+        options: as in `compose`.
+    """
+    inner = _relative("mean", "std", 1e-6, "raw")
+    numbers = map(as_number, (target, most, hot, cold))
+    return _build(DistributionCentric(inner, *numbers), options, _PPO)
 
 
 def _grpo_with(options: Mapping[str, Any], **parts: Any) -> Method:

@@ -154,7 +154,7 @@ def top_share(batch: Batch, x: Array, share: Array) -> Array:
 
 @record
 class TrustRegion:
-    """(beta/2) [KL - delta]_+^2 with KL(old || p) estimated by rho - 1 - log rho (2505.12366)."""
+    """(beta/2) [KL - delta]_+^2, KL(old || p) estimated by -log rho at old samples (2505.12366)."""
 
     beta: Array
     delta: Array
@@ -165,11 +165,10 @@ class TrustRegion:
     after: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
-        """Beta [KL - delta]_+ (rho - 1)."""
+        """-beta [KL - delta]_+ for every sample."""
         del advantage
-        excess = jnp.expm1(batch.log_rho)
-        kl = batch.sum(excess - batch.log_rho)
-        return self.beta * jnp.maximum(kl - self.delta, 0) * excess
+        kl = -batch.sum(batch.log_rho)
+        return jnp.full_like(batch.log_rho, -1) * self.beta * jnp.maximum(kl - self.delta, 0)
 
 
 @record
@@ -178,7 +177,8 @@ class Bapo(Surrogate):
 
     From the first bounds on, the lower one rises by `step` to its end, then the upper one, until
     the sum of min(rho, upper) A over A > 0 is at least `share` times that of max(rho, lower) |A|
-    over A < 0, or both are at their ends. Bounds of the ratio itself, as in its code.
+    over A < 0, or both are at their ends. Bounds of the ratio itself, as in its code. A higher
+    lower bound only adds to the negative part: once it moves it moves to its end.
 
     Attributes:
         lower: first and last lower bound, shape [2].

@@ -1,0 +1,67 @@
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+from regdist import atlas
+from regdist.cli import main
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("atlas") / "out"
+    assert (
+        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(out)]) == 0
+    )
+    return out
+
+
+def test_a_cell_is_what_identify_says(made):
+    about = json.loads((made / "atlas.json").read_text())
+    cells = {c["expectation"]: c for c in about["cells"]}
+    assert set(cells) == set(atlas.EXPECTATIONS)
+    for name in ("population", f"groups of {atlas.GROUP}"):
+        assert cells[name]["verdict"] == "converges"
+        assert cells[name]["nearest"].startswith(f"forward KL at beta {atlas.BETA:g}")
+        assert cells[name]["distances"]["forward KL"] < 1e-9
+        assert cells[name]["rate"] > 0
+    assert cells["sampled"]["verdict"] == "drawn"
+    assert cells["sampled"]["distances"]["forward KL"] < 0.1
+    assert "forward KL" in (made / "atlas.md").read_text()
+    assert {p.name for p in made.iterdir()} == {
+        "atlas.json",
+        "atlas.md",
+        "cells",
+        "graded.pdf",
+        "graded.png",
+    }
+
+
+def test_a_second_run_takes_what_is_there(made, monkeypatch):
+    monkeypatch.setattr(atlas, "cell", lambda *_: pytest.fail("computed again"))
+    before = (made / "atlas.json").read_text()
+    assert (
+        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(made)]) == 0
+    )
+    assert (made / "atlas.json").read_text() == before
+
+
+def test_wrong_calls_write_nothing(made, tmp_path, monkeypatch, capsys):
+    assert main(["atlas", "--methods", "PPO", "--out", str(tmp_path / "new")]) == 2
+    assert "unknown method: PPO" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(atlas, "BETA", 0.5)
+    assert main(["atlas", "--methods", "k3 in loss", "--out", str(made)]) == 2
+    assert "made with other settings" in " ".join(capsys.readouterr().err.split())
+
+
+def test_every_method_of_the_atlas_has_a_finite_field():
+    for _, problem in atlas.PROBLEMS.values():
+        bandit = problem()
+        for make in atlas.METHODS.values():
+            from regdist import field
+
+            assert np.all(np.isfinite(field(make(atlas.BETA), bandit.log_ref, bandit)))
