@@ -346,9 +346,7 @@ def figure(cells: Sequence[Cell], problem: str) -> Figure:
         made, (left, right) = plt.subplots(
             1, 2, figsize=(7.0, 1.6 + 0.17 * len(names)), width_ratios=[3, 2], sharey=True
         )
-        shades = left.imshow(
-            np.log10(near), cmap="gray", vmin=math.log10(floor), vmax=0, aspect="auto"
-        )
+        left.imshow(np.log10(near), cmap="gray", vmin=math.log10(floor), vmax=0, aspect="auto")
         for (i, j), x in np.ndenumerate(near):
             shown = "0" if x <= floor else f"{x:.2f}" if x >= 0.005 else f"{x:.0e}"
             dark = np.log10(x) < -1.6
@@ -365,9 +363,15 @@ def figure(cells: Sequence[Cell], problem: str) -> Figure:
         marks = {"depends on start": "*", "diverges": "!", "cycles": "~"}
         tags = [f"{n} {marks.get(at[n, 'population'].verdict, '')}".strip() for n in names]
         left.set_yticks(range(len(names)), tags)
-        left.set_title(f"total variation to the target at beta = {BETA:g}")
+        left.set_title(f"total variation to the target at beta = {BETA:g}", pad=16)
         left.tick_params(length=0)
-        made.colorbar(shades, ax=left, label="log10", shrink=0.4)
+        left.text(
+            0,
+            1.035,
+            "* depends on the start   ~ never stands still   ! leaves all bounds",
+            transform=left.transAxes,
+            fontsize=6,
+        )
         looks = {
             "population": ("o", "black"),
             f"groups of {GROUP}": ("|", "#d55e00"),
@@ -383,10 +387,18 @@ def figure(cells: Sequence[Cell], problem: str) -> Figure:
                 label=name,
                 markersize=4,
             )
-        right.set_xlabel(f"entropy when success first reaches {LEVEL:g}, nats")
-        right.set_title("diversity at matched success")
+        right.set_xlabel("nats (no mark: never reached)")
+        right.set_title(f"entropy at success {LEVEL:g}", pad=16)
+        right.tick_params(left=False)
         right.grid(axis="y", linewidth=0.3)
-        right.legend(loc="lower right")
+        right.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.995),
+            ncols=3,
+            fontsize=6,
+            handletextpad=0.1,
+            columnspacing=0.8,
+        )
     return made
 
 

@@ -50,6 +50,7 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 
 _VERTEX = 1e-6
 _SLID = 1e-3
+_STILL = 1e-7
 _MOST_STEPS = 3000
 
 
@@ -211,7 +212,7 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         atol=1e-9,
         jac=jacobian if method.differentiable else None,
     )
-    settled, finite, laws = False, True, [z]
+    settled, finite = False, True
     for _ in range(_MOST_STEPS):
         try:
             with np.errstate(all="ignore"):
@@ -222,17 +223,15 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         if not finite:
             break
         z = solver.y
-        laws.append(z)
         if np.max(np.abs(f(0.0, z))) <= 1e-13 * unit or solver.status == "finished":
             settled = True
             break
         if solver.status == "failed":
             break
     if not finite:  # logits may run off for ever while the law stands still
-        last, before = (
-            np.exp(np.asarray(softmax(jnp.asarray(x)))) for x in (z, laws[-len(laws) // 4])
-        )
-        settled = finite = bool(np.abs(last - before).sum() < _VERTEX)
+        p, f_z = np.exp(np.asarray(softmax(jnp.asarray(z)))), f(0.0, z)
+        speed = np.max(np.abs(p * (f_z - p @ f_z)))
+        settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
     logits = np.full(bandit.num_actions, -np.inf)
     logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
     turns = False
