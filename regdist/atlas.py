@@ -363,15 +363,9 @@ def figure(cells: Sequence[Cell], problem: str) -> Figure:
         marks = {"depends on start": "*", "diverges": "!", "cycles": "~"}
         tags = [f"{n} {marks.get(at[n, 'population'].verdict, '')}".strip() for n in names]
         left.set_yticks(range(len(names)), tags)
-        left.set_title(f"total variation to the target at beta = {BETA:g}", pad=16)
+        left.set_title(f"total variation to the target at beta = {BETA:g}")
         left.tick_params(length=0)
-        left.text(
-            0,
-            1.035,
-            "* depends on the start   ~ never stands still   ! leaves all bounds",
-            transform=left.transAxes,
-            fontsize=6,
-        )
+        left.set_xlabel("* depends on the start   ~ never stands still   ! leaves all bounds")
         looks = {
             "population": ("o", "black"),
             f"groups of {GROUP}": ("|", "#d55e00"),

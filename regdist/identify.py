@@ -129,9 +129,9 @@ def identify(
         tolerance: total variation below which a target fits.
 
     Returns:
-        An `Identification`. Two families may fit equally: with two reward levels reverse and
-        forward KL differ in their beta alone. Then the beta nearest to the method's own decides,
-        and `candidates` has both.
+        An `Identification`. Several families may have the end as their target: with two reward
+        levels reverse and forward KL differ in their beta alone. Then the field beside the end
+        decides, where their slopes differ; `candidates` has all of them.
 
     Raises:
         ValueError: a `Sampled` expectation, or starts of another shape.
@@ -158,7 +158,7 @@ def identify(
     ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits))) for f in flows])
     norms = np.array([f.norm for f in flows])
     rounding = 1e-7 if all(f.settled for f in flows) else _SLID
-    candidates = _candidates(bandit, ends[0], method, rounding)
+    candidates = _candidates(bandit, ends[0], method, over, rounding)
     verdict, sentence = _verdict(bandit, flows, begin, ends, candidates, tolerance)
     best = candidates[0]
     fits = verdict == "converges" and best.beta is not None and best.name in FAMILIES
@@ -279,7 +279,7 @@ def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
 
 
 def _candidates(
-    bandit: Bandit, end: np.ndarray, method: Method, rounding: float
+    bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
 ) -> list[Candidate]:
     aim = jnp.asarray(end)
     reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
@@ -320,9 +320,47 @@ def _candidates(
 
     def rank(c: Candidate) -> tuple:
         known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
-        return (max(c.distance, rounding), not known, c.beta is not None)
+        near = max(c.distance, rounding)
+        if near > rounding:
+            return (near, 0, 0.0)
+        if c.beta is None:
+            return (near, 1, 0.0)
+        misfit = _misfit(method, bandit, expectation, end, FAMILIES[c.name](c.beta))
+        return (near, 0 if known and misfit < 1e-6 else 2, max(misfit, 1e-6))
 
     return sorted(found, key=rank)
+
+
+def _misfit(
+    method: Method,
+    bandit: Bandit,
+    expectation: Expectation,
+    end: np.ndarray,
+    regularizer: Regularizer,
+) -> float:
+    """How badly a function of the reward and this regulariser's slope explain the field near by.
+
+    The end itself may be the target of several families; beside it their slopes differ. Relative
+    to the size of the slope there; 1 where there is nothing to tell them apart by.
+    """
+    inside = np.flatnonzero(~np.isneginf(end) & (end > -30))
+    _, level = np.unique(np.asarray(bandit.reward)[inside], return_inverse=True)
+    constant = (level.ravel()[:, None] == np.arange(level.max() + 1)).astype(float)
+    if len(inside) < constant.shape[1] + 2:
+        return 1.0
+    natural = dataclasses.replace(method, geometry="natural")
+    random, worst = np.random.default_rng(0), 0.0
+    for _ in range(3):
+        z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
+        log_p = softmax(jnp.asarray(z))
+        gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
+        slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
+        columns = np.column_stack([constant, slope])
+        left = gain - columns @ np.linalg.lstsq(columns, gain, rcond=None)[0]
+        alone = gain - constant @ np.linalg.lstsq(constant, gain, rcond=None)[0]
+        size = float(np.abs(alone).max())
+        worst = max(worst, float(np.abs(left).max()) / size if size > 0 else 1.0)
+    return worst
 
 
 def _own_betas(method: Method) -> np.ndarray:

@@ -222,6 +222,17 @@ def test_the_unregularised_end_depends_on_the_geometry():
     assert natural.candidates[0].name == "reference on the best actions"
 
 
+def test_two_reward_levels_do_not_hide_the_direction_of_the_kl():
+    """Both families have every such law as a target; the field beside it tells them apart."""
+    for estimator, want in (("k3", "ForwardKL("), ("k2", "ReverseKL(")):
+        for over in (rd.Population(), rd.Group(4)):
+            got = rd.identify(m.grpo(1.5, estimator), BINARY, expectation=over)
+            assert got.verdict == "converges"
+            assert repr(got.regularizer).startswith(want)
+            both = {c.name: c.distance for c in got.candidates}
+            assert both["reverse KL"] < 1e-6 > both["forward KL"]
+
+
 def test_self_labels_end_on_the_initial_plurality():
     bandit = rd.bandit([0.0, 0.0, 0.0, 1.0], [0.25, 0.2, 0.25, 0.3], label=[0, 0, 1, 2])
     answer = rd.identify(m.self_labelled(bandit.label), bandit, starts=bandit.log_ref[None])
