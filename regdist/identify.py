@@ -155,9 +155,12 @@ def identify(
     if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
     flows = [_flow(method, bandit, over, z) for z in begin]
-    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits))) for f in flows])
+    dtype = bandit.reward.dtype
+    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits, dtype))) for f in flows])
     norms = np.array([f.norm for f in flows])
-    rounding = 1e-7 if all(f.settled for f in flows) else _SLID
+    digits = float(jnp.finfo(dtype).eps) ** 0.5
+    rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
+    tolerance = max(tolerance, digits)
     candidates = _candidates(bandit, ends[0], method, over, rounding)
     verdict, sentence = _verdict(bandit, flows, begin, ends, candidates, tolerance)
     best = candidates[0]
@@ -169,7 +172,7 @@ def identify(
         verdict=verdict,
         sentence=sentence,
         candidates=tuple(candidates),
-        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin))),
+        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin, dtype))),
         ends=ends,
         field_norm=norms,
     )
@@ -212,6 +215,7 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         atol=1e-9,
         jac=jacobian if method.differentiable else None,
     )
+    quiet = max(1e-13, float(np.finfo(bandit.reward.dtype).eps))
     settled, finite = False, True
     for _ in range(_MOST_STEPS):
         try:
@@ -223,7 +227,7 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         if not finite:
             break
         z = solver.y
-        if np.max(np.abs(f(0.0, z))) <= 1e-13 * unit or solver.status == "finished":
+        if np.max(np.abs(f(0.0, z))) <= quiet * unit or solver.status == "finished":
             settled = True
             break
         if solver.status == "failed":
@@ -289,12 +293,14 @@ def _candidates(
     grid = spread * np.geomspace(1e-4, 1e4, 97)
     own = _own_betas(method)
     for name in FAMILIES:
-        distances = np.asarray(_grid(name, bandit, aim, jnp.asarray(np.append(grid, own))))
+        distances = np.asarray(
+            _grid(name, bandit, aim, jnp.asarray(np.append(grid, own), aim.dtype))
+        )
         i = int(np.nanargmin(distances[: len(grid)]))
         low, high = np.log(grid[max(i - 1, 0)]), np.log(grid[min(i + 1, len(grid) - 1)])
 
         def distance(x: float, name: str = name) -> float:
-            value = float(_grid(name, bandit, aim, jnp.asarray([math.exp(x)]))[0])
+            value = float(_grid(name, bandit, aim, jnp.asarray([math.exp(x)], aim.dtype))[0])
             return value if math.isfinite(value) else 1.0
 
         best = scipy.optimize.minimize_scalar(
@@ -315,7 +321,7 @@ def _candidates(
     likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
     laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
     for name, law in laws.items():
-        log_p = softmax(jnp.asarray(law))
+        log_p = softmax(jnp.asarray(law, aim.dtype))
         found.append(Candidate(name, None, float(total_variation(aim, log_p))))
 
     def rank(c: Candidate) -> tuple:
@@ -352,7 +358,7 @@ def _misfit(
     random, worst = np.random.default_rng(0), 0.0
     for _ in range(3):
         z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
-        log_p = softmax(jnp.asarray(z))
+        log_p = softmax(jnp.asarray(z, bandit.reward.dtype))
         gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
         slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
         columns = np.column_stack([constant, slope])
@@ -428,12 +434,14 @@ def field_jacobian(
 
 @jax.jit
 def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return field(method, jnp.asarray(z), bandit, expectation)
+    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)
 
 
 @jax.jit
 def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(jnp.asarray(z))
+    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(
+        jnp.asarray(z, bandit.reward.dtype)
+    )
 
 
 def _grid(name: str, bandit: Bandit, aim: Array, betas: Array) -> Array:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
 from regdist.methods import Expectation, Method, Sampled
-from regdist.methods.method import direction, draw_groups, laws_of, prepared
+from regdist.methods.method import direction, draw_groups, in_dtype, laws_of, prepared
 from regdist.policy import softmax
 from regdist.problem import Bandit
 from regdist.records import Table, as_number, is_concrete, record, static
@@ -203,7 +203,7 @@ def _drive(
     zero = jnp.zeros((), dtype=int)
     off_support = jnp.isneginf(start)
     mix = loop.sync_mix.astype(start.dtype)
-    method = jax.tree.map(lambda x: jnp.asarray(x, start.dtype), method)
+    method = in_dtype(method, start.dtype)
 
     def beginning(state: dict) -> tuple[Method, Any, Array | None]:
         """The method, the tables and the groups that a step starts with."""

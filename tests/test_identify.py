@@ -15,12 +15,13 @@ from tests.problems import bandits
 
 m = rd.methods
 BANDIT = rd.bandit([1.0, 0.0, 0.4, 0.7], [0.2, 0.4, 0.3, 0.1])
+STARTS = jnp.array([[-1.6, -0.9, -1.2, -2.3], [0.0, 0.0, 0.0, 0.0], [0.2, -1.5, 2.0, 1.0]])
 BINARY = rd.bandit([1.0, 1.0, 0.0, 0.0, 0.0], [0.1, 0.05, 0.4, 0.25, 0.2])
 
 
 @functools.cache
 def found(name):
-    return rd.identify(METHODS[name], BANDIT)
+    return rd.identify(METHODS[name], BANDIT, starts=STARTS)
 
 
 METHODS = {
@@ -341,3 +342,13 @@ def test_identify_says_when_it_is_asked_too_much():
         rd.identify(m.rloo(), BANDIT, expectation=rd.Sampled(4))
     with pytest.raises(ValueError, match=r"starts must have shape"):
         rd.identify(m.rloo(), BANDIT, starts=[[0.0, 1.0]])
+
+
+def test_identify_in_float32():
+    """Six digits less: the family and its beta to 1e-3."""
+    single = jnp.float32
+    bandit = rd.bandit(BANDIT.reward.astype(single), jnp.exp(BANDIT.log_ref).astype(single))
+    got = rd.identify(m.dr_grpo(beta=0.3, estimator="k3"), bandit, starts=bandit.log_ref[None])
+    assert got.verdict == "converges"
+    assert got.candidates[0].name == "forward KL"
+    assert np.isclose(got.candidates[0].beta, 0.3, rtol=1e-3)

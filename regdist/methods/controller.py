@@ -5,8 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.logspace import log_ratio, times_exp
 from regdist.methods.batch import Laws
+from regdist.metrics import entropy, kl
 from regdist.records import record
 
 
@@ -59,8 +59,8 @@ class AdaptiveKL(Controller):
 
     def move(self, value: Array, laws: Laws) -> Array:
         """Up when the KL is above the set-point."""
-        kl = jnp.sum(times_exp(log_ratio(laws.log_p, laws.log_ref), laws.log_p))
-        return value * (1 + self.rate * jnp.clip(kl / self.target - 1, -self.bound, self.bound))
+        error = kl(laws.log_p, laws.log_ref) / self.target - 1
+        return value * (1 + self.rate * jnp.clip(error, -self.bound, self.bound))
 
 
 @record
@@ -88,16 +88,12 @@ class AdaptiveEntropy(Controller):
 
     def apply(self, method, value: Array, laws: Laws):
         """The method with this much entropy bonus, or none above the set-point."""
-        on = jnp.where(_entropy(laws.log_p) <= self.target, value, 0)
+        on = jnp.where(entropy(laws.log_p) <= self.target, value, 0)
         (term,) = method.regularizer.terms
         bonus = dataclasses.replace(method.regularizer, terms=(dataclasses.replace(term, beta=on),))
         return dataclasses.replace(method, regularizer=bonus)
 
     def move(self, value: Array, laws: Laws) -> Array:
         """Up when the entropy is below the set-point."""
-        wanted = jnp.where(_entropy(laws.log_p) < self.target, self.step, -self.step)
+        wanted = jnp.where(entropy(laws.log_p) < self.target, self.step, -self.step)
         return jnp.clip(value + wanted, 0, self.largest)
-
-
-def _entropy(log_p: Array) -> Array:
-    return -jnp.sum(times_exp(log_p, log_p))

@@ -15,6 +15,7 @@ from regdist.divergence import Divergence
 from regdist.logspace import log_ratio, normalize
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch, Laws
+from regdist.metrics import entropy
 from regdist.records import record, static
 from regdist.roots import implicit_root, increasing_root
 
@@ -243,8 +244,8 @@ class TemperedBonus(SeesPolicy):
         """The advantage whose expectation is that of the mixture."""
         laws = batch.tables
         log_p = laws.log_p
-        entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p))
-        low = entropy <= self.target
+        h = entropy(log_p)
+        low = h <= self.target
         share = jnp.where(low, self.share, self.share / 2)
         right = (laws.reward > 0) & ~jnp.isneginf(log_p)
         some = jnp.any(right)
@@ -273,13 +274,13 @@ class DistributionCentric(SeesPolicy):
         """The mixed advantage."""
         laws = batch.tables
         log_p = laws.log_old
-        entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p))
+        h = entropy(log_p)
         right = batch.here & (batch.reward > 0)
         share = jnp.sum(jnp.where(right, batch.weight, 0))
         some = share > 0
-        x = jnp.minimum(jnp.abs(self.target - entropy), self.most) / jnp.where(some, share, 1)
+        x = jnp.minimum(jnp.abs(self.target - h), self.most) / jnp.where(some, share, 1)
         mixed = jnp.where(some, x / (1 + x), 0)
-        tempered = normalize(log_p / jnp.where(entropy <= self.target, self.hot, self.cold))
+        tempered = normalize(log_p / jnp.where(h <= self.target, self.hot, self.cold))
         extra = jnp.where(right, jnp.exp(batch.log_ratio(tempered, log_p)), 0)
         return (1 - mixed) * self.inner(batch) + mixed * extra
 

@@ -136,9 +136,15 @@ def field(
     [ 0.25 -0.25]
     """
     chosen = prepared(expectation, method, bandit)
+    method = in_dtype(method, logits.dtype)
     laws = laws_of(method, softmax(logits), bandit, old, sampler)
     lists = draw_groups(chosen, laws, key) if isinstance(chosen, Sampled) else None
     return direction(method, laws, bandit, chosen, lists, old is None and sampler is None)
+
+
+def in_dtype(method: Method, dtype: Any) -> Method:
+    """The method with its numbers in the dtype of a table."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), method)
 
 
 def laws_of(
@@ -167,7 +173,6 @@ def direction(
 ) -> Float[Array, " K"]:
     """What `field` returns, from the tables of the step and the groups drawn, if any."""
     log_p, log_ref = laws.log_p, laws.log_ref
-    method = jax.tree.map(lambda x: jnp.asarray(x, log_p.dtype), method)
     if isinstance(expectation, Population):
         gain, weighted = _population(method, laws, on_policy)
     elif isinstance(expectation, Group) and method.compares_rewards_alone:

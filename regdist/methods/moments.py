@@ -10,7 +10,16 @@ from jaxtyping import Float
 from regdist.logspace import times_exp
 from regdist.methods.expectation import Group, Sampled
 from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.method import Method, by_class, field, group_lists, laws_of, listed, prepared
+from regdist.methods.method import (
+    Method,
+    by_class,
+    field,
+    group_lists,
+    in_dtype,
+    laws_of,
+    listed,
+    prepared,
+)
 from regdist.policy import softmax
 from regdist.problem import Bandit
 
@@ -43,7 +52,7 @@ def update_moments(
         raise ValueError("the sign of a mean has no moments to enumerate: use geometry='softmax'")
     group = prepared(Group(expectation.group_size), method, bandit)
     mean = field(method, logits, bandit, group)
-    method = jax.tree.map(lambda x: jnp.asarray(x, logits.dtype), method)
+    method = in_dtype(method, logits.dtype)
     log_p = softmax(logits)
     laws = laws_of(method, log_p, bandit)
     assert isinstance(group, Group)

@@ -13,6 +13,7 @@ from jax import Array
 from regdist.laws import min_p
 from regdist.methods.batch import Batch
 from regdist.methods.surrogate import Clip, Surrogate
+from regdist.metrics import entropy
 from regdist.records import record, static
 
 
@@ -108,10 +109,8 @@ class Steer(Weight):
         laws = batch.tables
         log_p = batch.pick(laws.log_p)
         p = jnp.exp(log_p)
-        inside = ~jnp.isneginf(laws.log_p)
-        entropy = -jnp.sum(jnp.exp(laws.log_p) * jnp.where(inside, laws.log_p, 0))
         old = jnp.exp(batch.pick(laws.log_old))
-        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + entropy))
+        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + entropy(laws.log_p)))
         return jnp.exp(jnp.log(self.least) * moved / jnp.maximum(batch.largest(moved), self.floor))
 
 
