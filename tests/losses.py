@@ -26,6 +26,7 @@ def group_of(actions, logits, log_old, log_ref, reward):
         r=reward[actions],
         greedy=reward[jnp.argmax(log_old)],
         size=len(actions),
+        value=jnp.exp(log_old) @ reward,
         old_table=log_old,
         ref_table=log_ref,
         reward_table=reward,

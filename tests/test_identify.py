@@ -352,3 +352,48 @@ def test_identify_in_float32():
     assert got.verdict == "converges"
     assert got.candidates[0].name == "forward KL"
     assert np.isclose(got.candidates[0].beta, 0.3, rtol=1e-3)
+
+
+def test_unregularised_suboptimality_falls_like_one_over_t_and_regularised_linearly():
+    """2005.06392: O(1/t) for the plain gradient; an entropy bonus makes it a rate."""
+    bandit = rd.bandit([1.0, 0.0], [0.4, 0.6])
+    path = rd.run(m.reinforce(), bandit, 40_000, optax.sgd(1.0), record_every=10_000)
+    gap = 1 - np.exp(np.asarray(path.log_probs[:, 0]))
+    assert np.allclose(gap[2] / gap[4], 2, rtol=1e-2)
+    aim = rd.target(bandit, rd.Entropy(0.3))
+    proof = rd.certify(m.entropy_bonus(0.3), bandit, aim, optimizer=optax.sgd(1.0))
+    assert proof.verdict == "converges"
+    assert np.isclose(proof.measured_rate, proof.predicted_rate, rtol=0.05)
+
+
+def test_reward_is_no_function_of_entropy():
+    """R = -A e^H + B (2505.22617) is refuted as a law by two actions: at p and 1 - p H is one."""
+    bandit = rd.bandit([1.0, 0.0], [0.1, 0.9])
+    path = rd.run(m.reinforce(), bandit, 2000, optax.sgd(0.1), record_every=1)
+    p = np.exp(np.asarray(path.log_probs[:, 0]))
+    early, late = np.argmin(np.abs(p - 0.2)), np.argmin(np.abs(p - 0.8))
+    h = [float(rd.metrics.entropy(path.log_probs[i])) for i in (early, late)]
+    assert np.isclose(*h, atol=5e-3)
+    assert p[late] - p[early] > 0.59
+
+
+def test_the_ceiling_is_reached_with_entropy_left():
+    """m tied best actions, evenly liked: the reward ends at its maximum with H = log m."""
+    bandit = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.2, 0.2, 0.2, 0.4])
+    path = rd.run(m.grpo(0.0), bandit, 20_000, optax.sgd(1.0), rd.Group(4), record_every=20_000)
+    last = path.log_probs[-1]
+    assert rd.metrics.success(last, bandit.reward > 0) > 1 - 1e-3
+    assert np.isclose(rd.metrics.entropy(last), np.log(3), atol=1e-2)
+
+
+def test_std_normalisation_loses_its_interior_below_a_critical_beta():
+    """Two fixed points above it, none below, where every start ends on the best action."""
+    coin = rd.bandit([1.0, 0.0], [0.1, 0.9])
+    for beta, count, verdict in ((1.0, 2, "converges"), (0.3, 0, "vertex")):
+        reg = rd.ReverseKL(beta)
+        points = rd.fixed_points(coin, reg, rd.feedback.std_normalized(coin, reg))
+        assert len(points.x) == count
+        ends = rd.identify(m.grpo(beta, "k2", eps=0.0), coin, starts=coin.log_ref[None])
+        assert ends.verdict == verdict
+        if count:
+            assert np.isclose(np.exp(ends.log_probs[0]), points.probs[0, 0], rtol=1e-8)

@@ -20,6 +20,7 @@ part = functools.partial
 # name: preset, its loss, smallest group
 PRESETS = {
     "reinforce": (m.reinforce(), lambda g: -jnp.mean(g.r * g.lp)),
+    "ppo": (m.ppo(), lambda g: w.ppo(g, g.r - g.value, dual=3.0)),
     "remax": (m.remax(), lambda g: w.ppo(g, g.r - g.greedy, dual=3.0)),
     "rloo": (m.rloo(), lambda g: w.ppo(g, w.loo(g), dual=3.0)),
     "grpo": (m.grpo(), w.grpo),

@@ -39,6 +39,7 @@ from regdist.methods.presets import opo as opo
 from regdist.methods.presets import pass_at_k_grpo as pass_at_k_grpo
 from regdist.methods.presets import pass_at_k_training as pass_at_k_training
 from regdist.methods.presets import policy_gradient as policy_gradient
+from regdist.methods.presets import ppo as ppo
 from regdist.methods.presets import ppo_adaptive_kl as ppo_adaptive_kl
 from regdist.methods.presets import psr as psr
 from regdist.methods.presets import raft as raft

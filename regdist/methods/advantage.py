@@ -38,7 +38,7 @@ class GroupRelative(Advantage):
         eps: added to the scale.
         baseline: "none"; "mean" of the group, its own sample included; "others", the mean of the
             other samples (RLOO), whose singleton keeps its reward; "greedy", the reward of the
-            likeliest action (ReMax).
+            likeliest action (ReMax); "value", the old policy's expected reward (a perfect critic).
         scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(biased
             variance + eps); "mean" (MaxRL); "sqrt_mean"; "nonzero", the share of nonzero rewards.
         singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
@@ -56,6 +56,8 @@ class GroupRelative(Advantage):
         centred = r
         if self.baseline == "greedy":
             centred = r - batch.greedy
+        elif self.baseline == "value":
+            centred = r - batch.value
         elif self.baseline != "none":
             centred = r - batch.mean(r)
         if self.baseline == "others":

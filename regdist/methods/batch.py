@@ -44,6 +44,7 @@ class Batch:
         present: entries that may occur at all, shape [n].
         inv_size: 1/G, 0 for the law itself.
         greedy: the reward of the likeliest action under the old policy.
+        value: the expected reward under the old policy: what a perfect critic knows.
         laws: the tables, or None where only rewards are known.
         index: the action of each entry, or None for the whole table in order.
     """
@@ -53,6 +54,7 @@ class Batch:
     present: Bool[Array, " n"]
     inv_size: Float[Array, ""]
     greedy: Float[Array, ""]
+    value: Float[Array, ""]
     laws: Laws | None = None
     index: Int[Array, " n"] | None = None
 

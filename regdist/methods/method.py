@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from regdist.logspace import log_ratio, times_exp
+from regdist.logspace import expect, log_ratio, times_exp
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch, Laws
 from regdist.methods.expectation import (
@@ -233,11 +233,12 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
 def table(laws: Laws, weight: Array, inv_size: float) -> Batch:
     """All actions in order, as a batch."""
     size = jnp.full((), inv_size, weight.dtype)
-    return Batch(laws.reward, weight, ~jnp.isneginf(laws.log_sampler), size, _greedy(laws), laws)
+    return Batch(laws.reward, weight, ~jnp.isneginf(laws.log_sampler), size, *_facts(laws), laws)
 
 
-def _greedy(laws: Laws) -> Array:
-    return laws.reward[jnp.argmax(laws.log_old)]
+def _facts(laws: Laws) -> tuple[Array, Array]:
+    """The rewards of the likeliest action and, on average, of the old policy."""
+    return laws.reward[jnp.argmax(laws.log_old)], expect(laws.log_old, laws.reward)
 
 
 def _population(method: Method, laws: Laws, on_policy: bool) -> tuple[Array, Array]:
@@ -288,7 +289,7 @@ def by_class(method: Method, laws: Laws, group: Group) -> Classes:
     log_chance = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), -jnp.inf)
 
     def advantages(share: Array) -> Array:
-        return method.advantages(Batch(reward, share, share > 0, inv_size, _greedy(laws)))
+        return method.advantages(Batch(reward, share, share > 0, inv_size, *_facts(laws)))
 
     number = jnp.asarray(counts, dtype)
     empty = number == 0
@@ -336,7 +337,7 @@ def listed(method: Method, laws: Laws, index: Array, log_weight: Array) -> Float
     def one(actions: Array, log_chance: Array) -> Array:
         present = ~jnp.isneginf(laws.log_sampler[actions])
         reward = laws.reward[actions]
-        batch = Batch(reward, share, present, inv_size, _greedy(laws), laws, actions)
+        batch = Batch(reward, share, present, inv_size, *_facts(laws), laws, actions)
         coefficient = method.coefficients(batch, method.advantages(batch))
         value = times_exp(jnp.where(present, coefficient, 0) / size, log_chance)
         return jnp.zeros(laws.reward.shape[0], dtype).at[actions].add(value)

@@ -83,6 +83,15 @@ def reinforce(**options: Unpack[Options]) -> Method:
     return _build(_relative("none"), options)
 
 
+def ppo(**options: Unpack[Options]) -> Method:
+    """PPO (1707.06347) with dual clip (1912.09729) and a perfect critic: A = r - E r.
+
+    The critic knows the old policy's expected reward; what an imperfect one changes is noise, and,
+    once samples are old, which side of the clip they are on.
+    """
+    return _build(_relative("value"), options, _PPO)
+
+
 def remax(**options: Unpack[Options]) -> Method:
     """ReMax (2310.10505): the baseline is the reward of the likeliest action."""
     return _build(_relative("greedy"), options, _PPO)
@@ -449,6 +458,7 @@ def ppo_adaptive_kl(
         rate: samples a step over the horizon.
         options: as in `compose`.
     """
+    positive("beta", beta, "It is multiplied, so that 0 stays 0")
     control = AdaptiveKL(*map(as_number, (beta, target, rate, 0.2)))
     chosen: Options = {**_PPO, "beta": beta, "estimator": "k1", "placement": "reward"}
-    return _build(_relative("none"), options, chosen, controller=control)
+    return _build(_relative("value"), options, chosen, controller=control)
