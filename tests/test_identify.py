@@ -112,7 +112,7 @@ def test_k2_in_the_reward_has_fixed_points_of_its_own():
     assert answer.verdict != "converges"
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(p=st.floats(0.02, 0.98), size=st.integers(2, 12))
 def test_binary_rewards_give_one_curve_with_many_clocks(p, size):
     """Field = w_G(p) grad p, w_G = E_j [f(1, j+1) - f(0, j)], j of G - 1 others correct."""
