@@ -51,6 +51,7 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 _VERTEX = 1e-6
 _SLID = 1e-3
 _STILL = 1e-7
+_WALK = 20_000
 _MOST_STEPS = 3000
 
 
@@ -248,22 +249,30 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
 def _slide(
     method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
 ) -> tuple[np.ndarray, bool]:
-    """The end of steps that shrink as 1/t, where the field jumps and no solver stands still.
+    """The end of steps that shrink, where the field jumps and no solver stands still.
 
     And whether it still turns at the end.
     """
     unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
-    steps, shrink = 40_000, _shrinking(unit)
-    path = run(method, bandit, steps, shrink, expectation, init=start, record_every=steps // 20)
-    late = np.exp(np.asarray(path.log_probs[-10:]))
-    return np.asarray(path.log_probs[-1]), float(np.ptp(late, axis=0).max()) > 1e-2
+    path = run(
+        method,
+        bandit,
+        2 * _WALK,
+        _shrinking(unit),
+        expectation,
+        init=start,
+        record_every=_WALK // 10,
+    )
+    walk = np.exp(np.asarray(path.log_probs[5:11]))
+    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > 0.3
 
 
 @functools.cache
 def _shrinking(unit: float) -> Any:
+    """Half a unit for as long as it takes to get there, then down by ten thousand."""
     import optax
 
-    return optax.sgd(lambda t: 1.0 / unit / (1 + jnp.asarray(t, float) / 40.0))
+    return optax.sgd(optax.exponential_decay(0.5 / unit, _WALK, 1e-4, transition_begin=_WALK))
 
 
 def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
