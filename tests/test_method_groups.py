@@ -195,7 +195,7 @@ def test_many_actions_few_rewards():
         rd.field(m.vargrad(0.1), big.log_ref, big, rd.Group(8))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", list(PRESETS)[::3])
 def test_float32_stays_float32(name):
     """And agrees to 1e-4, relative to the largest component."""
     method, _ = PRESETS[name]
