@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from regdist import methods as m
 from regdist import metrics
 from regdist.identify import field_jacobian, identify
 from regdist.methods import Expectation, Group, Method, Population, Sampled
+from regdist.methods.method import prepared
 from regdist.plot import style
 from regdist.policy import softmax
 from regdist.problem import Bandit, bandit
@@ -154,9 +154,9 @@ def cell(method: str, problem: str, expectation: str) -> Cell:
     task, how = PROBLEMS[problem][1](), METHODS[method](BETA)
     over = EXPECTATIONS[expectation]
     best = task.reward == jnp.max(task.reward)
-    level = _entropy_at_level(how, task, over, best)
+    paths = _paths(how, task, over)
     if isinstance(over, Sampled):
-        ends = np.asarray(_drawn(how, task, over).log_probs[:, -1])
+        ends = np.asarray(paths[:, -1])
         verdict, sentence, nearest, rate = "drawn", f"{SEEDS} sampled runs", "", None
     else:
         found = identify(how, task, expectation=over)
@@ -177,37 +177,31 @@ def cell(method: str, problem: str, expectation: str) -> Cell:
         nearest=nearest,
         distances=near,
         rate=rate,
-        entropy_at_level=level,
+        entropy_at_level=_entropy_at_level(paths, best),
         entropy=float(np.mean([metrics.entropy(x) for x in laws])),
         success=float(np.mean([metrics.success(x, best) for x in laws])),
     )
 
 
 _STANDS = ("converges", "elsewhere", "vertex")
-_STEPS, _EVERY, _STEP_SIZE = 20_000, 10, 0.1
+_STEPS, _EVERY = 20_000, 10
 
 
-def _drawn(method: Method, task: Bandit, over: Expectation) -> Any:
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-    return jax.vmap(lambda k: run(method, task, _STEPS, _sgd(), over, k, record_every=_EVERY))(keys)
+def _paths(method: Method, task: Bandit, over: Expectation) -> Array:
+    """The policies of a run, or of one for each seed where groups are drawn, shape [S, N, K]."""
 
+    def walk(key: Array | None) -> Array:
+        return run(method, task, _STEPS, None, over, key, record_every=_EVERY).log_probs
 
-def _sgd() -> Any:
-    from regdist.run import default_optimizer
-
-    return default_optimizer()
-
-
-def _entropy_at_level(method: Method, task: Bandit, over: Expectation, best: Array) -> float | None:
-    """Entropy where success first crosses `LEVEL`, the mean over seeds that reach it."""
     if isinstance(over, Sampled):
-        paths = np.asarray(_drawn(method, task, over).log_probs)
-    else:
-        paths = np.asarray(run(method, task, _STEPS, _sgd(), over, record_every=_EVERY).log_probs)[
-            None
-        ]
+        return jax.vmap(walk)(jax.random.split(jax.random.key(0), SEEDS))
+    return walk(None)[None]
+
+
+def _entropy_at_level(paths: Array, best: Array) -> float | None:
+    """Entropy where success first crosses `LEVEL`, the mean over the paths that reach it."""
     found = []
-    for path in jnp.asarray(paths):
+    for path in paths:
         success = np.asarray(jax.vmap(lambda x: metrics.success(x, best))(path))
         over_it = np.flatnonzero(success >= LEVEL)
         if len(over_it) and over_it[0] > 0:
@@ -220,7 +214,7 @@ def _entropy_at_level(method: Method, task: Bandit, over: Expectation, best: Arr
 def _rate(method: Method, task: Bandit, over: Expectation, end: np.ndarray) -> float | None:
     if not method.differentiable:
         return None
-    slopes = field_jacobian(method, task, over, end)
+    slopes = field_jacobian(method, task, prepared(over, method, task), end)
     if not np.all(np.isfinite(slopes)):
         return None
     eigenvalues = np.linalg.eigvals(slopes)

@@ -36,8 +36,7 @@ class Certificate:
     """What `certify` found. Distances are between the last policy of the run and the target.
 
     Attributes:
-        verdict: "converges", "plateau", "elsewhere", "depends on start", "vertex", "cycles" or
-            "diverges".
+        verdict: "converges", "plateau", "elsewhere", "vertex", "cycles" or "diverges".
         sentence: the verdict in words, with its numbers.
         field_norm: sum of |p_i (w_i - E_p w)| at the target, in units of reward: 0 if the target
             is a fixed point of the method.

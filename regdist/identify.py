@@ -201,8 +201,7 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         return np.asarray(_field(method, place(z), bandit, expectation))[inside]
 
     def jacobian(_: float, z: np.ndarray) -> np.ndarray:
-        whole = _jacobian(method, place(z), bandit, expectation)
-        return np.asarray(whole)[np.ix_(inside, inside)]
+        return field_jacobian(method, bandit, expectation, place(z))
 
     reward = np.asarray(bandit.reward)[inside]
     unit = float(np.ptp(reward)) or 1.0
@@ -437,8 +436,7 @@ def field_jacobian(
 ) -> np.ndarray:
     """The derivative of the field in the logits of the actions that are not at 0, there."""
     inside = np.flatnonzero(~np.isneginf(log_probs))
-    over = prepared(expectation, method, bandit)
-    return np.asarray(_jacobian(method, log_probs, bandit, over))[np.ix_(inside, inside)]
+    return np.asarray(_jacobian(method, log_probs, bandit, expectation))[np.ix_(inside, inside)]
 
 
 @jax.jit

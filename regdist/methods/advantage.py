@@ -164,8 +164,8 @@ class PassAtK(Advantage):
         """The analytic advantage; 0 where pass@k is 0 or 1."""
         right = batch.reward > 0
         share = batch.sum(jnp.where(right, 1.0, 0.0).astype(batch.reward.dtype))
-        miss = _miss(batch.inv_size, share, self.k, 0)
-        miss_beside = _miss(batch.inv_size, share, self.k, 1)
+        miss = _miss(batch, share, self.k, 0)
+        miss_beside = _miss(batch, share, self.k, 1)
         variance = miss * (1 - miss)
         some = variance > 0
         scale = jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1)), 1)
@@ -173,10 +173,9 @@ class PassAtK(Advantage):
         return jnp.where(some, advantage, 0)
 
 
-def _miss(inv_size: Array, share: Array, k: Array, less: int) -> Array:
+def _miss(batch: Batch, share: Array, k: Array, less: int) -> Array:
     """C(G-c-less, k-less)/C(G-less, k-less), with its limit (1-p)^(k-less)."""
-    endless = inv_size == 0
-    size = jnp.round(1 / jnp.where(endless, 1, inv_size))
+    endless, size = batch.endless, batch.size
     wrong = size - jnp.round(size * share) - less
     total, tries = size - less, k - less
     enough = ~endless & (wrong >= tries)
@@ -253,8 +252,7 @@ def quantile(batch: Batch, level: Array) -> Array:
     order = jnp.argsort(jnp.where(batch.here, batch.reward, jnp.inf))
     value = batch.reward[order]
     share = jnp.cumsum(jnp.where(batch.here, batch.weight, 0)[order])
-    endless = batch.inv_size == 0
-    size = jnp.round(1 / jnp.where(endless, 1, batch.inv_size))
+    endless, size = batch.endless, batch.size
     rank = level * (size - 1)
 
     def at(k: Array) -> Array:

@@ -79,10 +79,14 @@ class Batch:
         return self.log_ratio(self.tables.log_p, self.tables.log_old)
 
     @property
+    def endless(self) -> Bool[Array, ""]:
+        """Whether this is the law itself rather than a group of samples."""
+        return self.inv_size == 0
+
+    @property
     def size(self) -> Float[Array, ""]:
-        """G; +inf for the law itself."""
-        endless = self.inv_size == 0
-        return jnp.where(endless, jnp.inf, 1 / jnp.where(endless, 1, self.inv_size))
+        """G, to the last digit; 1 for the law itself, where it has no meaning."""
+        return jnp.round(1 / jnp.where(self.endless, 1, self.inv_size))
 
     @property
     def here(self) -> Bool[Array, " n"]:

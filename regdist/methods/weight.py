@@ -59,10 +59,8 @@ def covariance(batch: Batch, advantage: Array) -> Array:
 
 def how_many(batch: Batch, fraction: Array) -> Array:
     """The share of a batch that is `fraction` of its samples, rounded down, and at least one."""
-    endless = batch.inv_size == 0
-    size = 1 / jnp.where(endless, 1, batch.inv_size)
-    count = jnp.maximum(jnp.floor(fraction * size + 1e-9), 1)
-    return jnp.where(endless, fraction, count * batch.inv_size)
+    count = jnp.maximum(jnp.floor(fraction * batch.size + 1e-9), 1)
+    return jnp.where(batch.endless, fraction, count * batch.inv_size)
 
 
 @record
@@ -114,8 +112,16 @@ class Steer(Weight):
         return jnp.exp(jnp.log(self.least) * moved / jnp.maximum(batch.largest(moved), self.floor))
 
 
+class InLoss:
+    """A penalty in the loss in which samples meet; what `Method` asks of every penalty."""
+
+    placement: ClassVar[str] = "loss"
+    regroups: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+
 @record
-class KLCov:
+class KLCov(InLoss):
     """beta |log p/p_old| on the share of samples with the largest covariance (2505.22617).
 
     verl `kl_cov`. Its gradient at ratio 1 is 0: it does nothing in the first update of a step.
@@ -123,11 +129,6 @@ class KLCov:
 
     beta: Array
     fraction: Array
-    placement: str = static(default="loss")
-
-    local: ClassVar[bool] = False
-    regroups: ClassVar[bool] = False
-    after: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Beta sign(log p/p_old) on the chosen."""
@@ -152,16 +153,11 @@ def top_share(batch: Batch, x: Array, share: Array) -> Array:
 
 
 @record
-class TrustRegion:
+class TrustRegion(InLoss):
     """(beta/2) [KL - delta]_+^2, KL(old || p) estimated by -log rho at old samples (2505.12366)."""
 
     beta: Array
     delta: Array
-    placement: str = static(default="loss")
-
-    local: ClassVar[bool] = False
-    regroups: ClassVar[bool] = False
-    after: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """-beta [KL - delta]_+ for every sample."""
@@ -237,13 +233,11 @@ class LpReg(Surrogate):
         negative = batch.here & (advantage < 0)
         among = jnp.sum(jnp.where(negative, batch.weight, 0))
         share = self.fraction * among
-        endless = batch.inv_size == 0
-        size = 1 / jnp.where(endless, 1, batch.inv_size)
-        count = jnp.floor(share * size + 1e-9)
-        share = jnp.where(endless, share, jnp.where(count > 1, count * batch.inv_size, 0))
+        count = jnp.floor(share * batch.size + 1e-9)
+        share = jnp.where(batch.endless, share, jnp.where(count > 1, count * batch.inv_size, 0))
         last = jnp.where(negative, -log_p, -jnp.inf)
         chosen = jnp.where(negative, top_share(batch, last, share), 0)
-        gap = batch.pick(jnp.where(jnp.isneginf(proxy), -jnp.inf, proxy)) - log_p
+        gap = batch.pick(proxy) - log_p
         below = gap > 0
         pull = jnp.expm1(jnp.where(below, gap, 0))
         inside = pull - jnp.where(below, gap, 0) <= 10
