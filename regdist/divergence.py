@@ -91,6 +91,19 @@ class Divergence:
         """The step in s that removes a log-mass `excess` whose derivative in s is `rate`."""
         return -excess / rate
 
+    def jensen(self, mean_gap: Array) -> Array:
+        """A log-ratio of the best action at which the mass is 1 or more, from the mean gap alone.
+
+        Where the inverse of f' is convex that is the s with `shift(s, mean_gap)` = 0; else +inf.
+        """
+        return jnp.full_like(mean_gap, jnp.inf)
+
+    def surplus(self, s: Array, gap: Array) -> tuple[Array, Array]:
+        """e^r - 1 and d e^r/ds for r = `shift(s, gap)`; NaN or inf where that is too extreme."""
+        r, rate = jax.jvp(lambda s: self.shift(s, gap), (s,), (jnp.ones_like(s),))
+        excess = jnp.expm1(r)
+        return excess, (1 + excess) * rate
+
     def term(self, log_p: Array, log_q: Array) -> Array:
         """The terms q f(p/q) elementwise, with their limits at p = 0 and q = 0."""
         gone, new = jnp.isneginf(log_p), jnp.isneginf(log_q)
@@ -182,6 +195,26 @@ class Alpha(Divergence):
         k = 1 - self.alpha
         return -log_q_exponential(expm1_over(k, excess) / rate, 1 + k)
 
+    def jensen(self, mean_gap):
+        """-log1p((alpha - 1) gap)/(1 - alpha), for alpha <= 2."""
+        ratio = q_shift(self.alpha, jnp.zeros_like(mean_gap), -mean_gap)
+        return jnp.where(self.alpha <= 2, ratio, jnp.inf)
+
+    def surplus(self, s, gap):
+        """With z = (1 - alpha) gap e^{(1 - alpha) s}: r = s - log1p(z)/(1 - alpha)."""
+        k = 1 - self.alpha
+        extreme = k * s > 0.5 * largest_exponent(s)
+        y = gap * jnp.exp(jnp.where(extreme, jnp.nan, k * s))
+        z = k * y
+        closed, none = z <= -1, z == 0
+        safe = jnp.where(closed | none, 1, z)
+        drop = jnp.where(none, y, jnp.log1p(safe) / jnp.where(k == 0, 1, k))
+        excess = jnp.expm1(s - drop)
+        rate = (1 + excess) / (1 + jnp.where(closed, 0, z))
+        gone, more = jnp.sign(k) < 0, jnp.sign(k) > 0
+        excess = jnp.where(closed, jnp.where(gone, -1, jnp.inf), excess)
+        return excess, jnp.where(closed, jnp.where(more, jnp.inf, 0), rate)
+
     def term(self, log_p, log_q):
         """See the class."""
         gone, new = jnp.isneginf(log_p), jnp.isneginf(log_q)
@@ -217,6 +250,19 @@ class Alpha(Divergence):
         edge = jnp.where(jnp.isneginf(log_p), at_zero, beyond)
         inside = jnp.where(steep, steep_value, p * expm1_over(a, mild))
         return jnp.where(finite, inside, edge)
+
+
+@record
+class ForwardKL(Alpha):
+    """Forward KL, KL(q || p) = sum q log(q/p): the member alpha = 0, known as such at trace time.
+
+    Knowing it saves the logarithm and the exponential of every action in a root search.
+    """
+
+    def surplus(self, s, gap):
+        """With v = e^{-s}: e^r = 1/(v + gap)."""
+        v = jnp.exp(-s)
+        return (-jnp.expm1(-s) - gap) / (v + gap), v / (v + gap) ** 2
 
 
 @record

@@ -237,7 +237,7 @@ def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
     """
-    return AlphaDivergence(0.0, beta, anchor=anchor)
+    return FDivergence(divergences.ForwardKL(as_number(0.0)), beta, anchor=anchor)
 
 
 def AlphaDivergence(

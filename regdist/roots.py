@@ -1,10 +1,14 @@
 """Roots of increasing functions of one variable: bracketed, safeguarded, elementwise."""
 
+import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+T = TypeVar("T")
 
 _NEWTON_STEPS = 40
 _MAX_ITERATIONS = 110
@@ -45,24 +49,73 @@ def increasing_root(
     start = low + (high - low) / 2 if start is None else start
     eps = jnp.finfo(start.dtype).eps
 
+    def with_rate(s: Array) -> tuple[Array, Array]:
+        return jax.jvp(f, (s,), (jnp.ones_like(s),))
+
+    return bracketed_newton(with_rate, low, high, start, step, ended, float(eps), _MAX_ITERATIONS)
+
+
+def bracketed_newton(
+    with_rate: Callable[[Array], tuple[Array, Array]],
+    low: Array,
+    high: Array,
+    start: Array,
+    step: Callable[[Array, Array], Array],
+    ended: Array | bool,
+    tolerance: float,
+    most: int,
+    within: float = math.inf,
+) -> tuple[Array, Array]:
+    """`increasing_root` of a function that returns its derivative too.
+
+    Args:
+        with_rate: from s to f(s) and f'(s).
+        low: where f <= 0.
+        high: where f >= 0.
+        start: the first point.
+        step: from f and its derivative to a step.
+        ended: elements that need no search.
+        tolerance: relative size of a step after which the search ends.
+        most: iterations.
+        within: an absolute bound on that step as well.
+    """
+    eps = jnp.finfo(start.dtype).eps
+
     def body(state):
         count, s, low, high, ended = state
-        value, rate = jax.jvp(f, (s,), (jnp.ones_like(s),))
+        value, rate = with_rate(s)
         low = jnp.where(value <= 0, s, low)
         high = jnp.where(value >= 0, s, high)
         proposed = s + step(value, rate)
-        inside = (proposed > low) & (proposed < high) & (count < _NEWTON_STEPS)
+        inside = (proposed >= low) & (proposed <= high) & (count < _NEWTON_STEPS)
         new = jnp.where(inside, proposed, low + (high - low) / 2)
-        resolved = jnp.abs(new - s) <= eps * (jnp.abs(s) + eps**1.5)
+        near = tolerance * (jnp.abs(s) + eps**1.5)
+        resolved = jnp.abs(new - s) <= jnp.minimum(near, within)
         now = ended | (value == 0) | (resolved & ~jnp.isnan(value)) | (high <= low)
         return count + 1, jnp.where(ended, s, new), low, high, now
 
     def unfinished(state):
-        return ~jnp.all(state[-1]) & (state[0] < _MAX_ITERATIONS)
+        return ~jnp.all(state[-1]) & (state[0] < most)
 
     state = (0, start, low, high, jnp.broadcast_to(jnp.asarray(ended), start.shape))
     _, s, _, _, ended = jax.lax.while_loop(unfinished, body, state)
     return s, ended
+
+
+def where_unknown(unknown: Array, search: Callable[[Array], T], found: T) -> T:
+    """`search(unknown)` where `unknown`, else `found`.
+
+    Under vmap nothing is searched unless some member of the batch needs it. What the search computes
+    should hang on its argument, which is `unknown` as a variable of a loop: what does not is
+    computed before the loop, that is, always.
+    """
+
+    def body(state: tuple[Array, T]) -> tuple[Array, T]:
+        still, found = state
+        better = jax.tree.map(lambda new, old: jnp.where(still, new, old), search(still), found)
+        return jnp.zeros_like(still), better
+
+    return jax.lax.while_loop(lambda state: state[0], body, (unknown, found))[1]
 
 
 def implicit_root(f: Callable[[Array], Array], found: Array) -> Array:

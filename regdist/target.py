@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from regdist.divergence import TotalVariation
+from regdist.divergence import KL, TotalVariation
 from regdist.logspace import expect, log_ratio
 from regdist.problem import Bandit
 from regdist.records import Law, record
 from regdist.regularizer import Reduced, Regularizer
 from regdist.roots import accepted
-from regdist.solvers import mixed, polyhedral, single
+from regdist.solvers import mixed, polyhedral, single, tilt
 
 
 @record
@@ -89,6 +89,8 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     reward = bandit.reward
     if all(isinstance(part.divergence, TotalVariation) for part in parts):
         best = polyhedral(reward, parts)
+    elif len(parts) == 1 and isinstance(parts[0].divergence, KL):
+        best = tilt(reward, parts[0])
     elif len(parts) == 1:
         best = single(reward, parts[0])
     else:

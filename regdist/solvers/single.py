@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.divergence import Divergence
-from regdist.logspace import log_mean_exp, log_sum_exp
+from regdist.logspace import largest_exponent, log_mean_exp, log_sum_exp
 from regdist.regularizer import Reduced
-from regdist.roots import implicit_root, increasing_root
+from regdist.roots import bracketed_newton, implicit_root, increasing_root, where_unknown
 from regdist.solvers.optimum import Optimum, place_rest
+
+_QUICK_STEPS = 16
+_ROUNDING = 32
 
 
 def single(reward: Array, part: Reduced) -> Optimum:
@@ -77,13 +80,73 @@ def _solve(
 ) -> _Root:
     """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
 
+    If the mass stays below 1 at `entry`, s is capped there.
+    """
+    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
+    gap = jnp.where(active, (reward[best] - reward) / beta, 0)
+    s, capped, known = _quickly(divergence, log_q, active, gap, entry)
+    return where_unknown(
+        ~known,
+        lambda still: _safely(divergence, log_q, active & still, reward, beta, entry),
+        _Root(best, s, capped, known),
+    )
+
+
+def _quickly(
+    divergence: Divergence, log_q: Array, active: Array, gap: Array, entry: Array
+) -> tuple[Array, Array, Array]:
+    """The log-ratio s of the best action, whether it is capped, and whether both are certain.
+
+    Newton on the excess mass sum q (e^r - 1), which keeps its relative accuracy as all r tend to
+    0. It starts at the smaller of two bounds from above: where the best action alone, ties
+    included, has probability 1, and where Jensen's inequality for the mean gap puts it. Certain is
+    what places the mass to rounding and neither under- nor overflows.
+    """
+    q = jnp.where(active, jnp.exp(log_q), 0)
+    lost = jnp.sum(jnp.where(active, 0, jnp.exp(log_q)))
+
+    def excess_mass(s: Array) -> tuple[Array, Array]:
+        excess, rate = divergence.surplus(s, gap)
+        mass = jnp.sum(q * jnp.where(active, excess, 0)) - lost
+        total = jnp.sum(q * jnp.where(active, rate, 0))
+        return jnp.log1p(mass), total / (1 + mass)
+
+    alone = -jnp.log(jnp.sum(jnp.where(gap == 0, q, 0)))
+    mean = divergence.jensen(jnp.sum(q * gap))
+    start = jnp.minimum(alone, jnp.where(lost > 0, jnp.inf, mean))
+    bounded = jnp.isfinite(entry)
+    at_entry = excess_mass(jnp.where(bounded, entry, start))[0]
+    capped = bounded & (at_entry < 0)
+    start = jnp.minimum(start, entry)
+    low = jnp.minimum(start, 0) - 1
+    eps = float(jnp.finfo(start.dtype).eps)
+    near = eps**0.75
+    s, ended = bracketed_newton(
+        excess_mass, low, start, start, divergence.newton_step, capped, near, _QUICK_STEPS, near
+    )
+    left = jnp.where(capped, 0, excess_mass(s)[0])
+    shallow = jnp.all(log_q >= -0.97 * largest_exponent(log_q), where=active)
+    known = ended & shallow & (jnp.abs(left) <= _ROUNDING * eps) & jnp.isfinite(at_entry)
+    return jnp.where(capped, entry, s), capped, known
+
+
+def _safely(
+    divergence: Divergence,
+    log_q: Array,
+    active: Array,
+    reward: Array,
+    beta: Array,
+    entry: Array,
+) -> _Root:
+    """What `_solve` wants, for any problem, in logarithms throughout.
+
     The search starts with the best action, at the smallest s at which some action alone would have
-    probability 1: there the mass lies between 1 and K. If the mass stays below 1 at `entry`, s is
-    capped there. For sparse divergences the distances of the others to the edge of the support are
-    differences that may cancel. So other pivots are tried, and the one that places the mass best is
-    kept: the action whose probability responds most to the multiplier, whose own distance is the
-    scale that matters, as seen from s and from just above it; and the action that was alone
-    at the start, which carries the mass when no s of the best action resolves it.
+    probability 1: there the mass lies between 1 and K. For sparse divergences the distances of the
+    others to the edge of the support are differences that may cancel. So other pivots are tried,
+    and the one that places the mass best is kept: the action whose probability responds most to
+    the multiplier, whose own distance is the scale that matters, as seen from s and from just
+    above it; and the action that was alone at the start, which carries the mass when no s of the
+    best action resolves it.
     """
     log_q_active = jnp.where(active, log_q, 0)
     best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
