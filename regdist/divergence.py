@@ -6,6 +6,7 @@ where nothing overflows and probability zero is r = -inf. K is the number of act
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,8 +148,7 @@ def _times(weight: Array, limit: Array) -> Array:
     return jnp.where(finite, weight * jnp.where(finite, limit, 0), limit)
 
 
-@record
-class Alpha(Divergence):
+class AlphaFamily(Divergence):
     """The alpha family: f(t) = (t^alpha - alpha t + alpha - 1)/(alpha (alpha - 1)).
 
     f'(t) = (t^(alpha-1) - 1)/(alpha - 1), whose inverse is the q-exponential. alpha = 1 is reverse
@@ -158,7 +158,7 @@ class Alpha(Divergence):
     the exponential (Cichocki and Amari 2010 for the family).
     """
 
-    alpha: Array
+    alpha: Any
 
     def slope(self, r):
         """f'(e^r) = (e^{(alpha-1) r} - 1)/(alpha - 1)."""
@@ -253,11 +253,23 @@ class Alpha(Divergence):
 
 
 @record
-class ForwardKL(Alpha):
+class Alpha(AlphaFamily):
+    """A member of the alpha family whose number is data."""
+
+    alpha: Array
+
+
+@record
+class ForwardKL(AlphaFamily):
     """Forward KL, KL(q || p) = sum q log(q/p): the member alpha = 0, known as such at trace time.
 
     Knowing it saves the logarithm and the exponential of every action in a root search.
     """
+
+    @property
+    def alpha(self) -> Array:
+        """0, of whatever dtype it meets."""
+        return jnp.asarray(0.0)
 
     def surplus(self, s, gap):
         """With v = e^{-s}: e^r = 1/(v + gap)."""

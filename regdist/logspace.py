@@ -227,7 +227,7 @@ def _q_log_difference_jvp(primals, tangents):
     finite = jnp.isfinite(a) & jnp.isfinite(b)
     cap = largest_exponent(jnp.asarray(a))
     ends = [jnp.where(jnp.isfinite(x), x, 0) for x in (a, b)]
-    slope = jnp.zeros(jnp.broadcast_shapes(jnp.shape(alpha), jnp.shape(a), jnp.shape(b)), k.dtype)
+    slope = jnp.zeros(jnp.broadcast_shapes(jnp.shape(alpha), jnp.shape(a), jnp.shape(b)), a.dtype)
     for sign, x, end, d_x in ((1, a, ends[0], d_a), (-1, b, ends[1], d_b)):
         if not isinstance(d_x, SymbolicZero):
             rate = jnp.exp(jnp.minimum(-k * end, cap))

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.divergence import KL, Alpha
+from regdist.divergence import KL, AlphaFamily
 from regdist.logspace import expm1_over, log_q_exponential
 from regdist.problem import Bandit
 from regdist.records import Table, check_actions, is_concrete
@@ -118,7 +118,7 @@ def critical_beta(
     def search(bandit: Bandit) -> Array:
         return _search(bandit, first, second, regularizer)
 
-    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | Alpha)):
+    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
         return search(bandit)
 
     def closed_form(bandit: Bandit) -> Array:
@@ -137,7 +137,8 @@ def critical_beta(
 def _closed_form(bandit: Bandit, i: Array, j: Array, part: Reduced) -> Array:
     divergence, _, log_q, _ = part
     reward = bandit.reward
-    alpha = divergence.alpha if isinstance(divergence, Alpha) else jnp.ones((), reward.dtype)
+    alpha = divergence.alpha if isinstance(divergence, AlphaFamily) else 1.0
+    alpha = jnp.asarray(alpha, reward.dtype)
     k = 1 - alpha
     low = jnp.where(reward[i] <= reward[j], i, j)
     high = jnp.where(reward[i] <= reward[j], j, i)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist import divergence as divergences
-from regdist.divergence import KL, Alpha, Divergence
+from regdist.divergence import KL, Alpha, AlphaFamily, Divergence
 from regdist.laws import log_pool, temper
 from regdist.logspace import expm1_over, log_ratio
 from regdist.problem import uniform
@@ -111,7 +111,7 @@ class Term:
         if self.is_bonus:
             order = f"{_show(d.alpha)}, " if isinstance(d, Alpha) else ""
             return f"{'Tsallis' if order else 'Entropy'}({order}{beta})"
-        if isinstance(d, Alpha):
+        if isinstance(d, AlphaFamily):
             named = {"0": "ForwardKL", "0.5": "Hellinger", "2": "Pearson", "-1": "Neyman"}
             alpha = _show(d.alpha)
             if alpha in named:
@@ -237,7 +237,7 @@ def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
     """
-    return FDivergence(divergences.ForwardKL(as_number(0.0)), beta, anchor=anchor)
+    return FDivergence(divergences.ForwardKL(), beta, anchor=anchor)
 
 
 def AlphaDivergence(

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
 from regdist.methods import Expectation, Method, Sampled
-from regdist.methods.method import direction, draw_groups, in_dtype, laws_of, prepared
+from regdist.methods.method import (
+    direction,
+    draw_groups,
+    in_dtype,
+    laws_of,
+    plain_direction,
+    prepared,
+)
 from regdist.policy import softmax
 from regdist.problem import Bandit
 from regdist.records import Table, as_number, is_concrete, record, static
@@ -177,7 +185,12 @@ def run(
                 f"{over.num_groups} groups cannot be split into {around.minibatches} minibatches"
             )
     drive = _compiled_drive if is_concrete(method, bandit, start, limit, key, around) else _drive
-    return drive(method, bandit, start, limit, over, key, around, chosen, steps, record_every)
+    within = init is None
+    if init is not None and is_concrete(start, bandit.log_ref):
+        within = bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
+    return drive(
+        method, bandit, start, limit, over, key, around, chosen, steps, record_every, within
+    )
 
 
 @functools.cache
@@ -199,11 +212,16 @@ def _drive(
     optimizer: "optax.GradientTransformation",
     steps: int,
     record_every: int,
+    within: bool,
 ) -> Trajectory:
     zero = jnp.zeros((), dtype=int)
     off_support = jnp.isneginf(start)
     mix = loop.sync_mix.astype(start.dtype)
     method = in_dtype(method, start.dtype)
+
+    plain = None
+    if within and loop.on_policy and not loop.sync_every:
+        plain = plain_direction(method, bandit, expectation)
 
     def beginning(state: dict) -> tuple[Method, Any, Array | None]:
         """The method, the tables and the groups that a step starts with."""
@@ -224,6 +242,8 @@ def _drive(
         return now, laws, groups
 
     def first_direction(state: dict) -> Array:
+        if plain is not None:
+            return plain(state["logits"])
         now, laws, groups = beginning(state)
         return direction(now, laws, bandit, expectation, part(groups, zero), loop.on_policy)
 
@@ -237,9 +257,12 @@ def _drive(
         now, laws, groups = beginning(state)
 
         def update(logits: Array, memory: Any, i: Array) -> tuple[Array, Any, Array]:
-            here = dataclasses.replace(laws, log_p=softmax(logits))
-            on = loop.on_policy
-            toward = direction(now, here, bandit, expectation, part(groups, i), on)
+            if plain is not None:
+                toward = plain(logits)
+            else:
+                here = dataclasses.replace(laws, log_p=softmax(logits))
+                on = loop.on_policy
+                toward = direction(now, here, bandit, expectation, part(groups, i), on)
             updates, memory = optimizer.update(-toward, memory, logits)
             return logits + jnp.asarray(updates, dtype=logits.dtype), memory, toward
 
@@ -313,4 +336,4 @@ def _drive(
     )
 
 
-_compiled_drive = jax.jit(_drive, static_argnames=("optimizer", "steps", "record_every"))
+_compiled_drive = jax.jit(_drive, static_argnames=("optimizer", "steps", "record_every", "within"))

@@ -1,6 +1,7 @@
 """The method record and its update, under every expectation."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from regdist.divergence import KL
 from regdist.logspace import expect, log_ratio, times_exp
-from regdist.methods.advantage import Advantage
+from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch, Laws
 from regdist.methods.expectation import (
     MOST_ENTRIES,
@@ -88,13 +90,33 @@ class Method:
         for penalty in self.penalties:
             if penalty.placement == "reward" and penalty.after:
                 advantage = advantage - penalty.in_reward(batch)
+        return self._earned(batch, advantage) - self._penalized(batch, advantage)
+
+    def mean_coefficients(
+        self, batch: Batch, up: Float[Array, " n"], down: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
+        """The mean of `coefficients` over advantages, from the means of their two signs' sizes.
+
+        For parts where samples do not meet: those are linear in the advantage on each side of 0.
+        """
+        for penalty in self.penalties:
+            assert penalty.placement == "loss"
+        one = jnp.ones_like(up)
+        earned = up * self._earned(batch, one) + down * self._earned(batch, -one)
+        return earned - self._penalized(batch, one)
+
+    def _earned(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         coefficient = self.surrogate(batch, advantage)
         for weight in self.weights:
             coefficient = coefficient * weight(batch, advantage)
+        return coefficient
+
+    def _penalized(self, batch: Batch, advantage: Float[Array, " n"]) -> Array:
+        lost = jnp.zeros_like(advantage)
         for penalty in self.penalties:
             if penalty.placement == "loss":
-                coefficient = coefficient - penalty(batch, advantage)
-        return coefficient
+                lost = lost + penalty(batch, advantage)
+        return lost
 
 
 def field(
@@ -189,6 +211,45 @@ def direction(
     return jnp.where(allowed, GEOMETRIES[method.geometry](log_p, gain, weighted), 0)
 
 
+def plain_direction(
+    method: Method, bandit: Bandit, expectation: Expectation
+) -> Callable[[Float[Array, " K"]], Float[Array, " K"]] | None:
+    """`direction` on its own policy as a function of the logits, in one exponential an action.
+
+    For the exact policy gradient of rewards less reverse KLs or entropies: with
+    Q = R + sum_t beta_t log q_t the marginal gain is Q - beta z up to a constant, which cancels in
+    the baseline, so that the log-probabilities are not needed. None for other methods. Logits must
+    be -inf where the reward or the reference is.
+    """
+    advantage, regularizer = method.advantage, method.regularizer
+    terms = () if regularizer is None else regularizer.terms
+    parts = (method.penalties, method.weights, method.signal, method.controller)
+    known = (
+        isinstance(expectation, Population)
+        and isinstance(advantage, GroupRelative)
+        and (advantage.scale, advantage.singleton) == ("none", "formula")
+        and not any(parts)
+        and method.geometry in ("softmax", "natural")
+        and all(isinstance(t.divergence, KL) and t.anchor is None for t in terms)
+    )
+    if not known:
+        return None
+    gain, beta = bandit.reward, jnp.zeros((), bandit.reward.dtype)
+    for part in () if regularizer is None else regularizer.reduce(bandit.log_ref):
+        gain, beta = gain + part.beta * part.log_anchor, beta + part.beta
+    held = ~jnp.isneginf(gain)
+    gain = jnp.where(held, gain, 0)
+
+    def toward(logits: Array) -> Array:
+        e = jnp.exp(logits - jnp.max(logits))
+        w = gain - beta * jnp.where(held, logits, 0)
+        total = jnp.sum(e)
+        lead = w - jnp.sum(e * w) / total
+        return e * lead / total if method.geometry == "softmax" else jnp.where(held, lead, 0)
+
+    return toward
+
+
 def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
     """The expectation with its classes of actions, if it needs any; refuses what is too large."""
     expectation = Population() if expectation is None else expectation
@@ -255,24 +316,25 @@ class Classes(NamedTuple):
 
     Attributes:
         member: the class of each action, shape [K].
+        belongs: 1 where an action is of a class, else 0, shape [K, L].
         number: samples of each class in each group, shape [M, L].
         log_group: log-probability of each group, shape [M].
         log_chance: log-probability that a sample is of each class, shape [L].
-        coefficient: of each action's score in each group, shape [M, K].
+        advantage: of each class in each group, shape [M, L].
     """
 
     member: Array
+    belongs: Array
     number: Array
     log_group: Array
     log_chance: Array
-    coefficient: Array
+    advantage: Array
 
     def given(self) -> Array:
-        """P(group | it holds an action) for each action, shape [M, K]."""
+        """P(group | it holds an action of a class), shape [M, L]."""
         size = jnp.sum(self.number[0])
         log_chance = jnp.where(jnp.isneginf(self.log_chance), jnp.inf, self.log_chance)
-        share = times_exp(self.number / size, self.log_group[:, None] - log_chance)
-        return share[:, self.member]
+        return times_exp(self.number / size, self.log_group[:, None] - log_chance)
 
 
 def by_class(method: Method, laws: Laws, group: Group) -> Classes:
@@ -284,7 +346,8 @@ def by_class(method: Method, laws: Laws, group: Group) -> Classes:
     shares = jnp.asarray(counts / group.size, dtype)
     inv_size = jnp.full((), 1 / group.size, dtype)
     reward = jnp.zeros(classes, dtype).at[member].set(laws.reward)
-    chance = jnp.zeros(classes, dtype).at[member].add(jnp.exp(laws.log_sampler))
+    belongs = (member[:, None] == jnp.arange(classes)).astype(dtype)
+    chance = jnp.exp(laws.log_sampler) @ belongs
     some = chance > 0
     log_chance = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), -jnp.inf)
 
@@ -295,16 +358,30 @@ def by_class(method: Method, laws: Laws, group: Group) -> Classes:
     empty = number == 0
     each = jnp.where(empty, 1, number) * jnp.where(empty, 0, log_chance)
     log_group = jnp.asarray(log_multiplicity, dtype) + jnp.sum(each, axis=1)
-    every = table(laws, jnp.exp(laws.log_sampler), 1 / group.size)
-    advantage = jax.vmap(advantages)(shares)[:, member]
-    coefficient = jax.vmap(lambda a: method.coefficients(every, a))(advantage)
-    return Classes(member, number, log_group, log_chance, coefficient)
+    advantage = jax.vmap(advantages)(shares)
+    return Classes(member, belongs, number, log_group, log_chance, advantage)
+
+
+def each_coefficient(method: Method, laws: Laws, groups: Classes, size: int) -> Array:
+    """The coefficient of each action's score in each group, shape [M, K]."""
+    every = table(laws, jnp.exp(laws.log_sampler), 1 / size)
+    return jax.vmap(lambda a: method.coefficients(every, a[groups.member]))(groups.advantage)
 
 
 def _by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
     groups = by_class(method, laws, group)
     given = groups.given()
-    mean = jnp.sum(jnp.where(given > 0, given * groups.coefficient, 0), axis=0)
+    if any(penalty.placement == "reward" for penalty in method.penalties):
+        given = given[:, groups.member]
+        coefficient = each_coefficient(method, laws, groups, group.size)
+        mean = jnp.sum(jnp.where(given > 0, given * coefficient, 0), axis=0)
+    else:
+        up, down = (
+            groups.belongs @ jnp.sum(given * jnp.maximum(sign * groups.advantage, 0), axis=0)
+            for sign in (1, -1)
+        )
+        every = table(laws, jnp.exp(laws.log_sampler), 1 / group.size)
+        mean = method.mean_coefficients(every, up, down)
     weighted = times_exp(mean, laws.log_sampler)
     return times_exp(mean, log_ratio(laws.log_sampler, laws.log_p)), weighted
 

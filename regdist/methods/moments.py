@@ -13,6 +13,7 @@ from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import (
     Method,
     by_class,
+    each_coefficient,
     field,
     group_lists,
     in_dtype,
@@ -77,8 +78,8 @@ def _second_moment(method: Method, laws, group: Group) -> Moments:
         return Moments(weight @ each, (each * weight[:, None]).T @ each)
     groups, size = by_class(method, laws, group), group.size
     p = jnp.exp(laws.log_sampler)
-    given = jnp.where(p > 0, groups.given(), 0)
-    c = jnp.where(given > 0, groups.coefficient, 0)
+    given = jnp.where(p > 0, groups.given()[:, groups.member], 0)
+    c = jnp.where(given > 0, each_coefficient(method, laws, groups, size), 0)
     mean = p * jnp.sum(given * c, axis=0)
     alone = jnp.diag(p * jnp.sum(given * c**2, axis=0)) / size
     if size == 1:

@@ -18,7 +18,8 @@ from regdist.records import record
 class Surrogate:
     """What every surrogate shares.
 
-    `local` says that samples do not meet in it, `differentiable` that nothing in it is detached.
+    `local` says that samples do not meet in it and that it is linear in the advantage on each side
+    of 0, `differentiable` that nothing in it is detached.
     """
 
     local: ClassVar[bool] = True

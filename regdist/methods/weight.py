@@ -18,7 +18,11 @@ from regdist.records import record, static
 
 
 class Weight:
-    """What every weight shares: `local` says that samples do not meet in it."""
+    """What every weight shares.
+
+    `local` says that samples do not meet in it and that it sees no more of the advantage than its
+    sign.
+    """
 
     local: ClassVar[bool] = True
 
