@@ -105,7 +105,7 @@ def bracketed_newton(
 def where_unknown(unknown: Array, search: Callable[[Array], T], found: T) -> T:
     """`search(unknown)` where `unknown`, else `found`.
 
-    Under vmap nothing is searched unless some member of the batch needs it. What the search computes
+    Under vmap nothing is searched unless some member of the batch needs it. What it computes
     should hang on its argument, which is `unknown` as a variable of a loop: what does not is
     computed before the loop, that is, always.
     """

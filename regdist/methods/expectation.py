@@ -91,10 +91,20 @@ def all_groups(size: int, classes: int) -> Groups:
 def draw(key: Array, log_p: Float[Array, " K"], shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Independent actions by the inverse of the cumulative sum; none of probability 0.
 
-    One uniform and one binary search a sample, against K Gumbel variables.
+    The table is folded into about sqrt(K) rows, whose sums are searched first: one uniform and some
+    2 sqrt(K) comparisons a sample, against K Gumbel variables.
     """
-    cumulative = jnp.cumsum(jnp.exp(log_p))
-    uniform = jax.random.uniform(key, shape, log_p.dtype) * cumulative[-1]
-    found = jnp.searchsorted(cumulative, uniform, side="right")
-    last = log_p.shape[0] - 1 - jnp.argmax(jnp.flip(jnp.exp(log_p) > 0))
-    return jnp.minimum(found, last.astype(found.dtype))
+    size = log_p.shape[0]
+    width = math.isqrt(size - 1) + 1
+    rows = -(-size // width)
+    p = jnp.zeros(rows * width, log_p.dtype).at[:size].set(jnp.exp(log_p)).reshape(rows, width)
+    inside = p @ jnp.triu(jnp.ones((width, width), log_p.dtype))
+    mass = inside[:, -1]
+    upto = mass @ jnp.triu(jnp.ones((rows, rows), log_p.dtype))
+    x = jax.random.uniform(key, shape, log_p.dtype) * upto[-1]
+    row = jnp.sum(x[..., None] >= upto[:-1], axis=-1)
+    rest = x - (upto - mass)[row]
+    column = jnp.sum(rest[..., None] >= inside[row][..., :-1], axis=-1)
+    found = row * width + column
+    heavy = jnp.argmax(mass)  # rounding at the end of a row may point beyond its last action
+    return jnp.where(p.ravel()[found] > 0, found, heavy * width + jnp.argmax(p[heavy]))
