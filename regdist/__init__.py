@@ -9,6 +9,7 @@ from regdist import methods as methods
 from regdist import metrics as metrics
 from regdist import preferences as preferences
 from regdist import problems as problems
+from regdist import testing as testing
 from regdist import transform as transform
 from regdist.certify import Certificate as Certificate
 from regdist.certify import certify as certify
@@ -53,6 +54,8 @@ from regdist.run import Loop as Loop
 from regdist.run import Trajectory as Trajectory
 from regdist.run import loop as loop
 from regdist.run import run as run
+from regdist.sweep import Sweep as Sweep
+from regdist.sweep import sweep as sweep
 from regdist.target import Target as Target
 from regdist.target import objective as objective
 from regdist.target import target as target

@@ -10,8 +10,9 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
+import queue
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -19,14 +20,15 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from regdist import hosts, metrics
 from regdist import methods as m
-from regdist import metrics
 from regdist.identify import field_jacobian, identify
 from regdist.methods import Expectation, Group, Method, Population, Sampled
 from regdist.methods.method import prepared
@@ -237,13 +239,18 @@ def build(
     names: Sequence[str] | None = None,
     problems: Sequence[str] | None = None,
     progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> list[Cell]:
     """All cells, taken from `out/cells` where they are there, each written as it is made.
+
+    Cells are dealt to the processes of the mesh (default: all devices), and within a process each
+    device has a thread. In a run of several processes `out` is one folder, seen by all.
 
     Raises:
         ValueError: an unknown name, or a folder that another version or setting has made.
     """
     chosen = _known("method", names, METHODS), _known("problem", problems, PROBLEMS)
+    members = hosts.team(mesh)
     folder = out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "fingerprint"
@@ -252,22 +259,37 @@ def build(
             f"{out} holds an atlas made with other settings or another version: give another "
             "--out, or remove it"
         )
-    mark.write_text(fingerprint())
+    with hosts.replacing(mark) as file:
+        file.write(fingerprint().encode())
     wanted = [(a, p, e) for p in chosen[1] for a in chosen[0] for e in EXPECTATIONS]
-    bar = progress.add_task("atlas", total=len(wanted)) if progress else None
-    cells = []
-    for names_of in wanted:
-        path = folder / (hashlib.sha256("/".join(names_of).encode()).hexdigest()[:20] + ".json")
-        if path.exists():
-            cells.append(Cell(**json.loads(path.read_text())))
-        else:
-            cells.append(cell(*names_of))
-            fresh = path.with_suffix(".part")
-            fresh.write_text(json.dumps(dataclasses.asdict(cells[-1]), allow_nan=False))
-            os.replace(fresh, path)
-        if progress and bar is not None:
-            progress.update(bar, advance=1, description=f"{names_of[0]}, {names_of[1]}")
-    return cells
+    paths = {
+        x: folder / (hashlib.sha256("/".join(x).encode()).hexdigest()[:20] + ".json")
+        for x in wanted
+    }
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for device in members.devices:
+        free.put(device)
+
+    def make(names_of: tuple[str, str, str]) -> None:
+        if paths[names_of].exists():
+            return
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                made = dataclasses.asdict(cell(*names_of))
+        finally:
+            free.put(device)
+        with hosts.replacing(paths[names_of]) as file:
+            file.write(json.dumps(made, allow_nan=False).encode())
+
+    own = [wanted[i] for i in members.mine(len(wanted))]
+    bar = progress.add_task("atlas", total=len(own)) if progress else None
+    with ThreadPoolExecutor(len(members.devices)) as pool:
+        for names_of, _ in zip(own, pool.map(make, own), strict=True):
+            if progress and bar is not None:
+                progress.update(bar, advance=1, description=f"{names_of[0]}, {names_of[1]}")
+    hosts.agree(members, fingerprint().encode(), "the atlas")
+    return [Cell(**json.loads(paths[x].read_text())) for x in wanted]
 
 
 def _known(what: str, names: Sequence[str] | None, known: dict) -> list[str]:

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
@@ -65,3 +68,25 @@ def test_every_method_of_the_atlas_has_a_finite_field():
             from regdist import field
 
             assert np.all(np.isfinite(field(make(atlas.BETA), bandit.log_ref, bandit)))
+
+
+def test_each_device_of_a_mesh_has_a_thread(tmp_path):
+    text = """
+import sys, threading
+from pathlib import Path
+import jax, jax.numpy as jnp
+from regdist import atlas
+together, used = threading.Barrier(3, timeout=60), []
+def cell(*names):
+    used.append(str(jnp.zeros(1).devices()))
+    together.wait()
+    return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
+atlas.cell = cell
+mesh = jax.make_mesh((1, 3), ("a", "b"))
+made = atlas.build(Path(sys.argv[1]), ["RLOO"], ["rare"], mesh=mesh)
+assert [c.expectation for c in made] == list(atlas.EXPECTATIONS)
+assert len(set(used)) == 3, used
+"""
+    flags = "--xla_force_host_platform_device_count=3"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", text, tmp_path], env=environment, check=True, timeout=90)
