@@ -230,3 +230,11 @@ def test_text_that_is_not_utf8(tmp_path):
     path.write_bytes(b"outcome,reward,count\n\xff\xfe,1,1\n")
     with pytest.raises(ValueError, match="not UTF-8"):
         load(path)
+
+
+def test_a_known_reference_beside_traced_rewards_is_checked_under_jit():
+    log_q, off = jnp.log(jnp.array([0.2, 0.8])), jnp.log(jnp.array([1.0, 0.8]))
+    made = jax.jit(lambda r: rd.bandit(r, log_reference=log_q).log_ref)(jnp.ones(2))
+    assert np.allclose(made, log_q, rtol=0, atol=1e-15)
+    with pytest.raises(ValueError, match="sums to 1.8"):
+        jax.jit(lambda r: rd.bandit(r, log_reference=off).log_ref)(jnp.ones(2))
