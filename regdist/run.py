@@ -287,7 +287,7 @@ def _drive(
         if method.controller is not None:
             after = dataclasses.replace(laws, log_p=softmax(new))
             fresh["control"] = method.controller.move(state["control"], after)
-        broken = jnp.any(~jnp.isfinite(new) & ~off_support)
+        broken = ~jnp.isfinite(jnp.sum(jnp.where(off_support, 0, new)))
         halted = settled | (state["nonfinite"] >= 0)
         keep = halted | broken
         fresh = jax.tree.map(lambda old, x: jnp.where(keep, old, x), state, fresh)

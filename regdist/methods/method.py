@@ -237,11 +237,11 @@ def plain_direction(
     gain, beta = bandit.reward, jnp.zeros((), bandit.reward.dtype)
     for part in () if regularizer is None else regularizer.reduce(bandit.log_ref):
         gain, beta = gain + part.beta * part.log_anchor, beta + part.beta
-    held = ~jnp.isneginf(gain)
-    gain = jnp.where(held, gain, 0)
+    gain = jnp.where(jnp.isneginf(gain), 0, gain)
 
     def toward(logits: Array) -> Array:
         e = jnp.exp(logits - jnp.max(logits))
+        held = ~jnp.isneginf(logits)
         w = gain - beta * jnp.where(held, logits, 0)
         total = jnp.sum(e)
         lead = w - jnp.sum(e * w) / total
