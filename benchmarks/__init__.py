@@ -1,0 +1,1 @@
+"""Times of regdist beside its rivals, with their answers; `python -m benchmarks`."""

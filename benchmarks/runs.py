@@ -1,0 +1,306 @@
+"""Runs: the exact gradient of a batch and of one problem, sampled and exact groups."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.targets import BETA, Batch, batch
+from benchmarks.work import Call, Contender, Work
+
+RATE = 0.1
+TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+def _population(steps: int, rows: int | None = None) -> Contender:
+    """`rd.run` under vmap, of all problems at once or of so many rows at a time."""
+
+    def make(data: Batch) -> Call:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        import regdist as rd
+
+        method = rd.methods.policy_gradient(rd.ReverseKL(BETA))
+        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
+
+        def one(reward, log_ref):
+            bandit = rd.Bandit(reward, log_ref, label)
+            path = rd.run(method, bandit, steps, optimizer, record_every=steps)
+            return path.log_probs[-1]
+
+        run = jax.jit(jax.vmap(one))
+        if rows is not None:
+            run = jax.jit(lambda r, q: jax.lax.map(lambda x: one(*x), (r, q), batch_size=rows))
+        tables = [jnp.asarray(x) for x in data]
+        return lambda: np.asarray(run(*tables)[:8, 0])
+
+    return Contender(make)
+
+
+def _population_swept(steps: int) -> Contender:
+    """The same by `rd.sweep`, on two devices."""
+
+    def make(data: Batch) -> Call:
+        import jax.numpy as jnp
+        import optax
+
+        import regdist as rd
+
+        method = rd.methods.policy_gradient(rd.ReverseKL(BETA))
+        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
+
+        def one(tables):
+            path = rd.run(method, rd.Bandit(*tables, label), steps, optimizer, record_every=steps)
+            return path.log_probs[-1]
+
+        def call() -> tuple[np.ndarray, float]:
+            made = rd.sweep(one, {"tables": tuple(data)}, progress=False)
+            return made.values[:8, 0], made.seconds
+
+        return call
+
+    return Contender(make, env=TWO_DEVICES)
+
+
+def _torch(steps: int, total: int, by_hand: bool) -> Contender:
+    """The loop that a paper writes, with autograd or with the gradient written out."""
+
+    def make(data: Batch) -> Call:
+        import torch
+
+        reward, log_ref = (torch.from_numpy(x) for x in data)
+
+        def call() -> np.ndarray:
+            z = log_ref.clone().requires_grad_(not by_hand)
+            optimizer = torch.optim.SGD([z], lr=RATE)
+            for _ in range(steps):
+                log_p = torch.log_softmax(z, -1)
+                p, worth = log_p.exp(), reward - BETA * (log_p - log_ref)
+                if by_hand:
+                    z += RATE * p * (worth - (p * worth).sum(-1, keepdim=True))
+                else:
+                    optimizer.zero_grad()
+                    (-(p * worth).sum()).backward()
+                    optimizer.step()
+            return torch.log_softmax(z.detach(), -1)[:8, 0].numpy()
+
+        return call
+
+    return Contender(make, share=steps / total)
+
+
+def _scan(steps: int) -> Contender:
+    """Optax in a plain scan: autodiff of the objective."""
+
+    def make(data: Batch) -> Call:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        optimizer = optax.sgd(RATE)
+
+        def one(reward, log_ref):
+            def loss(z):
+                log_p = jax.nn.log_softmax(z)
+                return -jnp.sum(jnp.exp(log_p) * (reward - BETA * (log_p - log_ref)))
+
+            def step(state, _):
+                z, memory = state
+                updates, memory = optimizer.update(jax.grad(loss)(z), memory)
+                return (optax.apply_updates(z, updates), memory), None
+
+            state, _ = jax.lax.scan(step, (log_ref, optimizer.init(log_ref)), None, length=steps)
+            return jax.nn.log_softmax(state[0])
+
+        run = jax.jit(jax.vmap(one))
+        tables = [jnp.asarray(x) for x in data]
+        return lambda: np.asarray(run(*tables)[:8, 0])
+
+    return Contender(make)
+
+
+def _binary(size: int, actions: int) -> Batch:
+    made = batch(size, actions)
+    reward = (np.random.default_rng(1).random((size, actions)) < 0.2).astype(float)
+    return Batch(reward, made.log_ref)
+
+
+def _sampled(steps: int, group: int, preset: str) -> Contender:
+    def make(data: Batch) -> Call:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        import regdist as rd
+
+        method = rd.methods.rloo() if preset == "rloo" else rd.methods.grpo(0.0)
+        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
+
+        def one(reward, log_ref, key):
+            bandit, over = rd.Bandit(reward, log_ref, label), rd.Sampled(group)
+            path = rd.run(method, bandit, steps, optimizer, over, key, record_every=steps)
+            return path.log_probs[-1]
+
+        run = jax.jit(jax.vmap(one))
+        tables = [jnp.asarray(x) for x in data]
+        keys = jax.random.split(jax.random.key(0), len(data.reward))
+        return lambda: np.asarray(jnp.mean(jnp.exp(run(*tables, keys)), 0)[:8])
+
+    return Contender(make)
+
+
+def _worth(reward, group: int, preset: str, mean: Callable, std: Callable):
+    """RLOO or GRPO advantages of groups, in whatever array library."""
+    centred = reward - mean(reward)
+    if preset == "rloo":
+        return centred * (group / (group - 1))
+    return centred / (std(reward) + 1e-4)
+
+
+def _torch_sampled(steps: int, total: int, group: int, preset: str, by_hand: bool) -> Contender:
+    def make(data: Batch) -> Call:
+        import torch
+
+        reward, log_ref = (torch.from_numpy(x) for x in data)
+
+        def call() -> np.ndarray:
+            z = log_ref.clone().requires_grad_(not by_hand)
+            optimizer = torch.optim.SGD([z], lr=RATE)
+            for _ in range(steps):
+                p = torch.softmax(z.detach(), -1)
+                actions = torch.multinomial(p, group, replacement=True)
+                worth = _worth(
+                    reward.gather(1, actions),
+                    group,
+                    preset,
+                    lambda x: x.mean(1, keepdim=True),
+                    lambda x: x.std(1, keepdim=True),
+                )
+                if by_hand:
+                    z.scatter_add_(1, actions, RATE / group * worth)
+                    z -= RATE / group * p * worth.sum(1, keepdim=True)
+                else:
+                    optimizer.zero_grad()
+                    log_p = torch.log_softmax(z, -1).gather(1, actions)
+                    (-(worth * log_p).mean(1).sum()).backward()
+                    optimizer.step()
+            return torch.softmax(z.detach(), -1).mean(0)[:8].numpy()
+
+        return call
+
+    return Contender(make, share=steps / total)
+
+
+def _categorical(steps: int, total: int, group: int, preset: str) -> Contender:
+    """The same loop in a scan, on `jax.random.categorical` and autodiff."""
+
+    def make(data: Batch) -> Call:
+        import jax
+        import jax.numpy as jnp
+
+        def one(reward, log_ref, key):
+            def step(z, t):
+                actions = jax.random.categorical(jax.random.fold_in(key, t), z, shape=(group,))
+                worth = _worth(
+                    reward[actions], group, preset, jnp.mean, lambda x: jnp.std(x, ddof=1)
+                )
+                slope = jax.grad(lambda z: jnp.mean(worth * jax.nn.log_softmax(z)[actions]))(z)
+                return z + RATE * slope, None
+
+            return jax.nn.softmax(jax.lax.scan(step, log_ref, jnp.arange(steps))[0])
+
+        run = jax.jit(jax.vmap(one))
+        tables = [jnp.asarray(x) for x in data]
+        keys = jax.random.split(jax.random.key(0), len(data.reward))
+        return lambda: np.asarray(jnp.mean(run(*tables, keys), 0)[:8])
+
+    return Contender(make, share=steps / total)
+
+
+def _grouped(steps: int, group: int | None) -> Contender:
+    """Population, or exact groups of a size, on the rewards of the first problem."""
+
+    def make(data: Batch) -> Call:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        import regdist as rd
+
+        method, optimizer = rd.methods.grpo(0.0), optax.sgd(RATE)
+        reward, label = jnp.asarray(data.reward[0]), jnp.arange(data.reward.shape[1])
+        over = rd.Population() if group is None else rd.Group(group).on(reward)
+
+        def one(log_ref):
+            bandit = rd.Bandit(reward, log_ref, label)
+            path = rd.run(method, bandit, steps, optimizer, over, record_every=steps)
+            return path.log_probs[-1]
+
+        run, log_ref = jax.jit(jax.vmap(one)), jnp.asarray(data.log_ref)
+        return lambda: np.asarray(run(log_ref)[:8, 0])
+
+    return Contender(make)
+
+
+def runs(toy: bool) -> dict[str, Work]:
+    """Exact and sampled runs."""
+    made = {}
+    for size, actions in ((1000, 100), (4096, 32)):
+        size, steps = (size // 50, 20) if toy else (size, 1000)
+        some = steps // 10
+        made[f"population, {size} x {actions}, {steps} steps, float32"] = Work(
+            "log p after gradient steps of reverse KL",
+            lambda size=size, actions=actions: batch(size, actions, "float32"),
+            {
+                "regdist": _population(steps),
+                "regdist, 250 rows at a time": _population(steps, 250),
+                "regdist, swept on 2 devices": _population_swept(steps),
+                "torch autograd": _torch(some, steps, by_hand=False),
+                "torch by hand": _torch(some, steps, by_hand=True),
+                "optax in a scan": _scan(steps),
+            },
+            {"torch autograd": 10.0, "torch by hand": 2.0},
+            exponentials=float(size * actions * steps),
+            dtype="float32",
+            exact=False,
+        )
+    steps = 200 if toy else 10_000
+    made[f"one problem, 100 actions, {steps} steps"] = Work(
+        "log p after gradient steps of reverse KL",
+        lambda: batch(1, 100),
+        {
+            "regdist": _population(steps),
+            "torch autograd": _torch(steps // 20, steps, by_hand=False),
+            "torch by hand": _torch(steps // 20, steps, by_hand=True),
+            "optax in a scan": _scan(steps),
+        },
+        {"torch autograd": 300.0},
+        exponentials=100.0 * steps,
+        exact=False,
+    )
+    size, steps, some = (20, 20, 10) if toy else (1000, 200, 20)
+    for preset in ("rloo", "grpo"):
+        made[f"sampled {preset}, G = 8, {size} x 100, {steps} steps"] = Work(
+            "mean p after steps on drawn groups; the contenders draw different groups",
+            lambda size=size: _binary(size, 100),
+            {
+                "regdist": _sampled(steps, 8, preset),
+                "torch autograd": _torch_sampled(some, steps, 8, preset, by_hand=False),
+                "torch by hand": _torch_sampled(some, steps, 8, preset, by_hand=True),
+                "jax.random.categorical": _categorical(some, steps, 8, preset),
+            },
+            {"torch autograd": 5.0, "torch by hand": 3.0, "jax.random.categorical": 40.0},
+            exponentials=float(size * 100 * steps),
+            exact=False,
+        )
+    for group in (8, 64):
+        for rows in (1, 20 if toy else 1000):
+            made[f"exact groups of {group}, binary reward, {rows} x 100, {steps} steps"] = Work(
+                "log p after GRPO steps; the goal is at most 1.5 times the population step",
+                lambda rows=rows: _binary(rows, 100),
+                {"regdist": _grouped(steps, group), "population": _grouped(steps, None)},
+                {"population": 1 / 1.5},
+                exact=False,
+            )
+    return made
