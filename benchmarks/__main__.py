@@ -148,10 +148,8 @@ def _cpuinfo() -> list[str]:
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Times of regdist beside its rivals, with their answers.",
-    )
+    about = "Times of regdist beside its rivals, with their answers."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=about)
     parser.add_argument("--toy", action="store_true", help="tiny sizes: that nothing rots")
     parser.add_argument("--only", default="", help="works whose name holds this text")
     parser.add_argument("--seconds", type=float, default=1.0, help="to spend on each contender")
@@ -161,16 +159,16 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measured(*arguments.child, arguments)))
         return
-    found, about = parent(arguments), machine()
+    found, here = parent(arguments), machine()
     lines = table(found)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = "toy" if arguments.toy else f"{about['device']}-{about['cores']}".lower()
-    title = ", ".join(f"{k} {v}" for k, v in about.items() if k != "versions")
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    name = "toy" if arguments.toy else f"{here['device']}-{here['cores']}".lower()
+    title = ", ".join(f"{k} {v}" for k, v in here.items() if k != "versions")
+    versions = ", ".join(f"{k} {v}" for k, v in here["versions"].items())
     text = "\n".join([f"Measured: {title}.", "", f"With {versions}.", "", *lines, ""])
     (arguments.out / f"{name}.md").write_text(text)
     (arguments.out / f"{name}.json").write_text(
-        json.dumps({"machine": about, "works": found}, indent=1)
+        json.dumps({"machine": here, "works": found}, indent=1)
     )
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
