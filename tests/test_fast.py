@@ -52,7 +52,8 @@ def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
 
     quick, safe = solve(lambda x: x), solve(jnp.ones_like)
     assert len(counted) == 2
-    assert np.all(quick.converged) and np.all(safe.converged)
+    assert np.all(quick.converged)
+    assert np.all(safe.converged)
     apart = 0.5 * np.sum(np.abs(np.asarray(quick.probs) - np.asarray(safe.probs)), axis=1)
     assert apart.max() <= 1e-12
     kept = solve(jnp.zeros_like)
