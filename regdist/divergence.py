@@ -271,6 +271,10 @@ class ForwardKL(AlphaFamily):
         """0, of whatever dtype it meets."""
         return jnp.asarray(0.0)
 
+    def is_sparse(self):
+        """1 - 1/t is not bounded below."""
+        return False
+
     def surplus(self, s, gap):
         """With v = e^{-s}: e^r = 1/(v + gap)."""
         v = jnp.exp(-s)
