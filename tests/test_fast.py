@@ -28,14 +28,14 @@ def test_forward_kl_by_name_on_hard_problems_against_50_digits():
         assert target.converged
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, -3.0, 2.0, 3.0])
+@pytest.mark.parametrize("alpha", [0.0, -3.0, 2.0])
 def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
     """On hard problems, total variation 1e-12; most of them never need the safe one."""
     import sys
 
     single = sys.modules["regdist.solvers.single"]
     random = np.random.default_rng(3)
-    made = [hard_problem(random, 6) for _ in range(2000)]
+    made = [hard_problem(random, 6) for _ in range(600)]
     bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))
     betas = jnp.asarray([beta for _, beta in made])
     of = rd.ForwardKL if alpha == 0 else lambda beta: rd.AlphaDivergence(alpha, beta)

@@ -1,5 +1,9 @@
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -105,3 +109,16 @@ def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
     assert main(["report", "--problem", "two-modes", "--out", str(tmp_path / "o"), *grid]) == 1
     assert "FAILS reverse-kl" in capsys.readouterr().err
     assert not json.loads((tmp_path / "o" / "report.json").read_text())["passes"]
+
+
+def test_the_command_keeps_what_it_compiles_unless_told_where(tmp_path):
+    told = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    ask = "import jax; from regdist import cli; cli._keep_compiled(); "
+    ask += "print(jax.config.read('jax_compilation_cache_dir'))"
+    for env, want in (
+        ({"XDG_CACHE_HOME": str(tmp_path)}, tmp_path / "regdist"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, Path("/mine")),
+    ):
+        command = [sys.executable, "-c", ask]
+        done = subprocess.run(command, env=told | env, capture_output=True, text=True, check=True)
+        assert Path(done.stdout.strip()) == want

@@ -227,7 +227,7 @@ def plain_direction(
     known = (
         isinstance(expectation, Population)
         and isinstance(advantage, GroupRelative)
-        and (advantage.scale, advantage.singleton) == ("none", "formula")
+        and advantage.scale == "none"
         and not any(parts)
         and method.geometry in ("softmax", "natural")
         and all(isinstance(t.divergence, KL) and t.anchor is None for t in terms)
