@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _keep_compiled() -> None:
     """Compiled programs are kept between runs, unless jax has been told where already."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "regdist"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

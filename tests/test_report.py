@@ -114,7 +114,7 @@ def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
 def test_the_command_keeps_what_it_compiles_unless_told_where(tmp_path):
     told = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     ask = "import jax; from regdist import cli; cli._keep_compiled(); "
-    ask += "print(jax.config.read('jax_compilation_cache_dir'))"
+    ask += "print(jax.config.jax_compilation_cache_dir)"
     for env, want in (
         ({"XDG_CACHE_HOME": str(tmp_path)}, tmp_path / "regdist"),
         ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, Path("/mine")),
