@@ -61,8 +61,8 @@ def measure(contender: Contender, data: Any, seconds: float) -> dict:
         return made if isinstance(made, tuple) else (made, time.perf_counter() - began)
 
     answer, first = once()
-    times = [once()[1]]
-    while sum(times) < seconds or (len(times) < 3 and sum(times) < 10):
+    times = [once()[1] if seconds else first]
+    while sum(times) < seconds or (seconds and len(times) < 3 and sum(times) < 10):
         times.append(once()[1])
     return {
         "least": min(times) / contender.share,

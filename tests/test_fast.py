@@ -28,36 +28,36 @@ def test_forward_kl_by_name_on_hard_problems_against_50_digits():
         assert target.converged
 
 
-@pytest.mark.parametrize("alpha", [0.0, -3.0, 2.0])
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
 def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
     """On hard problems, total variation 1e-12; most of them never need the safe one."""
     import sys
 
     single = sys.modules["regdist.solvers.single"]
     random = np.random.default_rng(3)
-    made = [hard_problem(random, 6) for _ in range(600)]
+    made = [hard_problem(random, 6) for _ in range(300)]
     bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))
     betas = jnp.asarray([beta for _, beta in made])
     of = rd.ForwardKL if alpha == 0 else lambda beta: rd.AlphaDivergence(alpha, beta)
-    counted = []
+    left = []
 
     def solve(unknown_of):
         def choose(unknown, search, found):
-            counted.append(1)
+            jax.debug.callback(lambda x: left.append(bool(x)), unknown)
             return where_unknown(unknown_of(unknown), search, found)
 
         monkeypatch.setattr(single, "where_unknown", choose)
         fresh = jax.jit(jax.vmap(lambda b, beta: rd.target.__wrapped__(b, of(beta))))
-        return fresh(bandits, betas)
+        return jax.block_until_ready(fresh(bandits, betas))
 
     quick, safe = solve(lambda x: x), solve(jnp.ones_like)
-    assert len(counted) == 2
+    jax.effects_barrier()
+    assert len(left) == 2 * len(betas)
+    assert 0 < np.mean(left) < 0.3
     assert np.all(quick.converged)
     assert np.all(safe.converged)
     apart = 0.5 * np.sum(np.abs(np.asarray(quick.probs) - np.asarray(safe.probs)), axis=1)
     assert apart.max() <= 1e-12
-    kept = solve(jnp.zeros_like)
-    assert np.mean(np.asarray(kept.converged)) > 0.7
 
 
 def test_the_tilt_is_differentiable_beside_forbidden_and_excluded_actions():
@@ -86,7 +86,7 @@ def test_the_tilt_is_differentiable_beside_forbidden_and_excluded_actions():
 def test_the_gradient_in_one_exponential_is_the_field(method):
     """Within 16 ulps of the largest marginal gain, on hard tables with zeros among them."""
     random = np.random.default_rng(5)
-    for _ in range(50):
+    for _ in range(12):
         log_q = -random.random(6) * random.choice([1, 30])
         log_q[random.integers(6)] = -np.inf
         log_q -= np.logaddexp.reduce(log_q)
