@@ -28,8 +28,7 @@ def test_forward_kl_by_name_on_hard_problems_against_50_digits():
         assert target.converged
 
 
-@pytest.mark.parametrize("alpha", [0.0, 2.0])
-def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
+def test_the_quick_search_agrees_with_the_safe_one(monkeypatch):
     """On hard problems, total variation 1e-12; most of them never need the safe one."""
     import sys
 
@@ -38,7 +37,6 @@ def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
     made = [hard_problem(random, 6) for _ in range(300)]
     bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))
     betas = jnp.asarray([beta for _, beta in made])
-    of = rd.ForwardKL if alpha == 0 else lambda beta: rd.AlphaDivergence(alpha, beta)
     left = []
 
     def solve(unknown_of):
@@ -47,7 +45,9 @@ def test_the_quick_search_agrees_with_the_safe_one(alpha, monkeypatch):
             return where_unknown(unknown_of(unknown), search, found)
 
         monkeypatch.setattr(single, "where_unknown", choose)
-        fresh = jax.jit(jax.vmap(lambda b, beta: rd.target.__wrapped__(b, of(beta))))
+        fresh = jax.jit(
+            jax.vmap(lambda b, beta: rd.target.__wrapped__(b, rd.AlphaDivergence(0.5, beta)))
+        )
         return jax.block_until_ready(fresh(bandits, betas))
 
     quick, safe = solve(lambda x: x), solve(jnp.ones_like)
