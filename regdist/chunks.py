@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from regdist.store import Range, content_hash
+from regdist.store import Range, content_hash, rows_of
 
 BLOCK, BLOCK_BYTES = 256, 2**22
 CHUNK_BYTES, CHUNK_SECONDS = 2**26, 1.0
@@ -147,7 +147,7 @@ class Program:
 
     def rows(self, blocks: Range) -> slice:
         """The points of a range of blocks."""
-        return slice(blocks[0] * self.block, min(blocks[1] * self.block, self.grid.num))
+        return rows_of(blocks, self.block, self.grid.num)
 
     @property
     def point_bytes(self) -> int:
@@ -225,7 +225,8 @@ class Plan:
             rows = grid.rows(np.minimum(first + np.arange(block), grid.num - 1))
             given = jax.device_put((self.program.key, np.int32(len(share)), rows), device)
             made.append(call(*given))
-        used = min(blocks[1] * block, grid.num) - blocks[0] * block
+        rows = self.program.rows(blocks)
+        used = rows.stop - rows.start
         results = []
         for parts in zip(*made, strict=True):
             held = [np.asarray(x)[: len(share)] for x, share in zip(parts, shares, strict=True)]

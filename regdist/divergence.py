@@ -211,9 +211,8 @@ class AlphaFamily(Divergence):
         drop = jnp.where(none, y, jnp.log1p(safe) / jnp.where(k == 0, 1, k))
         excess = jnp.expm1(s - drop)
         rate = (1 + excess) / (1 + jnp.where(closed, 0, z))
-        gone, more = jnp.sign(k) < 0, jnp.sign(k) > 0
-        excess = jnp.where(closed, jnp.where(gone, -1, jnp.inf), excess)
-        return excess, jnp.where(closed, jnp.where(more, jnp.inf, 0), rate)
+        edge = jnp.where(k < 0, -1, jnp.inf), jnp.where(k < 0, 0, jnp.inf)
+        return jnp.where(closed, edge[0], excess), jnp.where(closed, edge[1], rate)
 
     def term(self, log_p, log_q):
         """See the class."""
@@ -308,15 +307,6 @@ class KL(Divergence):
     def ceiling(self, gap):
         """No bound: f' = log has no finite limit."""
         return jnp.full_like(gap, jnp.inf)
-
-    def is_sparse(self):
-        """Log is not bounded below."""
-        return False
-
-    def newton_step(self, excess, rate):
-        """Exact: the log-mass is linear in s."""
-        del rate
-        return -excess
 
     def term(self, log_p, log_q):
         """The terms p log(p/q) - p + q."""

@@ -16,6 +16,11 @@ Range = tuple[int, int]
 """Blocks from the first up to, not including, the second."""
 
 
+def rows_of(blocks: Range, block: int, num: int) -> slice:
+    """The points of a range of blocks, of `num` in blocks of `block`: the last may be short."""
+    return slice(blocks[0] * block, min(blocks[1] * block, num))
+
+
 @dataclasses.dataclass(frozen=True)
 class Store:
     """Finished chunks of a grid of `num` points in blocks of `block`; made by `store()`.
@@ -31,7 +36,7 @@ class Store:
 
     def rows(self, blocks: Range) -> slice:
         """The points of a range of blocks."""
-        return slice(blocks[0] * self.block, min(blocks[1] * self.block, self.num))
+        return rows_of(blocks, self.block, self.num)
 
     def write(self, blocks: Range, leaves: Sequence[np.ndarray]) -> None:
         """Keep the rows of a range of blocks, one array for each leaf of the results."""

@@ -39,9 +39,8 @@ def single(reward: Array, part: Reduced) -> Optimum:
     entry = jnp.where(ahead, divergence.ceiling(jnp.where(ahead, lead, 1)), jnp.inf)
     entrants = off & (gap == -lead)
 
-    pivot, at, capped, ended = jax.lax.stop_gradient(
-        _solve(*jax.lax.stop_gradient((divergence, log_q, active, finite_reward, beta, entry)))
-    )
+    task = _Task(divergence, log_q, active, finite_reward, beta, entry)
+    pivot, at, capped, ended = jax.lax.stop_gradient(_solve(jax.lax.stop_gradient(task)))
     distance = reward[pivot] - finite_reward
     gap = distance / beta  # rewards are subtracted before the division
 
@@ -63,6 +62,15 @@ def single(reward: Array, part: Reduced) -> Optimum:
     return Optimum(log_p, distance, pivot, level, ended, unique)
 
 
+class _Task(NamedTuple):
+    divergence: Divergence
+    log_q: Array
+    active: Array
+    reward: Array
+    beta: Array
+    entry: Array
+
+
 class _Root(NamedTuple):
     pivot: Array
     s: Array
@@ -70,38 +78,28 @@ class _Root(NamedTuple):
     ended: Array
 
 
-def _solve(
-    divergence: Divergence,
-    log_q: Array,
-    active: Array,
-    reward: Array,
-    beta: Array,
-    entry: Array,
-) -> _Root:
+def _solve(task: _Task) -> _Root:
     """An action, the pivot, and its log-ratio s at which the probabilities sum to 1.
 
     If the mass stays below 1 at `entry`, s is capped there.
     """
-    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
-    gap = jnp.where(active, (reward[best] - reward) / beta, 0)
-    s, capped, known = _quickly(divergence, log_q, active, gap, entry)
+    quick = _quickly(task)
     return where_unknown(
-        ~known,
-        lambda still: _safely(divergence, log_q, active & still, reward, beta, entry),
-        _Root(best, s, capped, known),
+        ~quick.ended, lambda still: _safely(task._replace(active=task.active & still)), quick
     )
 
 
-def _quickly(
-    divergence: Divergence, log_q: Array, active: Array, gap: Array, entry: Array
-) -> tuple[Array, Array, Array]:
-    """The log-ratio s of the best action, whether it is capped, and whether both are certain.
+def _quickly(task: _Task) -> _Root:
+    """What `_solve` wants, with `ended` only where it is certain.
 
     Newton on the excess mass sum q (e^r - 1), which keeps its relative accuracy as all r tend to
     0. It starts at the smaller of two bounds from above: where the best action alone, ties
     included, has probability 1, and where Jensen's inequality for the mean gap puts it. Certain is
     what places the mass to rounding and neither under- nor overflows.
     """
+    divergence, log_q, active, reward, beta, entry = task
+    best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
+    gap = jnp.where(active, (reward[best] - reward) / beta, 0)
     q = jnp.where(active, jnp.exp(log_q), 0)
     lost = jnp.sum(jnp.where(active, 0, jnp.exp(log_q)))
 
@@ -127,17 +125,10 @@ def _quickly(
     left = jnp.where(capped, 0, excess_mass(s)[0])
     shallow = jnp.all(log_q >= -0.97 * largest_exponent(log_q), where=active)
     known = ended & shallow & (jnp.abs(left) <= _ROUNDING * eps) & jnp.isfinite(at_entry)
-    return jnp.where(capped, entry, s), capped, known
+    return _Root(best, jnp.where(capped, entry, s), capped, known)
 
 
-def _safely(
-    divergence: Divergence,
-    log_q: Array,
-    active: Array,
-    reward: Array,
-    beta: Array,
-    entry: Array,
-) -> _Root:
+def _safely(task: _Task) -> _Root:
     """What `_solve` wants, for any problem, in logarithms throughout.
 
     The search starts with the best action, at the smallest s at which some action alone would have
@@ -148,6 +139,7 @@ def _safely(
     above it; and the action that was alone at the start, which carries the mass when no s of the
     best action resolves it.
     """
+    divergence, log_q, active, reward, beta, entry = task
     log_q_active = jnp.where(active, log_q, 0)
     best = jnp.argmax(jnp.where(active, reward, -jnp.inf))
 
