@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax import Array
 from jaxtyping import Key
 
@@ -52,7 +51,7 @@ class Certificate:
         identity_error: |J gap - beta KL(p || target)| relative to the size of its parts; None
             unless the regulariser is reverse KL or merges into it, where the two are equal.
         steps: steps taken.
-        nonfinite: the first step whose result was not finite, or -1.
+        nonfinite: the step of the first record that would not have been finite, or -1.
         asymptotic_rate: -log max |1 + lr lambda|, what the slowest eigenvalue gives in the end.
         measured_rate: what the run shows over its last two records above rounding.
         predicted_rate: what the linearised step gives for the displacement the run really has
@@ -336,7 +335,7 @@ class _Judgement:
         after = f"after {n['steps']:,} steps"
         largest = float(np.exp(np.asarray(self.last).max()))
         if n["nonfinite"] >= 0:
-            return "diverges", f"step {n['nonfinite']:,} was not finite; it stood {where}"
+            return "diverges", f"not finite by step {n['nonfinite']:,}; {after} it stood {where}"
         if n["field_norm"] > self.rounding():
             moved = f"the method's field does not vanish at this target ({n['field_norm']:.2g})"
             if largest > 1 - self.tolerance:
@@ -399,6 +398,8 @@ def _spread(
 
     None where the linear step does not contract.
     """
+    import scipy.linalg
+
     basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
     step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
     if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:

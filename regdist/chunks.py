@@ -273,7 +273,7 @@ def program(
     shapes = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if block is None:
         size = sum(math.prod(s) * d.itemsize for s, d in shapes) + _bytes(point)
-        small = 2 ** max(0, (points.num // 32).bit_length())
+        small = 2 ** max(0, (points.num // 8).bit_length())
         block = max(1, min(BLOCK, small, BLOCK_BYTES // max(size, 1)))
     compute = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((block, *x.shape), x.dtype), point)

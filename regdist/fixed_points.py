@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax import Array
 
 from regdist.feedback import Feedback
@@ -122,6 +121,8 @@ class _Search:
 
     def refine(self, low: float, high: float) -> float | None:
         """The root between two points, to the last digits; None without a change of sign."""
+        import scipy.optimize
+
         ends = {x: self.at(x)[0] for x in (low, high)}
         for x, value in ends.items():
             if value == 0:

@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.optimize
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -190,6 +188,8 @@ class _Flow:
 
 def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
     """The end of dz/dt = field(z), in time units of the largest reward gap."""
+    import scipy.integrate
+
     inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
 
     def place(z: np.ndarray) -> np.ndarray:
@@ -293,6 +293,8 @@ def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
 def _candidates(
     bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
 ) -> list[Candidate]:
+    import scipy.optimize
+
     aim = jnp.asarray(end)
     reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
     inside = ~np.isneginf(log_q) & ~np.isneginf(reward)

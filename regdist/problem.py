@@ -1,5 +1,6 @@
 """A bandit: K outcomes with rewards, a reference policy, and the answer each outcome stands for."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -74,9 +75,9 @@ def bandit(
     if reference is not None and log_reference is not None:
         raise ValueError("give reference or log_reference, not both")
     if log_reference is not None:
-        log_q = _table("log_reference", log_reference, r)
-        _check_log_reference("log_reference", log_q)
-        log_q = normalize(log_q)
+        given = _table("log_reference", log_reference, r)
+        _check_log_reference("log_reference", given)
+        log_q = _normalized(given)
     elif reference is not None:
         q = _table("reference", reference, r)
         if is_concrete(q) and not np.all(np.asarray(q) >= 0):
@@ -84,12 +85,11 @@ def bandit(
                 f"reference must be probabilities >= 0; got a smallest entry of {np.min(q)}. "
                 "Unnormalised log-weights go through rd.logspace.normalize into log_reference"
             )
-        positive = q > 0
-        log_q = jnp.where(positive, jnp.log(jnp.where(positive, q, 1)), -jnp.inf)
-        _check_log_reference("reference", log_q)
-        log_q = normalize(log_q)
+        given = _logarithm(q)
+        _check_log_reference("reference", given)
+        log_q = _normalized(given)
     else:
-        log_q = jnp.full_like(r, -np.log(r.shape[0]))
+        log_q = jnp.asarray(np.full(r.shape, -np.log(r.size)), r.dtype)
     if is_concrete(r, log_q):
         check_reward(np.asarray(r), np.asarray(log_q))
     return Bandit(r, log_q, _labels(label, r.shape[0]))
@@ -98,6 +98,15 @@ def bandit(
 def uniform(like: Array) -> Array:
     """The uniform policy over the K actions of `like`, as log-probabilities [K]."""
     return jnp.full_like(like, -np.log(like.shape[0]))
+
+
+_normalized = jax.jit(normalize)
+
+
+@jax.jit
+def _logarithm(q: Array) -> Array:
+    positive = q > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, q, 1)), -jnp.inf)
 
 
 def _table(name: str, values: Table, reward: Array) -> Array:
@@ -140,7 +149,7 @@ def check_reward(reward: np.ndarray, log_q: np.ndarray) -> None:
 
 def _labels(label: Table | None, size: int) -> Array:
     if label is None:
-        return jnp.arange(size)
+        return jnp.asarray(np.arange(size))
     if is_concrete(label):
         known = np.asarray(label)
         good = known.shape == (size,) and np.issubdtype(known.dtype, np.integer)

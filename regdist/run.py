@@ -28,6 +28,9 @@ from regdist.records import Table, as_number, is_concrete, record, static
 if TYPE_CHECKING:
     import optax
 
+_UNROLL = 4
+"""Steps of the short gradient in a turn of the loop: on one problem the turns cost as much."""
+
 
 @record
 class Loop:
@@ -100,9 +103,11 @@ class Trajectory:
         field_norm: largest |update direction| over actions at each record, shape [N]: expected,
             or of the groups drawn next under `Sampled`.
         steps: steps taken in all.
-        settled: whether the run stopped because the field norm fell to the tolerance.
-        nonfinite: the first step whose result was not finite, or -1. That step was not taken,
-            and nothing after it: the last policy is the last finite one.
+        settled: whether the run stopped because the field norm was at most the tolerance at a
+            record.
+        nonfinite: the step of the first record that would not have been finite, or -1. The steps
+            since the record before it were not taken: the last policy is the last finite one
+            recorded.
         control: the number that a controller moves, shape [N]; 0 without one.
     """
 
@@ -145,8 +150,8 @@ def run(
         init: starting logits, shape [K]; default the reference policy. Forbidden actions (reward
             -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
-        tolerance: stop when no component of the field is larger; 0 stops where it is exactly 0.
-            Sampled runs never stop early.
+        tolerance: stop at the first record where no component of the field is larger; 0 stops
+            where it is exactly 0. Sampled runs never stop early.
         loop: from `rd.loop`: epochs, minibatches, staleness, another sampler, a moving reference.
             Default: one update a step, on its own samples.
 
@@ -189,7 +194,18 @@ def run(
     if init is not None and is_concrete(start, bandit.log_ref):
         within = bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
     return drive(
-        method, bandit, start, limit, over, key, around, chosen, steps, record_every, within
+        method,
+        bandit,
+        start,
+        limit,
+        over,
+        key,
+        around,
+        chosen,
+        steps,
+        record_every,
+        within,
+        may_stop=not (isinstance(tolerance, int | float) and tolerance == 0),
     )
 
 
@@ -213,6 +229,7 @@ def _drive(
     steps: int,
     record_every: int,
     within: bool,
+    may_stop: bool,
 ) -> Trajectory:
     zero = jnp.zeros((), dtype=int)
     off_support = jnp.isneginf(start)
@@ -222,6 +239,9 @@ def _drive(
     plain = None
     if within and loop.on_policy and not loop.sync_every:
         plain = plain_direction(method, bandit, expectation)
+
+    def key_of(state: dict) -> Array | None:
+        return None if key is None else jax.random.fold_in(key, state["count"])
 
     def beginning(state: dict) -> tuple[Method, Any, Array | None]:
         """The method, the tables and the groups that a step starts with."""
@@ -234,8 +254,7 @@ def _drive(
         laws = laws_of(method, log_p, held, old, law)
         groups = None
         if isinstance(expectation, Sampled):
-            assert key is not None
-            groups = draw_groups(expectation, laws, jax.random.fold_in(key, state["count"]))
+            groups = draw_groups(expectation, laws, key_of(state))
         now = method
         if method.controller is not None:
             now = method.controller.apply(method, state["control"], laws)
@@ -243,7 +262,7 @@ def _drive(
 
     def first_direction(state: dict) -> Array:
         if plain is not None:
-            return plain(state["logits"])
+            return plain(state["logits"], key_of(state))
         now, laws, groups = beginning(state)
         return direction(now, laws, bandit, expectation, part(groups, zero), loop.on_policy)
 
@@ -253,28 +272,28 @@ def _drive(
         split = groups.reshape(loop.minibatches, -1, groups.shape[1])
         return split[i % loop.minibatches]
 
+    def ascend(toward: Array, logits: Array, memory: Any) -> tuple[Array, Any]:
+        updates, memory = optimizer.update(-toward, memory, logits)
+        return logits + jnp.asarray(updates, dtype=logits.dtype), memory
+
+    def short_step(state: dict, _: None) -> tuple[dict, None]:
+        new, memory = ascend(first_direction(state), state["logits"], state["memory"])
+        return dict(state, logits=new, memory=memory, count=state["count"] + 1), None
+
     def one_step(state: dict, _: None) -> tuple[dict, None]:
         now, laws, groups = beginning(state)
 
-        def update(logits: Array, memory: Any, i: Array) -> tuple[Array, Any, Array]:
-            if plain is not None:
-                toward = plain(logits)
-            else:
-                here = dataclasses.replace(laws, log_p=softmax(logits))
-                on = loop.on_policy
-                toward = direction(now, here, bandit, expectation, part(groups, i), on)
-            updates, memory = optimizer.update(-toward, memory, logits)
-            return logits + jnp.asarray(updates, dtype=logits.dtype), memory, toward
+        def update(moving: tuple[Array, Any], i: Array) -> tuple[tuple[Array, Any], None]:
+            logits, memory = moving
+            here = dataclasses.replace(laws, log_p=softmax(logits))
+            on = loop.on_policy
+            toward = direction(now, here, bandit, expectation, part(groups, i), on)
+            return ascend(toward, logits, memory), None
 
-        new, memory, toward = update(state["logits"], state["memory"], zero)
-        settled = state["settled"]
-        if not isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
-            settled = settled | (jnp.max(jnp.abs(toward)) <= tolerance)
+        (new, memory), _ = update((state["logits"], state["memory"]), zero)
         if loop.epochs * loop.minibatches > 1:
             more = jnp.arange(1, loop.epochs * loop.minibatches)
-            new, memory = jax.lax.scan(lambda s, i: (update(*s, i)[:2], None), (new, memory), more)[
-                0
-            ]
+            (new, memory), _ = jax.lax.scan(update, (new, memory), more)
         count = state["count"] + 1
         fresh = dict(state, logits=new, memory=memory, count=count)
         if loop.staleness:
@@ -287,23 +306,28 @@ def _drive(
         if method.controller is not None:
             after = dataclasses.replace(laws, log_p=softmax(new))
             fresh["control"] = method.controller.move(state["control"], after)
-        broken = ~jnp.isfinite(jnp.sum(jnp.where(off_support, 0, new)))
-        halted = settled | (state["nonfinite"] >= 0)
-        keep = halted | broken
-        fresh = jax.tree.map(lambda old, x: jnp.where(keep, old, x), state, fresh)
-        fresh["settled"] = settled
-        fresh["nonfinite"] = jnp.where(broken & ~halted, count, state["nonfinite"])
         return fresh, None
 
-    def block(state: dict, length: int) -> tuple[dict, tuple]:
-        halted = state["settled"] | (state["nonfinite"] >= 0)
-        state = jax.lax.cond(
-            halted,
-            lambda s: s,
-            lambda s: jax.lax.scan(one_step, s, None, length=length)[0],
-            state,
-        )
-        return state, snapshot(state)
+    def advance(state: dict, length: int) -> dict:
+        step = one_step if plain is None else short_step
+        unroll = 1 if plain is None or isinstance(expectation, Sampled) else _UNROLL
+        end = jax.lax.scan(step, state, None, length=length, unroll=unroll)[0]
+        broken = ~jnp.isfinite(jnp.sum(jnp.where(off_support, 0, end["logits"])))
+        kept = jax.tree.map(lambda old, x: jnp.where(broken, old, x), state, end)
+        return dict(kept, nonfinite=jnp.where(broken, end["count"], state["nonfinite"]))
+
+    def block(ended: tuple[dict, Array], length: int) -> tuple[tuple[dict, Array], tuple]:
+        state, settled = ended
+        halted = settled | (state["nonfinite"] >= 0)
+        if may_stop:
+            state = jax.lax.cond(halted, lambda s: s, lambda s: advance(s, length), state)
+        else:  # under vmap the branches of a cond hold a copy of every constant for each problem
+            end = advance(state, length)
+            state = jax.tree.map(lambda old, x: jnp.where(halted, old, x), state, end)
+        shown = snapshot(state)
+        if not isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
+            settled = shown[2] <= tolerance
+        return (state, settled), shown
 
     def snapshot(state: dict) -> tuple[Array, ...]:
         norm = jnp.max(jnp.abs(first_direction(state)))
@@ -317,23 +341,27 @@ def _drive(
         "logits": start,
         "memory": memory,
         "count": zero,
-        "settled": jnp.zeros((), bool),
         "nonfinite": zero - 1,
         "control": control,
         "past": jnp.tile(start, (loop.staleness + 1, 1)) if loop.staleness else None,
         "reference": bandit.log_ref if loop.sync_every else None,
     }
-    records = [jax.tree.map(lambda x: x[None], snapshot(state))]
+    first = snapshot(state)
+    settled = jnp.zeros((), bool) if isinstance(expectation, Sampled) else first[2] <= tolerance
+    records = [jax.tree.map(lambda x: x[None], first)]
     blocks, rest = divmod(steps, record_every)
-    state, recorded = jax.lax.scan(lambda s, _: block(s, record_every), state, None, length=blocks)
+    now, recorded = jax.lax.scan(
+        lambda s, _: block(s, record_every), (state, settled), None, length=blocks
+    )
     records.append(recorded)
     if rest:
-        state, end = block(state, rest)
+        now, end = block(now, rest)
         records.append(jax.tree.map(lambda x: x[None], end))
+    state, settled = now
     step, log_probs, norm, control = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
-    return Trajectory(
-        step, log_probs, norm, state["count"], state["settled"], state["nonfinite"], control
-    )
+    return Trajectory(step, log_probs, norm, state["count"], settled, state["nonfinite"], control)
 
 
-_compiled_drive = jax.jit(_drive, static_argnames=("optimizer", "steps", "record_every", "within"))
+_compiled_drive = jax.jit(
+    _drive, static_argnames=("optimizer", "steps", "record_every", "within", "may_stop")
+)

@@ -24,7 +24,7 @@ def test_predicted_and_measured_rates_agree(name, make):
     """The spectrum predicts, without the run, how fast the run approaches in the end."""
     regularizer = REGULARIZERS[name].make(0.8)
     aim = rd.target(BANDIT, regularizer)
-    path = rd.run(make(regularizer), BANDIT, 4000, SGD, record_every=20, tolerance=1e-12)
+    path = rd.run(make(regularizer), BANDIT, 4000, SGD, record_every=5, tolerance=1e-12)
     c = rd.certify(make(regularizer), BANDIT, aim, path, optimizer=SGD)
     assert c.verdict == "converges"
     assert c.passes

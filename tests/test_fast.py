@@ -97,7 +97,7 @@ def test_the_gradient_in_one_exponential_is_the_field(method):
         laws = laws_of(method, rd.softmax(z), bandit)
         plain = direction(method, laws, bandit, rd.Population(), None, True)
         size = 60 + float(jnp.abs(plain).max())
-        assert np.allclose(fast(z), plain, rtol=0, atol=16 * 2.3e-16 * size)
+        assert np.allclose(fast(z, None), plain, rtol=0, atol=16 * 2.3e-16 * size)
 
 
 def test_what_the_short_gradient_does_not_cover():
@@ -110,6 +110,37 @@ def test_what_the_short_gradient_does_not_cover():
     ):
         assert plain_direction(method, bandit, rd.Population()) is None
     assert plain_direction(rd.methods.rloo(), bandit, rd.Group(4)) is None
+    for method in (
+        rd.methods.grpo(0.1),
+        rd.methods.natural_policy_gradient(),
+        rd.methods.policy_gradient(rd.ReverseKL(0.1)),
+        rd.methods.rloo(beta=0.1),
+    ):
+        assert plain_direction(method, bandit, rd.Sampled(4)) is None
+
+
+SAMPLED = {
+    "rloo": rd.methods.rloo(),
+    "grpo": rd.methods.grpo(0.0),
+    "remax": rd.methods.remax(),
+    "cispo": rd.methods.cispo(),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_drawn_groups_in_one_exponential_are_the_field_of_those_groups(name):
+    """The same uniforms give the same actions, so that nothing but rounding differs."""
+    method, over = SAMPLED[name], rd.Sampled(4, 3)
+    random = np.random.default_rng(6)
+    bandit = rd.bandit([1.0, 0.3, -np.inf, 0.0, 0.7], [0.2, 0.3, 0.1, 0.4, 0.0])
+    fast = plain_direction(method, bandit, over)
+    assert fast is not None
+    hidden = np.isneginf(bandit.reward) | np.isneginf(bandit.log_ref)
+    for seed in range(20):
+        z = jnp.asarray(np.where(hidden, -np.inf, random.normal(size=5) * 3))
+        key = jax.random.key(seed)
+        plain = rd.field(method, z, bandit, over, key=key)
+        assert np.allclose(fast(z, key), plain, rtol=0, atol=1e-14)
 
 
 def test_a_start_beyond_the_reference_is_pulled_back_as_the_field_says():
@@ -120,17 +151,16 @@ def test_a_start_beyond_the_reference_is_pulled_back_as_the_field_says():
     assert path.nonfinite == 1
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 10, 100, 101])
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 100, 101, 257, 5000])
 def test_draws_are_the_inverse_of_the_cumulative_sum(size):
     """The same uniforms through a plain search; an action may differ at a boundary alone."""
     random = np.random.default_rng(size)
     p = random.dirichlet(np.full(size, 0.5)) * (random.random(size) < 0.7)
     p[size // 2] += 0.1
     p /= p.sum()
-    log_p = jnp.log(jnp.where(p > 0, p, 1)) + jnp.where(p > 0, 0, -jnp.inf)
     key = jax.random.key(size)
-    drawn = np.asarray(draw(key, log_p, (50_000,)))
-    upto = np.cumsum(np.exp(np.asarray(log_p)))
+    drawn = np.asarray(draw(key, jnp.asarray(p), (50_000,)))
+    upto = np.cumsum(p)
     uniform = np.asarray(jax.random.uniform(key, (50_000,), float)) * upto[-1]
     want = np.searchsorted(upto, uniform, side="right")
     near = np.min(np.abs(uniform[:, None] - upto), axis=1) < 1e-14

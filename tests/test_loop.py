@@ -41,7 +41,7 @@ def test_sampled_epochs_and_minibatches_reuse_the_groups():
     for i in range(4):
         assert np.allclose(path.log_probs[i], rd.softmax(z), atol=1e-12)
         old = rd.softmax(z)
-        groups = draw(jax.random.fold_in(key, i), old, (6, 4)).reshape(2, 3, 4)
+        groups = draw(jax.random.fold_in(key, i), jnp.exp(old), (6, 4)).reshape(2, 3, 4)
         for part in (0, 1, 0, 1):
 
             def loss(z, old=old, groups=groups, part=part):

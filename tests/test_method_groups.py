@@ -153,7 +153,7 @@ def test_a_draw_is_the_update_of_the_groups_drawn():
     """The mean over the drawn groups of the written loss's gradient, for the drawn actions."""
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
     key = jax.random.key(3)
-    drawn = draw(key, rd.softmax(LOGITS), (5, 4))
+    drawn = draw(key, jnp.exp(rd.softmax(LOGITS)), (5, 4))
     old = rd.softmax(LOGITS)
 
     def loss(z):
@@ -169,7 +169,7 @@ def test_draws_follow_the_law(data):
     """A uniform u gives the action whose share of the cumulative sum holds u; never a zero."""
     log_p = data.draw(bandits(sizes=(6,), zeros=True)).log_ref
     seed = data.draw(st.integers(0, 10**6))
-    actions = np.asarray(draw(jax.random.key(seed), log_p, (50,)))
+    actions = np.asarray(draw(jax.random.key(seed), jnp.exp(log_p), (50,)))
     u = np.asarray(jax.random.uniform(jax.random.key(seed), (50,), log_p.dtype))
     edges = np.cumsum(np.exp(log_p))
     below = np.where(actions > 0, edges[actions - 1], 0)

@@ -199,13 +199,16 @@ def test_results_over_budget_go_to_disk_or_are_refused(tmp_path, monkeypatch):
         return x + jnp.arange(1000.0)
 
     axes = {"x": np.arange(1000.0)}
+    with pytest.raises(ValueError, match=r"a block of 128 points .* give a smaller block="):
+        rd.sweep(wide, axes, budget=2**20, out=tmp_path / "large blocks")
     with pytest.raises(ValueError, match=r"results take 8,000,000 .* give out="):
         rd.sweep(wide, axes, budget=2**20)
-    made = rd.sweep(wide, axes, budget=2**20, out=tmp_path / "out")
+    made = rd.sweep(wide, axes, budget=2**20, out=tmp_path / "out", block=16)
     assert made.planned_bytes <= 2**20
     assert isinstance(made.values, np.memmap)
     assert np.array_equal(made.values, np.add.outer(axes["x"], np.arange(1000.0)))
-    assert same(rd.sweep(wide, axes, budget=2**20, out=tmp_path / "out").values, made.values)
+    again = rd.sweep(wide, axes, budget=2**20, out=tmp_path / "out", block=16)
+    assert same(again.values, made.values)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 100}))
     with pytest.raises(ValueError, match=r"the results need .* where 100 are free"):
         rd.sweep(wide, axes, out=tmp_path / "full")

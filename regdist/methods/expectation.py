@@ -1,6 +1,7 @@
 """Over what an update is averaged: the law, all groups of a size, or drawn groups."""
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from regdist.records import record, static
 
 MOST_ENTRIES = 4_000_000
 """The most entries, groups times actions, that `Group` enumerates."""
+
+_CHILDREN = 16
 
 
 @record
@@ -88,23 +91,28 @@ def all_groups(size: int, classes: int) -> Groups:
     return Groups(counts, log_factorial[size] - log_factorial[counts].sum(axis=1))
 
 
-def draw(key: Array, log_p: Float[Array, " K"], shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Independent actions by the inverse of the cumulative sum; none of probability 0.
+def draw(key: Array, weight: Float[Array, " K"], shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Independent actions in proportion to weights, by the inverse of their cumulative sum.
 
-    The table is folded into about sqrt(K) rows, whose sums are searched first: one uniform and some
-    2 sqrt(K) comparisons a sample, against K Gumbel variables.
+    The weights are the lowest level of a tree, each node the sum of up to 16 below it. A sample
+    goes down from the root, along the sums of the children: one uniform and some 2 sqrt(K)
+    additions a sample where K is at most 256, against K Gumbel variables. None of weight 0 is
+    drawn.
     """
-    size = log_p.shape[0]
-    width = math.isqrt(size - 1) + 1
-    rows = -(-size // width)
-    p = jnp.zeros(rows * width, log_p.dtype).at[:size].set(jnp.exp(log_p)).reshape(rows, width)
-    inside = p @ jnp.triu(jnp.ones((width, width), log_p.dtype))
-    mass = inside[:, -1]
-    upto = mass @ jnp.triu(jnp.ones((rows, rows), log_p.dtype))
-    x = jax.random.uniform(key, shape, log_p.dtype) * upto[-1]
-    row = jnp.sum(x[..., None] >= upto[:-1], axis=-1)
-    rest = x - (upto - mass)[row]
-    column = jnp.sum(rest[..., None] >= inside[row][..., :-1], axis=-1)
-    found = row * width + column
-    heavy = jnp.argmax(mass)  # rounding at the end of a row may point beyond its last action
-    return jnp.where(p.ravel()[found] > 0, found, heavy * width + jnp.argmax(p[heavy]))
+    width = min(_CHILDREN, math.isqrt(weight.shape[0] - 1) + 1)
+    levels, total = [], weight
+    while total.shape[0] > 1:
+        levels.append(jnp.pad(total, (0, -total.shape[0] % width)).reshape(-1, width))
+        total = jnp.sum(levels[-1], axis=1)
+    x = jax.random.uniform(key, shape, weight.dtype) * total
+    found = jnp.zeros(shape, int)
+    for nodes in reversed(levels):
+        children = nodes[found]
+        ends = list(itertools.accumulate(children[..., i] for i in range(width)))
+        passed, before = jnp.zeros(shape, int), jnp.zeros_like(x)
+        for end in ends[:-1]:
+            beyond = (x >= end) & (end < ends[-1])  # rounding may put x past the last with weight
+            passed, before = passed + jnp.where(beyond, 1, 0), jnp.where(beyond, end, before)
+        # Kept: it is used more than once, and XLA would compute it anew each time.
+        found, x = jax.lax.optimization_barrier((found * width + passed, x - before))
+    return found

@@ -211,24 +211,36 @@ def direction(
     return jnp.where(allowed, GEOMETRIES[method.geometry](log_p, gain, weighted), 0)
 
 
-def plain_direction(
-    method: Method, bandit: Bandit, expectation: Expectation
-) -> Callable[[Float[Array, " K"]], Float[Array, " K"]] | None:
-    """`direction` on its own policy as a function of the logits, in one exponential an action.
+Direction = Callable[[Float[Array, " K"], Key[Array, ""] | None], Float[Array, " K"]]
+"""From logits, and a key if it draws, to `direction` there."""
 
-    For the exact policy gradient of rewards less reverse KLs or entropies: with
-    Q = R + sum_t beta_t log q_t the marginal gain is Q - beta z up to a constant, which cancels in
-    the baseline, so that the log-probabilities are not needed. None for other methods. Logits must
-    be -inf where the reward or the reference is.
+
+def plain_direction(method: Method, bandit: Bandit, expectation: Expectation) -> Direction | None:
+    """`direction` on its own policy in one exponential an action; None where there is no such.
+
+    For the exact policy gradient of rewards less reverse KLs or entropies, and for drawn groups
+    that compare rewards alone, without a regulariser. Logits must be -inf where the reward or the
+    reference is.
+    """
+    if any((method.penalties, method.weights, method.signal, method.controller)):
+        return None
+    if isinstance(expectation, Population):
+        return _plain_gradient(method, bandit)
+    if isinstance(expectation, Sampled):
+        return _plain_drawn(method, bandit, expectation)
+    return None
+
+
+def _plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
+    """With Q = R + sum_t beta_t log q_t the marginal gain is Q - beta z up to a constant.
+
+    The constant cancels in the baseline, so that the log-probabilities are not needed.
     """
     advantage, regularizer = method.advantage, method.regularizer
     terms = () if regularizer is None else regularizer.terms
-    parts = (method.penalties, method.weights, method.signal, method.controller)
     known = (
-        isinstance(expectation, Population)
-        and isinstance(advantage, GroupRelative)
+        isinstance(advantage, GroupRelative)
         and advantage.scale == "none"
-        and not any(parts)
         and method.geometry in ("softmax", "natural")
         and all(isinstance(t.divergence, KL) and t.anchor is None for t in terms)
     )
@@ -239,13 +251,44 @@ def plain_direction(
         gain, beta = gain + part.beta * part.log_anchor, beta + part.beta
     gain = jnp.where(jnp.isneginf(gain), 0, gain)
 
-    def toward(logits: Array) -> Array:
+    def toward(logits: Array, key: Array | None) -> Array:
+        del key
         e = jnp.exp(logits - jnp.max(logits))
         held = ~jnp.isneginf(logits)
         w = gain - beta * jnp.where(held, logits, 0)
         total = jnp.sum(e)
         lead = w - jnp.sum(e * w) / total
         return e * lead / total if method.geometry == "softmax" else jnp.where(held, lead, 0)
+
+    return toward
+
+
+def _plain_drawn(method: Method, bandit: Bandit, over: Sampled) -> Direction | None:
+    """Coefficients added up by action: in a batch whose ratios are 1, whatever the policy is."""
+    if (
+        method.regularizer is not None
+        or method.geometry != "softmax"
+        or not method.compares_rewards_alone
+    ):
+        return None
+    size, paid = over.group_size, jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
+    share, even = jnp.full(size, 1 / size, paid.dtype), jnp.zeros(size, paid.dtype)
+
+    def toward(logits: Array, key: Array | None) -> Array:
+        assert key is not None
+        e = jax.lax.optimization_barrier(jnp.exp(logits - jnp.max(logits)))
+        total = jnp.sum(e)
+        actions = draw(key, e, (over.num_groups, size))
+        facts = paid[jnp.argmax(e)], jnp.sum(e * paid) / total
+
+        def coefficients(reward: Array) -> Array:
+            laws = Laws(reward, even, even, even, even)
+            batch = Batch(reward, share, jnp.ones(size, bool), share[0], *facts, laws)
+            return method.coefficients(batch, method.advantages(batch))
+
+        weight = jax.vmap(coefficients)(paid[actions]) / actions.size
+        moved = -e * (jnp.sum(weight) / total)
+        return moved.at[actions].add(weight)
 
     return toward
 
@@ -349,15 +392,16 @@ def by_class(method: Method, laws: Laws, group: Group) -> Classes:
     belongs = (member[:, None] == jnp.arange(classes)).astype(dtype)
     chance = jnp.exp(laws.log_sampler) @ belongs
     some = chance > 0
-    log_chance = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), -jnp.inf)
+    finite = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), 0)
+    number = jnp.asarray(counts, dtype)
+    never = number @ (~some).astype(dtype) > 0
+    log_group = jnp.asarray(log_multiplicity, dtype) + number @ finite
+    log_group = jnp.where(never, -jnp.inf, log_group)
+    log_chance = jnp.where(some, finite, -jnp.inf)
 
     def advantages(share: Array) -> Array:
         return method.advantages(Batch(reward, share, share > 0, inv_size, *_facts(laws)))
 
-    number = jnp.asarray(counts, dtype)
-    empty = number == 0
-    each = jnp.where(empty, 1, number) * jnp.where(empty, 0, log_chance)
-    log_group = jnp.asarray(log_multiplicity, dtype) + jnp.sum(each, axis=1)
     advantage = jax.vmap(advantages)(shares)
     return Classes(member, belongs, number, log_group, log_chance, advantage)
 
@@ -390,7 +434,7 @@ def draw_groups(expectation: Sampled, laws: Laws, key: Key[Array, ""] | None) ->
     """The actions of the groups of one step."""
     if key is None:
         raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
-    return draw(key, laws.log_sampler, (expectation.num_groups, expectation.group_size))
+    return draw(key, jnp.exp(laws.log_sampler), (expectation.num_groups, expectation.group_size))
 
 
 def group_lists(expectation: Expectation, laws: Laws, drawn: Array | None) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ from regdist.logspace import exp_difference, largest_exponent, log1p_ratio, log_
 from regdist.records import as_number
 
 
+@jax.jit
 def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """KL(p || q) = sum_i p_i log(p_i/q_i) in nats: 0 where p = 0, +inf where p > 0 = q.
 
@@ -28,6 +29,7 @@ def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
     return KL().value(log_p, log_q)
 
 
+@jax.jit
 def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """The Jensen-Shannon divergence (KL(p || m) + KL(q || m))/2, m = (p + q)/2, in nats.
 
@@ -39,6 +41,7 @@ def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
     return JensenShannon().value(log_p, log_q)
 
 
+@jax.jit
 def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """Half the sum of |p_i - q_i|: between 0 and 1.
 
@@ -49,6 +52,7 @@ def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
     return TotalVariation().value(log_p, log_q)
 
 
+@jax.jit
 def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """The Hellinger distance sqrt(1 - sum_i sqrt(p_i q_i)): symmetric, between 0 and 1.
 
@@ -62,6 +66,7 @@ def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Arr
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+@jax.jit
 def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """sum_i (p_i - q_i)^2/q_i, Pearson's statistic per sample: +inf where p > 0 = q.
 
@@ -79,6 +84,7 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
     return jnp.sum(jnp.where(over, jnp.inf, term))
 
 
+@jax.jit
 def alpha_divergence(
     log_p: Float[Array, " K"], log_q: Float[Array, " K"], alpha: ArrayLike
 ) -> Float[Array, ""]:
@@ -96,6 +102,7 @@ def alpha_divergence(
     return Alpha(as_number(alpha).astype(log_p.dtype)).value(log_p, log_q)
 
 
+@jax.jit
 def renyi_divergence(
     log_p: Float[Array, " K"], log_q: Float[Array, " K"], order: ArrayLike
 ) -> Float[Array, ""]:
@@ -137,6 +144,7 @@ def renyi_divergence(
     return jnp.where(unbounded, jnp.where(top > 0, top, 0), finite)
 
 
+@jax.jit
 def log_odds_error(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """The largest error of a log-odds: max over i, j of |log(p_i/p_j) - log(q_i/q_j)|, in nats.
 

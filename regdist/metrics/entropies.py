@@ -14,6 +14,7 @@ from regdist.logspace import expect, expm1_over, log1p_ratio
 from regdist.records import as_number
 
 
+@jax.jit
 def entropy(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     """H(p) = -sum_i p_i log p_i, in nats (Shannon 1948).
 
@@ -31,6 +32,7 @@ def _tsallis(log_p: Array, n: Array) -> Array:
     return jnp.sum(power * -expm1_over(jnp.where(low, 1 - n, n - 1), safe))
 
 
+@jax.jit
 def tsallis_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, ""]:
     """S_n(p) = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is the entropy in nats.
 
@@ -51,6 +53,7 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array,
     return jnp.where(infinite, 0, _tsallis(log_p, jnp.where(infinite, 1, n)))
 
 
+@jax.jit
 def renyi_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, ""]:
     """H_n(p) = log(sum_i p_i^n)/(1 - n), n = order, in nats; n = 1 is the entropy.
 
@@ -78,6 +81,7 @@ def renyi_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, "
     return jnp.where(infinite, -jnp.max(log_p), jnp.where(near, seamless, far))
 
 
+@jax.jit
 def hill_number(log_p: Float[Array, " K"], order: ArrayLike = 1.0) -> Float[Array, ""]:
     """The effective number of outcomes (sum_i p_i^n)^{1/(1-n)}, n = order, without units.
 
@@ -97,6 +101,7 @@ def hill_number(log_p: Float[Array, " K"], order: ArrayLike = 1.0) -> Float[Arra
     return jnp.where(none, 0, jnp.exp(renyi_entropy(jnp.where(none, 0, log_p), order)))
 
 
+@jax.jit
 def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, " K"]:
     """Log of the mass of each label: entry a is log sum of p_i over label_i = a; -inf if none.
 
@@ -112,6 +117,7 @@ def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, scaled)) + base)
 
 
+@jax.jit
 def effective_labels(
     log_p: Float[Array, " K"],
     label: Int[Array, " K"],
@@ -130,6 +136,7 @@ def effective_labels(
     return hill_number(label_log_probs(law, label), order)
 
 
+@jax.jit
 def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, ""]:
     """-sum_a m_a log m_a over the masses m_a of the labels, in nats: the entropy of the label.
 
@@ -143,6 +150,7 @@ def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[
     return entropy(label_log_probs(log_p, label))
 
 
+@jax.jit
 def token_entropies(log_p: Float[Array, " K"], sequences: Int[Array, "K T"]) -> Float[Array, " T"]:
     """H(Y_t | Y_<t) = -sum_y p(y) log p(y_t | y_<t) for t = 1 ... T, in nats.
 

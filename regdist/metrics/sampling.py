@@ -16,6 +16,7 @@ from regdist.metrics.entropies import tsallis_entropy
 from regdist.records import as_number
 
 
+@jax.jit
 def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Float[Array, ""]:
     """E_p R = sum_i p_i R_i; an action of probability 0 does not count, even at R = -inf.
 
@@ -25,6 +26,7 @@ def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Fl
     return expect(log_p, reward)
 
 
+@jax.jit
 def success(log_p: Float[Array, " K"], correct: Bool[Array, " K"]) -> Float[Array, ""]:
     """The probability of the actions marked `correct`.
 
@@ -109,6 +111,7 @@ def zero_advantage_probability(success: ArrayLike, group_size: ArrayLike) -> Flo
     return chance**size + jnp.where(sure, surely, partly)
 
 
+@jax.jit
 def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """1/sum_i p_i^2/q_i, the effective fraction of samples of q that stand for p: in [0, 1].
 
@@ -122,6 +125,7 @@ def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) 
     return jnp.exp(-renyi_divergence(log_p, log_q, 2))
 
 
+@jax.jit
 def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """Max over i of p_i/q_i, the largest importance weight: at least 1, +inf where p > 0 = q.
 
@@ -138,6 +142,7 @@ def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
     return jnp.where(over, jnp.inf, jnp.where(ratio > 1, ratio, 1))
 
 
+@jax.jit
 def squared_score_norm(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     """E_p |S|^2 = 1 - sum_i p_i^2 with S(y) = e_y - p, the logit gradient of log p(y).
 
@@ -163,6 +168,7 @@ def _log_score_norms(log_p: Array) -> Array:
     return jnp.where(best, jnp.where(vertex, -jnp.inf, at_best), elsewhere)
 
 
+@jax.jit
 def optimal_baseline(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],
