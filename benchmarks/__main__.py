@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import limits, runs, scale, targets
+from benchmarks import curves, limits, runs, scale, targets
 from benchmarks.work import Contender, Work, measure
 
 ROOT = Path(__file__).parent
@@ -125,6 +125,29 @@ def table(found: list[dict]) -> list[str]:
     return lines
 
 
+def told(found: list[dict], chosen: dict[str, Work]) -> list[str]:
+    """Sentences of works whose answers say more than their times."""
+    lines = []
+    for row in found:
+        reads = chosen[row["work"]].reads
+        first = next(iter(row["times"].values()))
+        if reads is not None and "answer" in first:
+            lines.append(f"- {row['work']}: {reads(first['answer'])}")
+    return lines
+
+
+def grown(arguments: argparse.Namespace) -> list[curves.Curve]:
+    """The cost curves, in a process of their own."""
+    if arguments.toy:
+        return curves.curves(0.0, {axis: sizes[:2] for axis, sizes in curves.SIZES.items()})
+    command = [sys.executable, "-m", "benchmarks", "--curves"]
+    command += ["--seconds", str(arguments.seconds)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, cwd=ROOT.parent)
+    done.check_returncode()
+    return [curves.Curve(*row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
 def machine() -> dict:
     """What it was measured on, and with what."""
     import jax
@@ -155,12 +178,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="to spend on each contender")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="a folder")
     parser.add_argument("--child", nargs=2, metavar=("WORK", "CONTENDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--curves", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measured(*arguments.child, arguments)))
         return
+    if arguments.curves:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        print(json.dumps(curves.curves(arguments.seconds / 5)))
+        return
     found, here = parent(arguments), machine()
-    lines = table(found)
+    lines = [*table(found), "", *told(found, works(arguments.toy))]
+    lengths = grown(arguments) if arguments.only in "cost curves" else []
+    if lengths:
+        lines += ["", "Cost curves, float64, one device; in the figure beside this file.", ""]
+        lines += curves.told(lengths)
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = "toy" if arguments.toy else f"{here['device']}-{here['cores']}".lower()
     title = ", ".join(f"{k} {v}" for k, v in here.items() if k != "versions")
@@ -168,8 +202,10 @@ def main() -> None:
     text = "\n".join([f"Measured: {title}.", "", f"With {versions}.", "", *lines, ""])
     (arguments.out / f"{name}.md").write_text(text)
     (arguments.out / f"{name}.json").write_text(
-        json.dumps({"machine": here, "works": found}, indent=1)
+        json.dumps({"machine": here, "works": found, "curves": lengths}, indent=1)
     )
+    if lengths:
+        curves.drawn(lengths, arguments.out / f"{name}.png")
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 

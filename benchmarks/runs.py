@@ -1,4 +1,7 @@
-"""Runs: the exact gradient of a batch and of one problem, sampled and exact groups."""
+"""Runs: the exact gradient of a batch and of one problem, sampled and exact groups.
+
+Batches run by `rd.sweep`, a device to each core.
+"""
 
 from collections.abc import Callable
 
@@ -11,8 +14,36 @@ RATE = 0.1
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
-def _population(steps: int, rows: int | None = None) -> Contender:
-    """`rd.run` under vmap, of all problems at once or of so many rows at a time."""
+def _ran(steps: int, preset: str, group: int | None = None) -> Callable:
+    """From regdist's modules to the last log p of a run: of tables, and a key for drawn groups."""
+
+    def make(rd, jax, jnp, optax) -> Callable:
+        method = {
+            "reverse KL": lambda: rd.methods.policy_gradient(rd.ReverseKL(BETA)),
+            "rloo": rd.methods.rloo,
+            "grpo": lambda: rd.methods.grpo(0.0),
+        }[preset]()
+        optimizer = optax.sgd(RATE)
+        over = rd.Population() if group is None else rd.Sampled(group)
+
+        def one(reward, log_ref, key=None):
+            bandit = rd.Bandit(reward, log_ref, jnp.arange(reward.shape[0]))
+            path = rd.run(method, bandit, steps, optimizer, over, key, record_every=steps)
+            return path.log_probs[-1]
+
+        return one
+
+    return make
+
+
+def _answer(log_p, group: int | None) -> np.ndarray:
+    """First probabilities of the first runs; drawn groups differ, so then means over the runs."""
+    log_p = np.asarray(log_p)
+    return log_p[:8, 0] if group is None else np.mean(np.exp(log_p), 0)[:8]
+
+
+def _vmapped(steps: int, preset: str, group: int | None = None) -> Contender:
+    """All runs as one vmap, on one device."""
 
     def make(data: Batch) -> Call:
         import jax
@@ -21,42 +52,33 @@ def _population(steps: int, rows: int | None = None) -> Contender:
 
         import regdist as rd
 
-        method = rd.methods.policy_gradient(rd.ReverseKL(BETA))
-        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
-
-        def one(reward, log_ref):
-            bandit = rd.Bandit(reward, log_ref, label)
-            path = rd.run(method, bandit, steps, optimizer, record_every=steps)
-            return path.log_probs[-1]
-
-        run = jax.jit(jax.vmap(one))
-        if rows is not None:
-            run = jax.jit(lambda r, q: jax.lax.map(lambda x: one(*x), (r, q), batch_size=rows))
-        tables = [jnp.asarray(x) for x in data]
-        return lambda: np.asarray(run(*tables)[:8, 0])
+        run = jax.jit(jax.vmap(_ran(steps, preset, group)(rd, jax, jnp, optax)))
+        given = [jnp.asarray(x) for x in data]
+        if group is not None:
+            given.append(jax.random.split(jax.random.key(0), len(data.reward)))
+        return lambda: _answer(run(*given), group)
 
     return Contender(make)
 
 
-def _population_swept(steps: int) -> Contender:
-    """The same by `rd.sweep`, on two devices."""
+def _swept(steps: int, preset: str, group: int | None = None) -> Contender:
+    """The same by `rd.sweep`, on two devices, each a core."""
 
     def make(data: Batch) -> Call:
+        import jax
         import jax.numpy as jnp
         import optax
 
         import regdist as rd
 
-        method = rd.methods.policy_gradient(rd.ReverseKL(BETA))
-        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
-
-        def one(tables):
-            path = rd.run(method, rd.Bandit(*tables, label), steps, optimizer, record_every=steps)
-            return path.log_probs[-1]
+        one = _ran(steps, preset, group)(rd, jax, jnp, optax)
+        axes, key = {"tables": tuple(data)}, None if group is None else jax.random.key(0)
 
         def call() -> tuple[np.ndarray, float]:
-            made = rd.sweep(one, {"tables": tuple(data)}, progress=False)
-            return made.values[:8, 0], made.seconds
+            made = rd.sweep(
+                lambda tables, **key: one(*tables, **key), axes, key=key, progress=False
+            )
+            return _answer(made.values, group), made.seconds
 
         return call
 
@@ -124,30 +146,6 @@ def _binary(size: int, actions: int) -> Batch:
     made = batch(size, actions)
     reward = (np.random.default_rng(1).random((size, actions)) < 0.2).astype(float)
     return Batch(reward, made.log_ref)
-
-
-def _sampled(steps: int, group: int, preset: str) -> Contender:
-    def make(data: Batch) -> Call:
-        import jax
-        import jax.numpy as jnp
-        import optax
-
-        import regdist as rd
-
-        method = rd.methods.rloo() if preset == "rloo" else rd.methods.grpo(0.0)
-        optimizer, label = optax.sgd(RATE), jnp.arange(data.reward.shape[1])
-
-        def one(reward, log_ref, key):
-            bandit, over = rd.Bandit(reward, log_ref, label), rd.Sampled(group)
-            path = rd.run(method, bandit, steps, optimizer, over, key, record_every=steps)
-            return path.log_probs[-1]
-
-        run = jax.jit(jax.vmap(one))
-        tables = [jnp.asarray(x) for x in data]
-        keys = jax.random.split(jax.random.key(0), len(data.reward))
-        return lambda: np.asarray(jnp.mean(jnp.exp(run(*tables, keys)), 0)[:8])
-
-    return Contender(make)
 
 
 def _worth(reward, group: int, preset: str, mean: Callable, std: Callable):
@@ -253,9 +251,8 @@ def runs(toy: bool) -> dict[str, Work]:
             "log p after gradient steps of reverse KL",
             lambda size=size, actions=actions: batch(size, actions, "float32"),
             {
-                "regdist": _population(steps),
-                "regdist, 250 rows at a time": _population(steps, 250),
-                "regdist, swept on 2 devices": _population_swept(steps),
+                "regdist": _swept(steps, "reverse KL"),
+                "regdist, one device": _vmapped(steps, "reverse KL"),
                 "torch autograd": _torch(some, steps, by_hand=False),
                 "torch by hand": _torch(some, steps, by_hand=True),
                 "optax in a scan": _scan(steps),
@@ -270,7 +267,7 @@ def runs(toy: bool) -> dict[str, Work]:
         "log p after gradient steps of reverse KL",
         lambda: batch(1, 100),
         {
-            "regdist": _population(steps),
+            "regdist": _vmapped(steps, "reverse KL"),
             "torch autograd": _torch(steps // 20, steps, by_hand=False),
             "torch by hand": _torch(steps // 20, steps, by_hand=True),
             "optax in a scan": _scan(steps),
@@ -285,7 +282,8 @@ def runs(toy: bool) -> dict[str, Work]:
             "mean p after steps on drawn groups; the contenders draw different groups",
             lambda size=size: _binary(size, 100),
             {
-                "regdist": _sampled(steps, 8, preset),
+                "regdist": _swept(steps, preset, 8),
+                "regdist, one device": _vmapped(steps, preset, 8),
                 "torch autograd": _torch_sampled(some, steps, 8, preset, by_hand=False),
                 "torch by hand": _torch_sampled(some, steps, 8, preset, by_hand=True),
                 "jax.random.categorical": _categorical(some, steps, 8, preset),

@@ -105,5 +105,9 @@ def scale(toy: bool) -> dict[str, Work]:
         lambda: None,
         {"regdist": _swept(many, 128)},
         exact=False,
+        reads=lambda answer: (
+            f"planned {answer[4]:.0f} MiB of a budget of 1024; the process had {answer[5]:.0f} MiB "
+            "at its peak"
+        ),
     )
     return made

@@ -1,5 +1,6 @@
 """Targets: the tilt in closed form, and one root for each problem of a batch."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +125,74 @@ def _cvxpy(data: Batch) -> Call:
     return call
 
 
+def _hunted(num: int, actions: int) -> Contender:
+    """`falsify` on hard problems, and how many Newton steps the quick search takes."""
+
+    def make(_: None) -> Call:
+        import jax
+
+        import regdist as rd
+
+        problems = (rd.testing.hard_bandits(actions), rd.testing.betas())
+
+        def converges(bandit, beta):
+            return rd.target(bandit, rd.ForwardKL(beta)).converged
+
+        steps = _newton_steps(rd, problems, jax.random.split(jax.random.key(1), num))
+        quick = steps[steps > 0]
+        likely = [float(np.percentile(quick, 99)), 1 - len(quick) / num]
+
+        def call() -> tuple[np.ndarray, float]:
+            made = rd.testing.falsify(
+                converges, problems, num, key=jax.random.key(0), progress=False
+            )
+            return np.array([made.violations, made.rate, *likely]), made.seconds
+
+        return call
+
+    return Contender(make)
+
+
+def _newton_steps(rd, problems, keys) -> np.ndarray:
+    """How many steps until the quick search is certain; 0 where it hands over to the safe one.
+
+    Found by allowing it one more step at a time.
+    """
+    import jax
+
+    single = sys.modules["regdist.solvers.single"]
+    allowed, certain = {}, {}
+    kept = single._QUICK_STEPS, single.where_unknown
+
+    def unknown(key):
+        bandit, beta = (make(k) for make, k in zip(problems, jax.random.split(key), strict=True))
+        rd.target.__wrapped__(bandit, rd.ForwardKL(beta))
+        return allowed.pop("unknown")
+
+    def noted(unknown, search, found):
+        del search
+        allowed["unknown"] = unknown
+        return found
+
+    try:
+        single.where_unknown = noted
+        for most in range(1, kept[0] + 1):
+            single._QUICK_STEPS = most
+            certain[most] = ~np.asarray(jax.jit(jax.vmap(lambda key: unknown(key)))(keys))
+    finally:
+        single._QUICK_STEPS, single.where_unknown = kept
+    first = np.argmax(np.stack(list(certain.values())), axis=0) + 1
+    return np.where(certain[kept[0]], first, 0)
+
+
+def _hunt(answer: list[float]) -> str:
+    violations, rate, steps, left = answer[:4]
+    return (
+        f"{violations:.0f} not converged, {rate:,.0f} problems a second; the 99th percentile of "
+        f"Newton steps is {steps:.0f}, and {left:.1%} are handed to the safe search"
+    )
+
+
 def targets(toy: bool) -> dict[str, Work]:
     """The closed form at two dtypes and settings; forward KL and other divergences."""
     rows, actions = (2000, 128) if toy else (100_000, 128)
@@ -158,6 +227,15 @@ def targets(toy: bool) -> dict[str, Work]:
         },
         {"brentq loop": 10.0, "cvxpy": 1000.0},
     )
+    num = 500 if toy else 64_000
+    for actions in (6,) if toy else (6, 100):
+        made[f"forward KL, {num} hard problems of {actions} actions"] = Work(
+            "whether the solution is certified: how many are not, and problems a second",
+            lambda: None,
+            {"regdist": _hunted(num, actions)},
+            exact=False,
+            reads=_hunt,
+        )
     for alpha in (0.5,) if toy else (0.5, 2.0, -1.0, 3.0):
         made[f"alpha {alpha:g}, {size} x {actions}"] = Work(
             "log p of an alpha divergence; the goal is at most twice the time of forward KL",

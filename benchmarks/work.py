@@ -39,6 +39,7 @@ class Work:
         exponentials: computed at least, for the share of the exponentials a second.
         dtype: "float32" or "float64".
         exact: whether all contenders give the same answer, up to rounding.
+        reads: from the answer of regdist to a sentence for the report.
     """
 
     about: str
@@ -49,6 +50,7 @@ class Work:
     exponentials: float = 0.0
     dtype: str = "float64"
     exact: bool = True
+    reads: Callable[[list[float]], str] | None = None
 
 
 def measure(contender: Contender, data: Any, seconds: float) -> dict:
