@@ -62,7 +62,6 @@ def _started(cached: bool) -> Contender:
             settings = {
                 "JAX_COMPILATION_CACHE_DIR": folder,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
             }
             env = {**os.environ, **settings}
 
