@@ -46,6 +46,7 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 }
 """The targets that `identify` knows, each a family in beta."""
 
+_GRID, _ZOOMS = 128, 7
 _VERTEX = 1e-6
 _SLID = 1e-3
 _STILL = 1e-7
@@ -293,35 +294,19 @@ def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
 def _candidates(
     bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
 ) -> list[Candidate]:
-    import scipy.optimize
-
     aim = jnp.asarray(end)
     reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
     inside = ~np.isneginf(log_q) & ~np.isneginf(reward)
     spread = float(np.ptp(reward[inside])) or 1.0
     found = []
-    grid = spread * np.geomspace(1e-4, 1e4, 97)
     own = _own_betas(method)
     for name in FAMILIES:
-        distances = np.asarray(
-            _grid(name, bandit, aim, jnp.asarray(np.append(grid, own), aim.dtype))
-        )
-        i = int(np.nanargmin(distances[: len(grid)]))
-        low, high = np.log(grid[max(i - 1, 0)]), np.log(grid[min(i + 1, len(grid) - 1)])
-
-        def distance(x: float, name: str = name) -> float:
-            value = float(_grid(name, bandit, aim, jnp.asarray([math.exp(x)], aim.dtype))[0])
-            return value if math.isfinite(value) else 1.0
-
-        best = scipy.optimize.minimize_scalar(
-            distance, bounds=(low, high), method="bounded", options={"xatol": 1e-11}
-        )
-        options = [(float(best.fun), math.exp(float(best.x)))]
+        options = [_nearest_member(name, bandit, aim, spread)]
         # the method's own coefficient, if it fits as well as the best
         options += [
             (float(d), float(b))
-            for d, b in zip(distances[len(grid) :], own, strict=True)
-            if d <= max(10 * best.fun, 1e-8)
+            for d, b in zip(_distances_to(name, bandit, aim, own), own, strict=True)
+            if d <= max(10 * options[0][0], 1e-8)
         ]
         d, beta = options[-1]
         found.append(Candidate(name, beta, d))
@@ -453,9 +438,30 @@ def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expecta
     )
 
 
-def _grid(name: str, bandit: Bandit, aim: Array, betas: Array) -> Array:
-    """Total variation from `aim` to the family at each beta."""
-    return _distances(jax.vmap(FAMILIES[name])(betas), bandit, aim)
+def _nearest_member(name: str, bandit: Bandit, aim: Array, spread: float) -> tuple[float, float]:
+    """The distance and the beta of a family's nearest target: a grid, then finer ones around it."""
+    beta, ends = 1.0, (spread * 1e-4, spread * 1e4)
+    distance = math.inf
+    for _ in range(_ZOOMS):
+        betas = np.geomspace(*ends, _GRID)
+        found = _distances_to(name, bandit, aim, betas)
+        i = int(np.argmin(found))
+        distance, beta = float(found[i]), float(betas[i])
+        ends = betas[max(i - 1, 0)], betas[min(i + 1, _GRID - 1)]
+    return distance, beta
+
+
+def _distances_to(name: str, bandit: Bandit, aim: Array, betas: np.ndarray) -> np.ndarray:
+    """Total variation from `aim` to a family at some betas; 1 where it has no target.
+
+    Always of one shape, and the alpha family by its number, so that few programs are compiled.
+    """
+    make = FAMILIES[name]
+    if make is ForwardKL:
+        make = functools.partial(AlphaDivergence, 0.0)
+    regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), aim.dtype))
+    found = np.asarray(_distances(regularizers, bandit, aim))[: len(betas)]
+    return np.where(np.isfinite(found), found, 1.0)
 
 
 @jax.jit

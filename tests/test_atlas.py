@@ -13,6 +13,9 @@ from regdist.cli import main
 matplotlib.use("Agg")
 
 
+pytestmark = pytest.mark.xdist_group("atlas")  # what the fixture makes is made once
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("atlas") / "out"

@@ -17,6 +17,9 @@ SHORT = ["--beta", "0.2", "--regularizers", "reverse-kl"]
 GRID = ["--beta", "0.1,0.5", "--regularizers", "reverse-kl,forward-kl,alpha:2,entropy"]
 
 
+pytestmark = pytest.mark.xdist_group("report")  # what the fixture makes is made once
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "deep" / "out"

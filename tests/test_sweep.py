@@ -279,7 +279,16 @@ TWO = """
 address, rank, out, to = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)
-save(sweep(out=out or None), to)
+made = sweep(out=out or None)
+save(made, to)
+"""
+
+MAPPED = """
+both = sweep(out=Path(to).parent / "mapped", budget=15_000)
+assert isinstance(both.values["last"], np.memmap), both
+assert both.planned_bytes <= 15_000
+for name in ("last", "seed"):
+    assert both.values[name].tobytes() == made.values[name].tobytes()
 """
 
 
@@ -292,7 +301,7 @@ def pair(text, out, folder):
 
 def test_two_processes_get_what_one_gets(tmp_path):
     alone = start(script("save(sweep(), sys.argv[1])"), tmp_path / "alone.npz")
-    finish(*pair(script(TWO), "", tmp_path), alone)
+    finish(*pair(script(TWO + MAPPED), "", tmp_path), alone)
     with np.load(tmp_path / "alone.npz") as one:
         for i in range(2):
             with np.load(tmp_path / f"{i}.npz") as two:
