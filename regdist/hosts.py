@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,9 +105,10 @@ def agree(members: Team, digest: bytes, what: str) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when it is whole and on disk.
 
-    Until then it is `path` with `.part` added, which a killed process leaves behind.
+    Until then it has a name of its own that ends in `.part`, so that processes may write the same
+    file at once; a killed one leaves it behind.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     with part.open("wb") as file:
         yield file
         file.flush()

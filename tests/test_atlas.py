@@ -9,6 +9,7 @@ import pytest
 
 from regdist import atlas
 from regdist.cli import main
+from tests.test_sweep import finish, pair
 
 matplotlib.use("Agg")
 
@@ -93,3 +94,26 @@ assert len(set(used)) == 3, used
     flags = "--xla_force_host_platform_device_count=3"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", text, tmp_path], env=environment, check=True, timeout=90)
+
+
+def test_two_processes_share_the_cells(tmp_path):
+    """Each cell is made by one of them and both have all; they begin the folder at once."""
+    text = """
+import sys
+from pathlib import Path
+import jax
+from regdist import atlas
+address, rank, out, to = sys.argv[1:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)
+def cell(*names):
+    return atlas.Cell(*names, "drawn", rank, "", {}, None, None, 0.0, 0.0)
+atlas.cell = cell
+made = atlas.build(Path(out), ["RLOO", "GRPO"], ["rare"])
+assert [(c.method, c.expectation) for c in made] == [
+    (m, e) for m in ("RLOO", "GRPO") for e in atlas.EXPECTATIONS
+]
+assert {c.sentence for c in made} == {"0", "1"}
+"""
+    finish(*pair(text, tmp_path / "out", tmp_path))
+    assert not list(tmp_path.glob("**/*.part"))
