@@ -109,8 +109,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     file at once; a killed one leaves it behind.
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
