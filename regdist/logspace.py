@@ -6,7 +6,10 @@ overflow. The safe value goes in *before* the operation that would break. K is t
 actions; all functions are elementwise unless they say otherwise.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +17,24 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # Taylor coefficients of log1p(z)/z, expm1(z)/z and (expm1(z) - z)/z^2 at 0.
 _LOG1P = [(-1.0) ** n / (n + 1) for n in range(15)]
 _EXPM1 = [1 / math.factorial(n + 1) for n in range(15)]
 _EXPM2 = [1 / math.factorial(n + 2) for n in range(15)]
+
+
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, with all bits of float32 in its matrix products: GPUs would take 10."""
+
+    @functools.wraps(function)
+    def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return made
 
 
 def _polynomial(coefficients: list[float], z: Array) -> Array:

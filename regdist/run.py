@@ -107,7 +107,7 @@ class Trajectory:
             record.
         nonfinite: the step of the first record that would not have been finite, or -1. The steps
             since the record before it were not taken: the last policy is the last finite one
-            recorded.
+            recorded. Such a run has no derivative: in reverse mode it is NaN.
         control: the number that a controller moves, shape [N]; 0 without one.
     """
 
@@ -273,8 +273,10 @@ def _drive(
         return split[i % loop.minibatches]
 
     def ascend(toward: Array, logits: Array, memory: Any) -> tuple[Array, Any]:
-        updates, memory = optimizer.update(-toward, memory, logits)
-        return logits + jnp.asarray(updates, dtype=logits.dtype), memory
+        held = jnp.where(off_support, 0, logits)  # weight decay of -inf would be NaN
+        updates, memory = optimizer.update(-toward, memory, held)
+        new = held + jnp.asarray(updates, dtype=logits.dtype)
+        return jnp.where(off_support, -jnp.inf, new), memory
 
     def short_step(state: dict, _: None) -> tuple[dict, None]:
         new, memory = ascend(first_direction(state), state["logits"], state["memory"])
@@ -312,7 +314,7 @@ def _drive(
         step = one_step if plain is None else short_step
         unroll = 1 if plain is None or isinstance(expectation, Sampled) else _UNROLL
         end = jax.lax.scan(step, state, None, length=length, unroll=unroll)[0]
-        broken = ~jnp.isfinite(jnp.sum(jnp.where(off_support, 0, end["logits"])))
+        broken = ~jnp.all(off_support | jnp.isfinite(end["logits"]))
         kept = jax.tree.map(lambda old, x: jnp.where(broken, old, x), state, end)
         return dict(kept, nonfinite=jnp.where(broken, end["count"], state["nonfinite"]))
 
@@ -326,14 +328,14 @@ def _drive(
             state = jax.tree.map(lambda old, x: jnp.where(halted, old, x), state, end)
         shown = snapshot(state)
         if not isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
-            settled = shown[2] <= tolerance
+            settled |= shown[2] <= tolerance
         return (state, settled), shown
 
     def snapshot(state: dict) -> tuple[Array, ...]:
         norm = jnp.max(jnp.abs(first_direction(state)))
         return state["count"], softmax(state["logits"]), norm, state["control"]
 
-    memory: Any = optimizer.init(start)
+    memory: Any = optimizer.init(jnp.where(off_support, 0, start))
     control = jnp.zeros((), start.dtype)
     if method.controller is not None:
         control = method.controller.start()

@@ -133,3 +133,39 @@ def test_wrong_calls():
         rd.run(METHOD, BANDIT, 0)
     with pytest.raises(ValueError, match="init must have shape"):
         rd.run(METHOD, BANDIT, 10, init=[0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.sgd(0.3), optax.adamw(0.05), optax.sgd(0.1, momentum=0.9)]
+)
+def test_optimisers_leave_excluded_actions_alone(optimizer):
+    """As if they were not there: weight decay of a logit of -inf would be NaN."""
+    with jax.numpy_dtype_promotion("standard"):
+        bandit = rd.bandit([1.0, 0.0, 0.4, -np.inf, 0.2], [0.2, 0.5, 0.2, 0.1, 0.0])
+        path = rd.run(METHOD, bandit, 20, optimizer)
+        alone = rd.bandit([1.0, 0.0, 0.4], log_reference=rd.softmax(bandit.log_ref[:3]))
+        shift = bandit.log_ref[:3] - alone.log_ref  # weight decay sees the logits themselves
+        kept = rd.run(METHOD, alone, 20, optimizer, init=alone.log_ref + shift)
+        assert path.nonfinite == -1
+        assert np.allclose(path.log_probs[-1, :3], kept.log_probs[-1], rtol=0, atol=1e-12)
+        assert np.all(np.isneginf(path.log_probs[:, 3:]))
+
+
+@pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
+def test_derivatives_of_a_run_beside_an_excluded_action(make):
+    """In both modes against differences, with respect to beta and the rewards."""
+    bandit = rd.bandit([1.0, 0.0, 0.5], [0.4, 0.6, 0.0])
+
+    def end(beta, reward):
+        task = rd.Bandit(reward, bandit.log_ref, bandit.label)
+        return rd.run(make(rd.ReverseKL(beta)), task, 4, record_every=2).log_probs[-1, 0]
+
+    at = jnp.array(0.3), bandit.reward
+    back, ahead = (d(end, (0, 1))(*at) for d in (jax.jacrev, jax.jacfwd))
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-12), back, ahead))
+    h = 1e-5
+    assert np.isclose(back[0], (end(0.3 + h, at[1]) - end(0.3 - h, at[1])) / (2 * h), rtol=1e-7)
+    moved = jnp.array([h, 0.0, 0.0])
+    assert np.isclose(
+        back[1][0], (end(at[0], at[1] + moved) - end(at[0], at[1] - moved)) / (2 * h), rtol=1e-7
+    )

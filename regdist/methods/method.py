@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from regdist.divergence import KL
-from regdist.logspace import expect, log_ratio, times_exp
+from regdist.logspace import expect, full_precision, log_ratio, times_exp
 from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch, Laws
 from regdist.methods.expectation import (
@@ -169,6 +169,7 @@ def in_dtype(method: Method, dtype: Any) -> Method:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), method)
 
 
+@full_precision
 def laws_of(
     method: Method,
     log_p: Float[Array, " K"],
@@ -185,6 +186,7 @@ def laws_of(
     return dataclasses.replace(laws, reward=method.signal(laws))
 
 
+@full_precision
 def direction(
     method: Method,
     laws: Laws,
@@ -248,7 +250,9 @@ def _plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
         return None
     gain, beta = bandit.reward, jnp.zeros((), bandit.reward.dtype)
     for part in () if regularizer is None else regularizer.reduce(bandit.log_ref):
-        gain, beta = gain + part.beta * part.log_anchor, beta + part.beta
+        excluded = jnp.isneginf(part.log_anchor)
+        anchored = part.beta * jnp.where(excluded, 0, part.log_anchor)
+        gain, beta = jnp.where(excluded, -jnp.inf, gain + anchored), beta + part.beta
     gain = jnp.where(jnp.isneginf(gain), 0, gain)
 
     def toward(logits: Array, key: Array | None) -> Array:

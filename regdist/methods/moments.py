@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.logspace import times_exp
+from regdist.logspace import full_precision, times_exp
 from regdist.methods.expectation import Group, Sampled
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import (
@@ -69,6 +69,7 @@ def update_moments(
     return Moments(mean, covariance / expectation.num_groups)
 
 
+@full_precision
 def _second_moment(method: Method, laws, group: Group) -> Moments:
     """Mean and second moment of the table of coefficients that a group adds up to."""
     if not method.compares_rewards_alone:
