@@ -85,6 +85,17 @@ def _swept(steps: int, preset: str, group: int | None = None) -> Contender:
     return Contender(make, env=TWO_DEVICES)
 
 
+def _across_devices(tables):
+    """Tables with their rows shared out among the devices: what is elementwise in rows stays so."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    devices = Mesh(np.array(jax.devices()), ("rows",))
+    whole = len(jax.tree.leaves(tables)[0]) % jax.device_count() == 0
+    place = NamedSharding(devices, PartitionSpec("rows" if whole else None))
+    return [jax.device_put(x, place) for x in tables]
+
+
 def _torch(steps: int, total: int, by_hand: bool) -> Contender:
     """The loop that a paper writes, with autograd or with the gradient written out."""
 
@@ -112,7 +123,7 @@ def _torch(steps: int, total: int, by_hand: bool) -> Contender:
     return Contender(make, share=steps / total)
 
 
-def _scan(steps: int) -> Contender:
+def _scan(steps: int, devices: bool = True) -> Contender:
     """Optax in a plain scan: autodiff of the objective."""
 
     def make(data: Batch) -> Call:
@@ -136,10 +147,10 @@ def _scan(steps: int) -> Contender:
             return jax.nn.log_softmax(state[0])
 
         run = jax.jit(jax.vmap(one))
-        tables = [jnp.asarray(x) for x in data]
+        tables = _across_devices(data)
         return lambda: np.asarray(run(*tables)[:8, 0])
 
-    return Contender(make)
+    return Contender(make, env=TWO_DEVICES if devices else {})
 
 
 def _binary(size: int, actions: int) -> Batch:
@@ -209,11 +220,11 @@ def _categorical(steps: int, total: int, group: int, preset: str) -> Contender:
             return jax.nn.softmax(jax.lax.scan(step, log_ref, jnp.arange(steps))[0])
 
         run = jax.jit(jax.vmap(one))
-        tables = [jnp.asarray(x) for x in data]
         keys = jax.random.split(jax.random.key(0), len(data.reward))
-        return lambda: np.asarray(jnp.mean(run(*tables, keys), 0)[:8])
+        given = _across_devices([*data, keys])
+        return lambda: np.asarray(jnp.mean(run(*given), 0)[:8])
 
-    return Contender(make, share=steps / total)
+    return Contender(make, share=steps / total, env=TWO_DEVICES)
 
 
 def _grouped(steps: int, group: int | None) -> Contender:
@@ -270,11 +281,24 @@ def runs(toy: bool) -> dict[str, Work]:
             "regdist": _vmapped(steps, "reverse KL"),
             "torch autograd": _torch(steps // 20, steps, by_hand=False),
             "torch by hand": _torch(steps // 20, steps, by_hand=True),
-            "optax in a scan": _scan(steps),
+            "optax in a scan": _scan(steps, devices=False),
         },
         {"torch autograd": 300.0},
         exponentials=100.0 * steps,
         exact=False,
+    )
+    size, steps = (20, 20) if toy else (200, 200)
+    made[f"population, {size} x 100, {steps} steps, all of them, float64"] = Work(
+        "the same for all contenders from the first step to the last, so that answers compare",
+        lambda size=size: batch(size, 100),
+        {
+            "regdist": _swept(steps, "reverse KL"),
+            "regdist, one device": _vmapped(steps, "reverse KL"),
+            "torch autograd": _torch(steps, steps, by_hand=False),
+            "torch by hand": _torch(steps, steps, by_hand=True),
+            "optax in a scan": _scan(steps),
+        },
+        exponentials=float(size * 100 * steps),
     )
     size, steps, some = (20, 20, 10) if toy else (1000, 200, 20)
     for preset in ("rloo",) if toy else ("rloo", "grpo"):

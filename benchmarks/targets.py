@@ -188,8 +188,8 @@ def _newton_steps(rd, problems, keys) -> np.ndarray:
 def _hunt(answer: list[float]) -> str:
     violations, rate, steps, left = answer[:4]
     return (
-        f"{violations:.0f} not converged, {rate:,.0f} problems a second; the 99th percentile of "
-        f"Newton steps is {steps:.0f}, and {left:.1%} are handed to the safe search"
+        f"{violations:.0f} not converged, {rate:,.0f} problems a second; {left:.1%} are handed to "
+        f"the safe search, and of the others the 99th percentile is {steps:.0f} Newton steps"
     )
 
 
