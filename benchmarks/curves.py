@@ -129,7 +129,9 @@ def drawn(found: list[Curve], path: Path) -> None:
         others = ", ".join(f"{k} = {v}" for k, v in HELD.items() if k != axis)
         panel.set(xlabel=NAMES[axis], ylabel="seconds", title=others)
         panel.title.set_fontsize(9)
-        panel.legend(fontsize=7, frameon=False, loc="lower right")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend above the curves
+        panel.legend(fontsize=7, frameon=False, loc="upper left")
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
