@@ -139,7 +139,7 @@ def told(found: list[dict], chosen: dict[str, Work]) -> list[str]:
 def grown(arguments: argparse.Namespace) -> list[curves.Curve]:
     """The cost curves, in a process of their own."""
     if arguments.toy:
-        return curves.curves(0.0, {axis: sizes[:2] for axis, sizes in curves.SIZES.items()})
+        return curves.curves(0.0, {"K": curves.SIZES["K"][:2]})
     command = [sys.executable, "-m", "benchmarks", "--curves"]
     command += ["--seconds", str(arguments.seconds)]
     env = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
@@ -191,7 +191,7 @@ def main() -> None:
         return
     found, here = parent(arguments), machine()
     lines = [*table(found), "", *told(found, works(arguments.toy))]
-    lengths = grown(arguments) if arguments.only in "cost curves" else []
+    lengths = grown(arguments) if arguments.toy or arguments.only in "cost curves" else []
     if lengths:
         lines += ["", "Cost curves, float64, one device; in the figure beside this file.", ""]
         lines += curves.told(lengths)

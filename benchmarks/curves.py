@@ -92,7 +92,7 @@ def curves(seconds: float, sizes: dict[str, Sequence[int]] = SIZES) -> list[Curv
     for name, (axes, at) in _works().items():
         for axis in axes:
             taken = []
-            for size in sizes[axis]:
+            for size in sizes.get(axis, ()):
                 held = {**HELD, axis: size}
                 data = batch(held["B"], held["K"])
                 reward = np.arange(held["K"]) % 2 * 1.0 if "exact" in name else None
@@ -107,7 +107,8 @@ def curves(seconds: float, sizes: dict[str, Sequence[int]] = SIZES) -> list[Curv
                     jax.block_until_ready(call(*given))
                     times.append(time.perf_counter() - began)
                 taken.append(min(times))
-            found.append(Curve(axis, name, list(sizes[axis]), taken))
+            if taken:
+                found.append(Curve(axis, name, list(sizes[axis]), taken))
     return found
 
 
@@ -121,11 +122,14 @@ def drawn(found: list[Curve], path: Path) -> None:
     marks = dict(zip(works, "osD^v", strict=False))
     shades = dict(zip(works, ("0.0", "0.55", "#b2182b", "#2166ac", "#1b7837"), strict=False))
     for axis, panel in zip(SIZES, panels, strict=True):
-        for curve in found:
-            if curve.axis == axis:
-                label = f"{curve.work}: slope {curve.slope:.2f}"
-                style = {"marker": marks[curve.work], "color": shades[curve.work], "markersize": 4}
-                panel.loglog(curve.sizes, curve.seconds, label=label, linewidth=1, **style)
+        here = [curve for curve in found if curve.axis == axis]
+        if not here:
+            panel.set_visible(False)
+            continue
+        for curve in here:
+            label = f"{curve.work}: slope {curve.slope:.2f}"
+            style = {"marker": marks[curve.work], "color": shades[curve.work], "markersize": 4}
+            panel.loglog(curve.sizes, curve.seconds, label=label, linewidth=1, **style)
         others = ", ".join(f"{k} = {v}" for k, v in HELD.items() if k != axis)
         panel.set(xlabel=NAMES[axis], ylabel="seconds", title=others)
         panel.title.set_fontsize(9)
