@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,9 +34,6 @@ def works(toy: bool) -> dict[str, Work]:
 
 def measured(name: str, contender: str, arguments: argparse.Namespace) -> dict:
     """Measure one contender in this process."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
     work = works(arguments.toy)[name]
     return measure(work.contenders[contender], work.data(), arguments.seconds)
 
@@ -150,8 +148,6 @@ def grown(arguments: argparse.Namespace) -> list[curves.Curve]:
 
 def machine() -> dict:
     """What it was measured on, and with what."""
-    import jax
-
     names = {line.split(":")[0].strip(): line for line in _cpuinfo()}
     return {
         "date": datetime.date.today().isoformat(),
@@ -180,13 +176,11 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("WORK", "CONTENDER"), help=argparse.SUPPRESS)
     parser.add_argument("--curves", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
     if arguments.child:
         print(json.dumps(measured(*arguments.child, arguments)))
         return
     if arguments.curves:
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
         print(json.dumps(curves.curves(arguments.seconds / 5)))
         return
     found, here = parent(arguments), machine()

@@ -5,7 +5,6 @@ middle and the end of the sizes: 0 where calls and loops cost more than what is 
 the work does.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 
 from benchmarks.runs import RATE
 from benchmarks.targets import BETA, batch
+from benchmarks.work import Call, Contender, measure
 
 HELD = {"K": 100, "B": 100, "T": 100, "G": 8}
 SIZES = {
@@ -83,6 +83,16 @@ def _works() -> dict[str, tuple[str, Callable[..., Any]]]:
     }
 
 
+def _to_the_end(call: Callable[..., Any]) -> Callable[[Any], Call]:
+    """The call as a contender's: it returns when all is computed, with the first table of it."""
+    import jax
+
+    def make(given: Any) -> Call:
+        return lambda: np.asarray(jax.tree.leaves(jax.block_until_ready(call(*given)))[0])
+
+    return make
+
+
 def curves(seconds: float, sizes: dict[str, Sequence[int]] = SIZES) -> list[Curve]:
     """All of them, in this process; each time is the least of calls that take so many seconds."""
     import jax
@@ -100,13 +110,7 @@ def curves(seconds: float, sizes: dict[str, Sequence[int]] = SIZES) -> list[Curv
                 keys = jax.random.split(jax.random.key(0), held["B"])
                 call = jax.jit(jax.vmap(at(steps=held["T"], group=held["G"])))
                 given = jnp.asarray(rewards), jnp.asarray(data.log_ref), keys
-                jax.block_until_ready(call(*given))
-                times = []
-                while not times or (sum(times) < seconds and len(times) < 1000):
-                    began = time.perf_counter()
-                    jax.block_until_ready(call(*given))
-                    times.append(time.perf_counter() - began)
-                taken.append(min(times))
+                taken.append(measure(Contender(_to_the_end(call)), given, seconds)["least"])
             if taken:
                 found.append(Curve(axis, name, list(sizes[axis]), taken))
     return found

@@ -96,31 +96,49 @@ def _across_devices(tables):
     return [jax.device_put(x, place) for x in tables]
 
 
-def _torch(steps: int, total: int, by_hand: bool) -> Contender:
-    """The loop that a paper writes, with autograd or with the gradient written out."""
+def _torch_loop(
+    steps: int, total: int, by_hand: bool, step: Callable, answer: Callable
+) -> Contender:
+    """The loop that a paper writes: `step` of torch, z and the tables moves z or returns its worth.
+
+    What it returns is maximised with autograd.
+    """
 
     def make(data: Batch) -> Call:
         import torch
 
-        reward, log_ref = (torch.from_numpy(x) for x in data)
+        tables = [torch.from_numpy(x) for x in data]
 
         def call() -> np.ndarray:
-            z = log_ref.clone().requires_grad_(not by_hand)
+            z = tables[1].clone().requires_grad_(not by_hand)
             optimizer = torch.optim.SGD([z], lr=RATE)
             for _ in range(steps):
-                log_p = torch.log_softmax(z, -1)
-                p, worth = log_p.exp(), reward - BETA * (log_p - log_ref)
-                if by_hand:
-                    z += RATE * p * (worth - (p * worth).sum(-1, keepdim=True))
-                else:
+                worth = step(torch, z, *tables)
+                if not by_hand:
                     optimizer.zero_grad()
-                    (-(p * worth).sum()).backward()
+                    (-worth).backward()
                     optimizer.step()
-            return torch.log_softmax(z.detach(), -1)[:8, 0].numpy()
+            return answer(torch, z.detach()).numpy()
 
         return call
 
     return Contender(make, share=steps / total)
+
+
+def _torch(steps: int, total: int, by_hand: bool) -> Contender:
+    """Reverse KL, with autograd or with the gradient written out."""
+
+    def step(torch, z, reward, log_ref):
+        log_p = torch.log_softmax(z, -1)
+        p, worth = log_p.exp(), reward - BETA * (log_p - log_ref)
+        if not by_hand:
+            return (p * worth).sum()
+        z += RATE * p * (worth - (p * worth).sum(-1, keepdim=True))
+        return None
+
+    return _torch_loop(
+        steps, total, by_hand, step, lambda torch, z: torch.log_softmax(z, -1)[:8, 0]
+    )
 
 
 def _scan(steps: int, devices: bool = True) -> Contender:
@@ -168,37 +186,27 @@ def _worth(reward, group: int, preset: str, mean: Callable, std: Callable):
 
 
 def _torch_sampled(steps: int, total: int, group: int, preset: str, by_hand: bool) -> Contender:
-    def make(data: Batch) -> Call:
-        import torch
+    """Drawn groups, with autograd or with the gradient written out."""
 
-        reward, log_ref = (torch.from_numpy(x) for x in data)
+    def step(torch, z, reward, _):
+        p = torch.softmax(z.detach(), -1)
+        actions = torch.multinomial(p, group, replacement=True)
+        worth = _worth(
+            reward.gather(1, actions),
+            group,
+            preset,
+            lambda x: x.mean(1, keepdim=True),
+            lambda x: x.std(1, keepdim=True),
+        )
+        if not by_hand:
+            return (worth * torch.log_softmax(z, -1).gather(1, actions)).mean(1).sum()
+        z.scatter_add_(1, actions, RATE / group * worth)
+        z -= RATE / group * p * worth.sum(1, keepdim=True)
+        return None
 
-        def call() -> np.ndarray:
-            z = log_ref.clone().requires_grad_(not by_hand)
-            optimizer = torch.optim.SGD([z], lr=RATE)
-            for _ in range(steps):
-                p = torch.softmax(z.detach(), -1)
-                actions = torch.multinomial(p, group, replacement=True)
-                worth = _worth(
-                    reward.gather(1, actions),
-                    group,
-                    preset,
-                    lambda x: x.mean(1, keepdim=True),
-                    lambda x: x.std(1, keepdim=True),
-                )
-                if by_hand:
-                    z.scatter_add_(1, actions, RATE / group * worth)
-                    z -= RATE / group * p * worth.sum(1, keepdim=True)
-                else:
-                    optimizer.zero_grad()
-                    log_p = torch.log_softmax(z, -1).gather(1, actions)
-                    (-(worth * log_p).mean(1).sum()).backward()
-                    optimizer.step()
-            return torch.softmax(z.detach(), -1).mean(0)[:8].numpy()
-
-        return call
-
-    return Contender(make, share=steps / total)
+    return _torch_loop(
+        steps, total, by_hand, step, lambda torch, z: torch.softmax(z, -1).mean(0)[:8]
+    )
 
 
 def _categorical(steps: int, total: int, group: int, preset: str) -> Contender:

@@ -161,28 +161,28 @@ def _newton_steps(rd, problems, keys) -> np.ndarray:
     import jax
 
     single = sys.modules["regdist.solvers.single"]
-    allowed, certain = {}, {}
+    seen, certain = [], []
     kept = single._QUICK_STEPS, single.where_unknown
 
     def unknown(key):
         bandit, beta = (make(k) for make, k in zip(problems, jax.random.split(key), strict=True))
         rd.target.__wrapped__(bandit, rd.ForwardKL(beta))
-        return allowed.pop("unknown")
+        return seen.pop()
 
     def noted(unknown, search, found):
         del search
-        allowed["unknown"] = unknown
+        seen.append(unknown)
         return found
 
     try:
         single.where_unknown = noted
         for most in range(1, kept[0] + 1):
             single._QUICK_STEPS = most
-            certain[most] = ~np.asarray(jax.jit(jax.vmap(lambda key: unknown(key)))(keys))
+            fresh = jax.jit(jax.vmap(lambda key: unknown(key)))  # traced again at every limit
+            certain.append(~np.asarray(fresh(keys)))
     finally:
         single._QUICK_STEPS, single.where_unknown = kept
-    first = np.argmax(np.stack(list(certain.values())), axis=0) + 1
-    return np.where(certain[kept[0]], first, 0)
+    return np.where(certain[-1], np.argmax(certain, axis=0) + 1, 0)
 
 
 def _hunt(answer: list[float]) -> str:
