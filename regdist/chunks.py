@@ -225,12 +225,12 @@ class Plan:
             rows = grid.rows(np.minimum(first + np.arange(block), grid.num - 1))
             given = jax.device_put((self.program.key, np.int32(len(share)), rows), device)
             made.append(call(*given))
-        rows = self.program.rows(blocks)
-        used = rows.stop - rows.start
+        points = self.program.rows(blocks)
         results = []
         for parts in zip(*made, strict=True):
             held = [np.asarray(x)[: len(share)] for x, share in zip(parts, shares, strict=True)]
-            results.append(np.concatenate(held).reshape(-1, *parts[0].shape[2:])[:used])
+            whole = np.concatenate(held).reshape(-1, *parts[0].shape[2:])
+            results.append(whole[: points.stop - points.start])
         return results
 
     def results(self, ranges: Sequence[Range]) -> Iterator[tuple[Range, list[np.ndarray]]]:

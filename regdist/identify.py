@@ -303,9 +303,10 @@ def _candidates(
     for name in FAMILIES:
         options = [_nearest_member(name, bandit, aim, spread)]
         # the method's own coefficient, if it fits as well as the best
+        distances = _distances_to(name, bandit, aim, own) if own.size else own
         options += [
             (float(d), float(b))
-            for d, b in zip(_distances_to(name, bandit, aim, own), own, strict=True)
+            for d, b in zip(distances, own, strict=True)
             if d <= max(10 * options[0][0], 1e-8)
         ]
         d, beta = options[-1]

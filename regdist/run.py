@@ -327,9 +327,12 @@ def _drive(
             end = advance(state, length)
             state = jax.tree.map(lambda old, x: jnp.where(halted, old, x), state, end)
         shown = snapshot(state)
-        if not isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
-            settled |= shown[2] <= tolerance
-        return (state, settled), shown
+        return (state, settled | stands(shown[2])), shown
+
+    def stands(norm: Array) -> Array:
+        if isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
+            return jnp.zeros((), bool)
+        return norm <= tolerance
 
     def snapshot(state: dict) -> tuple[Array, ...]:
         norm = jnp.max(jnp.abs(first_direction(state)))
@@ -349,12 +352,10 @@ def _drive(
         "reference": bandit.log_ref if loop.sync_every else None,
     }
     first = snapshot(state)
-    settled = jnp.zeros((), bool) if isinstance(expectation, Sampled) else first[2] <= tolerance
+    now = state, stands(first[2])
     records = [jax.tree.map(lambda x: x[None], first)]
     blocks, rest = divmod(steps, record_every)
-    now, recorded = jax.lax.scan(
-        lambda s, _: block(s, record_every), (state, settled), None, length=blocks
-    )
+    now, recorded = jax.lax.scan(lambda s, _: block(s, record_every), now, None, length=blocks)
     records.append(recorded)
     if rest:
         now, end = block(now, rest)

@@ -179,11 +179,17 @@ def laws_of(
 ) -> Laws:
     """The tables of a step, with what the method pays in place of the reward."""
     log_old = log_p if old is None else old
-    reward = jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
-    laws = Laws(reward, log_p, log_old, log_old if sampler is None else sampler, bandit.log_ref)
+    laws = Laws(
+        _paid(bandit), log_p, log_old, log_old if sampler is None else sampler, bandit.log_ref
+    )
     if method.signal is None:
         return laws
     return dataclasses.replace(laws, reward=method.signal(laws))
+
+
+def _paid(bandit: Bandit) -> Array:
+    """The rewards, with 0 for those that forbid: nothing is drawn there."""
+    return jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
 
 
 @full_precision
@@ -275,7 +281,7 @@ def _plain_drawn(method: Method, bandit: Bandit, over: Sampled) -> Direction | N
         or not method.compares_rewards_alone
     ):
         return None
-    size, paid = over.group_size, jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
+    size, paid = over.group_size, _paid(bandit)
     share, even = jnp.full(size, 1 / size, paid.dtype), jnp.zeros(size, paid.dtype)
 
     def toward(logits: Array, key: Array | None) -> Array:
