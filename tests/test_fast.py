@@ -166,3 +166,11 @@ def test_draws_are_the_inverse_of_the_cumulative_sum(size):
     near = np.min(np.abs(uniform[:, None] - upto), axis=1) < 1e-14
     assert np.all((drawn == want) | near)
     assert np.all(p[drawn] > 0)
+
+
+def test_rounding_never_draws_a_weight_of_zero(monkeypatch):
+    """At a uniform of 1, beyond any that is drawn, it is the last action with weight."""
+    monkeypatch.setattr(jax.random, "uniform", lambda _, shape, dtype: jnp.ones(shape, dtype))
+    for size in (2, 10, 300):
+        weight = jnp.where(jnp.arange(size) < (size + 1) // 2, 0.1, 0.0)
+        assert np.all(draw(jax.random.key(0), weight, (3,)) == (size + 1) // 2 - 1)

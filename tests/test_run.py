@@ -136,10 +136,11 @@ def test_wrong_calls():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [optax.sgd(0.3), optax.adamw(0.05), optax.sgd(0.1, momentum=0.9)]
+    "optimizer",
+    [optax.sgd(0.3), optax.adamw(0.05), optax.lamb(0.05), optax.sgd(0.1, momentum=0.9)],
 )
 def test_optimisers_leave_excluded_actions_alone(optimizer):
-    """As if they were not there: weight decay of a logit of -inf would be NaN."""
+    """As if they were not there: the decay or the norm of a logit of -inf would be NaN."""
     with jax.numpy_dtype_promotion("standard"):
         bandit = rd.bandit([1.0, 0.0, 0.4, -np.inf, 0.2], [0.2, 0.5, 0.2, 0.1, 0.0])
         path = rd.run(METHOD, bandit, 20, optimizer)
