@@ -160,7 +160,7 @@ def _newton_steps(rd, problems, keys) -> np.ndarray:
     """
     import jax
 
-    single = sys.modules["regdist.solvers.single"]
+    single = sys.modules["regdist.targets.solvers.single"]
     seen, certain = [], []
     kept = single._QUICK_STEPS, single.where_unknown
 

@@ -107,7 +107,7 @@ def _report(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from regdist import page, report
+    from regdist.reports import page, report
 
     complaints = Console(stderr=True)
     console = Console(width=None if sys.stdout.isatty() else 100)
@@ -142,7 +142,7 @@ def _atlas(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from regdist import atlas
+    from regdist.reports import atlas
 
     complaints = Console(stderr=True)
     console = Console(width=None if sys.stdout.isatty() else 200)

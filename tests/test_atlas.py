@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from regdist import atlas
 from regdist.cli import main
+from regdist.reports import atlas
 from tests.test_sweep import finish, pair
 
 matplotlib.use("Agg")
@@ -79,7 +79,7 @@ def test_each_device_of_a_mesh_has_a_thread(tmp_path):
 import sys, threading
 from pathlib import Path
 import jax, jax.numpy as jnp
-from regdist import atlas
+from regdist.reports import atlas
 together, used = threading.Barrier(3, timeout=60), []
 def cell(*names):
     used.append(str(jnp.zeros(1).devices()))
@@ -102,7 +102,7 @@ def test_two_processes_share_the_cells(tmp_path):
 import sys
 from pathlib import Path
 import jax
-from regdist import atlas
+from regdist.reports import atlas
 address, rank, out, to = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)

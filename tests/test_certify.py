@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import regdist as rd
-from regdist.spectrum import spectrum
+from regdist.numerics.spectrum import spectrum
 from tests.problems import REGULARIZERS
 
 BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from regdist.divergence import KL, Alpha
+from regdist.regularizers.divergence import KL, Alpha
 from tests import judge
 from tests.problems import laws
 

@@ -9,7 +9,7 @@ import pytest
 import regdist as rd
 from regdist.methods.expectation import draw
 from regdist.methods.method import direction, laws_of, plain_direction
-from regdist.roots import where_unknown
+from regdist.numerics.roots import where_unknown
 from tests import judge
 from tests.test_target import hard_problem, well_conditioned
 
@@ -32,7 +32,7 @@ def test_the_quick_search_agrees_with_the_safe_one(monkeypatch):
     """On hard problems, total variation 1e-12; most of them never need the safe one."""
     import sys
 
-    single = sys.modules["regdist.solvers.single"]
+    single = sys.modules["regdist.targets.solvers.single"]
     random = np.random.default_rng(3)
     made = [hard_problem(random, 6) for _ in range(300)]
     bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))

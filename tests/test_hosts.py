@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from regdist import hosts
+from regdist.scale import hosts
 
 
 @dataclasses.dataclass(frozen=True)

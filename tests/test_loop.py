@@ -187,7 +187,7 @@ def test_wrong_calls_get_advice(call, message):
 
 
 def test_sweeps_over_numbers_are_one_trace():
-    from regdist.run import _compiled_drive
+    from regdist.runs.driver import _compiled_drive
 
     over = rd.Group(4)
     rd.run(m.grpo(0.1), BANDIT, 10, expectation=over)

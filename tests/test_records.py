@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import regdist as rd
-from regdist.divergence import KL, JensenShannon, TotalVariation
+from regdist.regularizers.divergence import KL, JensenShannon, TotalVariation
 from tests.problems import LeCam
 
 

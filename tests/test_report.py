@@ -102,7 +102,7 @@ def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, arguments, 
 
 def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
     """A step size above the stability limit makes the runs cycle: the command must say so."""
-    from regdist import report
+    from regdist.reports import report
 
     rates = report._learning_rates
     monkeypatch.setattr(

@@ -91,7 +91,7 @@ def test_vmap_over_learning_rates_and_betas():
 
 
 def test_one_compilation_for_many_coefficients():
-    from regdist.run import _compiled_drive
+    from regdist.runs.driver import _compiled_drive
 
     rd.run(METHOD, BANDIT, 10)
     before = _compiled_drive._cache_size()

@@ -97,7 +97,7 @@ def test_it_is_vmap_over_the_product():
 def test_chunks_and_the_order_of_axes_change_no_bit(fn, monkeypatch):
     key = jax.random.key(1) if fn is drawn else None
     whole = rd.sweep(fn, AXES, key=key)
-    monkeypatch.setattr("regdist.chunks.CHUNK_BYTES", 1)
+    monkeypatch.setattr("regdist.scale.chunks.CHUNK_BYTES", 1)
     small = rd.sweep(fn, {k: AXES[k] for k in ("beta", "seed")}, key=key)
     assert small.chunk < whole.chunk
     assert same(jax.tree.map(lambda x: np.swapaxes(x, 0, 1), small.values), whole.values)

@@ -4,7 +4,7 @@ from regdist.methods import advantage as advantage
 from regdist.methods import matching as matching
 from regdist.methods import surrogate as surrogate
 from regdist.methods import weight as weight
-from regdist.methods.compose import compose as compose
+from regdist.methods.composition import compose as compose
 from regdist.methods.expectation import Expectation as Expectation
 from regdist.methods.expectation import Group as Group
 from regdist.methods.expectation import Population as Population

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from regdist.logspace import log_ratio
-from regdist.records import record
+from regdist.numerics.logspace import log_ratio
+from regdist.numerics.records import record
 
 
 @record

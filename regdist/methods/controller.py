@@ -7,7 +7,7 @@ from jax import Array
 
 from regdist.methods.batch import Laws
 from regdist.metrics import entropy, kl
-from regdist.records import record
+from regdist.numerics.records import record
 
 
 class Controller:

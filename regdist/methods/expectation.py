@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from regdist.records import record, static
+from regdist.numerics.records import record, static
 
 MOST_ENTRIES = 4_000_000
 """The most entries, groups times actions, that `Group` enumerates."""

@@ -12,8 +12,8 @@ from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch
 from regdist.methods.method import Method
 from regdist.methods.surrogate import Surrogate
-from regdist.records import as_number, record, static
-from regdist.regularizer import Regularizer
+from regdist.numerics.records import as_number, record, static
+from regdist.regularizers.regularizer import Regularizer
 
 
 class View:

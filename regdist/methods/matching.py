@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.divergence import Divergence
-from regdist.logspace import log_ratio, normalize
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch, Laws
 from regdist.metrics import entropy
-from regdist.records import record, static
-from regdist.roots import implicit_root, increasing_root
+from regdist.numerics.logspace import log_ratio, normalize
+from regdist.numerics.records import record, static
+from regdist.numerics.roots import implicit_root, increasing_root
+from regdist.regularizers.divergence import Divergence
 
 
 class SeesPolicy(Advantage):

@@ -10,8 +10,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from regdist.divergence import KL
-from regdist.logspace import expect, full_precision, log_ratio, times_exp
 from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch, Laws
 from regdist.methods.expectation import (
@@ -26,10 +24,12 @@ from regdist.methods.expectation import (
 )
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.surrogate import LogProb, Surrogate
-from regdist.policy import softmax
-from regdist.problem import Bandit
-from regdist.records import is_concrete, record, static
-from regdist.regularizer import Regularizer
+from regdist.numerics.logspace import expect, full_precision, log_ratio, times_exp
+from regdist.numerics.records import is_concrete, record, static
+from regdist.policies.table import softmax
+from regdist.problems.bandit import Bandit
+from regdist.regularizers.divergence import KL
+from regdist.regularizers.regularizer import Regularizer
 
 
 @record

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.logspace import full_precision, times_exp
 from regdist.methods.expectation import Group, Sampled
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import (
@@ -21,8 +20,9 @@ from regdist.methods.method import (
     listed,
     prepared,
 )
-from regdist.policy import softmax
-from regdist.problem import Bandit
+from regdist.numerics.logspace import full_precision, times_exp
+from regdist.policies.table import softmax
+from regdist.problems.bandit import Bandit
 
 
 class Moments(NamedTuple):

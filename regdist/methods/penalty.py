@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch
-from regdist.records import record, static
+from regdist.numerics.records import record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 

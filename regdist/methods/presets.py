@@ -23,14 +23,14 @@ from regdist.methods.advantage import (
     RangeAtRisk,
     Signed,
 )
-from regdist.methods.compose import Detailed, Options, Penalized, compose
+from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
 from regdist.methods.matching import DistributionCentric, TemperedBonus
 from regdist.methods.method import Method
 from regdist.methods.surrogate import CappedRatio, Clip, SoftGate, Surrogate
 from regdist.methods.weight import Bapo, ClipCov, KLCov, LpReg, SamplerRatio, Steer
-from regdist.records import as_number, positive
-from regdist.regularizer import Entropy, Regularizer
+from regdist.numerics.records import as_number, positive
+from regdist.regularizers.regularizer import Entropy, Regularizer
 
 _PPO: Options = {"clip_low": 0.2, "clip_high": 0.2, "clip_dual": 3.0}
 

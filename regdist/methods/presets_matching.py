@@ -7,9 +7,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from regdist.divergence import KL, Divergence
 from regdist.methods.advantage import GroupRelative
-from regdist.methods.compose import Common, Options, compose
+from regdist.methods.composition import Common, Options, compose
 from regdist.methods.matching import (
     Balance,
     ClusterMass,
@@ -23,7 +22,8 @@ from regdist.methods.matching import (
 from regdist.methods.method import Method
 from regdist.methods.surrogate import CappedRatio
 from regdist.methods.weight import TrustRegion
-from regdist.records import Table, as_number, positive
+from regdist.numerics.records import Table, as_number, positive
+from regdist.regularizers.divergence import KL, Divergence
 
 _BETA = "The target is q e^{R/beta}"
 

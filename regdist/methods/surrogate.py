@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch
-from regdist.records import record
+from regdist.numerics.records import record
 
 
 class Surrogate:

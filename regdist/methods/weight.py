@@ -10,11 +10,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.laws import min_p
 from regdist.methods.batch import Batch
 from regdist.methods.surrogate import Clip, Surrogate
 from regdist.metrics import entropy
-from regdist.records import record, static
+from regdist.numerics.records import record, static
+from regdist.policies.laws import min_p
 
 
 class Weight:

@@ -6,7 +6,6 @@ Divergences have arguments `log_p, log_q` and say which sum they compute. Number
 (an order, a floor, a count of samples) are data. Nothing here checks values, so nothing raises.
 """
 
-from regdist.laws import restrict as restrict
 from regdist.metrics.distances import alpha_divergence as alpha_divergence
 from regdist.metrics.distances import chi_squared as chi_squared
 from regdist.metrics.distances import hellinger as hellinger
@@ -39,3 +38,4 @@ from regdist.metrics.sampling import success as success
 from regdist.metrics.sampling import zero_advantage_probability as zero_advantage_probability
 from regdist.metrics.tails import quantile as quantile
 from regdist.metrics.tails import range_value_at_risk as range_value_at_risk
+from regdist.policies.laws import restrict as restrict

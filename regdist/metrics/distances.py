@@ -10,9 +10,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.divergence import KL, Alpha, JensenShannon, TotalVariation
-from regdist.logspace import exp_difference, largest_exponent, log1p_ratio, log_ratio
-from regdist.records import as_number
+from regdist.numerics.logspace import exp_difference, largest_exponent, log1p_ratio, log_ratio
+from regdist.numerics.records import as_number
+from regdist.regularizers.divergence import KL, Alpha, JensenShannon, TotalVariation
 
 
 @jax.jit

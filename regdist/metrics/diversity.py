@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
-from regdist.records import as_number
+from regdist.numerics.records import as_number
 
 
 class SupportChange(NamedTuple):

@@ -9,9 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from regdist.laws import restrict
-from regdist.logspace import expect, expm1_over, log1p_ratio
-from regdist.records import as_number
+from regdist.numerics.logspace import expect, expm1_over, log1p_ratio
+from regdist.numerics.records import as_number
+from regdist.policies.laws import restrict
 
 
 @jax.jit

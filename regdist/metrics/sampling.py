@@ -9,11 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from regdist.laws import restrict
-from regdist.logspace import expect, largest_exponent, log_ratio
 from regdist.metrics.distances import renyi_divergence
 from regdist.metrics.entropies import tsallis_entropy
-from regdist.records import as_number
+from regdist.numerics.logspace import expect, largest_exponent, log_ratio
+from regdist.numerics.records import as_number
+from regdist.policies.laws import restrict
 
 
 @jax.jit

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.records import as_number, is_concrete
+from regdist.numerics.records import as_number, is_concrete
 
 
 def quantile(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regdist.problem import bandit
+from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
 _REFERENCES = ("reference", "log_reference", "count")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regdist.problem import bandit
+from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
 _OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {

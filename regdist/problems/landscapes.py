@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from regdist.problem import bandit
+from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
 

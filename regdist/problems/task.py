@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from regdist.problem import Bandit
+from regdist.problems.bandit import Bandit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The ground: records, log-probabilities, roots, spectra. Knows no problem."""

@@ -1,0 +1,206 @@
+"""Figures of the records: each function draws on matplotlib axes and returns them.
+
+Series differ in colour (Okabe and Ito's colour-blind-safe set), line style and marker, so that
+they stay apart in grey. `style()` holds sizes for a figure one column (3.4 inches) wide.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from regdist.problems.bandit import Bandit
+from regdist.runs.certify import Certificate
+from regdist.runs.driver import Trajectory
+from regdist.targets.solve import Target
+
+COLUMN = 3.4
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_GREY = "#555555"
+
+
+def style() -> dict[Any, Any]:
+    """RcParams for print: use as `with matplotlib.rc_context(rd.plot.style()):`."""
+    return {
+        "figure.figsize": (COLUMN, 2.5),
+        "figure.dpi": 200,
+        "figure.constrained_layout.use": True,
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 3.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "pdf.fonttype": 42,
+    }
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {"color": _COLORS[i % 6], "linestyle": _LINES[i % 6]}
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots()[1] if ax is None else ax
+
+
+def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None = None) -> Axes:
+    """Probabilities of each target from the likeliest action down, against rank, on log axes.
+
+    The reference is the grey line. Actions of probability 0 are left out.
+    """
+    ax = _axes(ax)
+    series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
+    for i, (name, log_p) in enumerate(series.items()):
+        p = np.sort(np.exp(np.asarray(log_p)))[::-1]
+        p = p[p > 0]
+        look = {"color": _GREY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
+        ax.plot(np.arange(1, p.size + 1), p, label=name, **look)
+    ax.set(xscale="log", yscale="log", xlabel="rank of the action", ylabel="probability")
+    ax.legend()
+    return ax
+
+
+def mass_bars(
+    bandit: Bandit,
+    targets: Mapping[str, Target],
+    names: Sequence[str],
+    groups: Sequence[np.ndarray],
+    ax: Axes | None = None,
+) -> Axes:
+    """Mass of groups of actions under the reference and each target, as grouped bars.
+
+    Args:
+        bandit: the problem.
+        targets: one bar a group each.
+        names: a name for each group.
+        groups: a boolean mask [K] for each, in the order of the bars.
+        ax: where to draw; by default a new figure.
+    """
+    ax = _axes(ax)
+    series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
+    width = 0.8 / len(series)
+    hatches = ("", "", "////", "....", "xxxx", "\\\\\\\\")
+    for i, (name, log_p) in enumerate(series.items()):
+        p = np.exp(np.asarray(log_p))
+        heights = [p[mask].sum() for mask in groups]
+        at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+        color = "#BBBBBB" if i == 0 else _COLORS[(i - 1) % 6]
+        ax.bar(
+            at,
+            heights,
+            width,
+            label=name,
+            color=color,
+            edgecolor="black",
+            linewidth=0.4,
+            hatch=hatches[i % 6],
+        )
+    ax.set_xticks(np.arange(len(groups)), names, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set(ylabel="probability")
+    ax.legend()
+    return ax
+
+
+def effective_number(
+    betas: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    ceilings: Mapping[str, float] | None = None,
+    ylabel: str = "effective number",
+    ax: Axes | None = None,
+) -> Axes:
+    """Effective numbers (Hill numbers of order 1) against beta, on a log axis.
+
+    The numbers have a log axis too where they span more than a factor of ten.
+
+    Args:
+        betas: coefficients, shape [N].
+        curves: name to values, each of shape [N].
+        ceilings: name to a value drawn as a thin horizontal line with its name.
+        ylabel: what is counted.
+        ax: where to draw; by default a new figure.
+    """
+    ax = _axes(ax)
+    for i, (name, values) in enumerate(curves.items()):
+        every = max(1, len(betas) // 6)
+        ax.plot(betas, values, label=name, marker=_MARKERS[i % 6], markevery=(i, every), **_look(i))
+    shown = np.concatenate([*curves.values(), list((ceilings or {}).values())])
+    yscale = "log" if shown.max() > 10 * shown.min() else "linear"
+    ax.set(xscale="log", yscale=yscale, ylabel=ylabel)
+    ax.set_xlabel(r"coefficient $\beta$ (reward per nat)")
+    for name, value in (ceilings or {}).items():
+        ax.axhline(value, color=_GREY, linewidth=0.7)
+        ax.annotate(
+            name,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            fontsize=6.5,
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            color=_GREY,
+        )
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return ax
+
+
+def convergence(
+    paths: Mapping[str, Trajectory],
+    targets: Mapping[str, Target],
+    certificates: Mapping[str, Certificate] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """KL(p || target) in nats against steps, on a log axis, with the predicted rate.
+
+    The thin black line behind a run that has come near its target has the slope that the Jacobian
+    of the method there predicts for it.
+    """
+    ax = _axes(ax)
+    drawn = False
+    for i, (name, path) in enumerate(paths.items()):
+        step = np.asarray(path.step)
+        distance = kl_to(path, targets[name])
+        shown = (distance > 1e-28) & np.append(True, np.diff(step) > 0)
+        ax.plot(
+            step[shown],
+            distance[shown],
+            label=name,
+            marker=_MARKERS[i % 6],
+            markevery=max(1, int(shown.sum()) // 8),
+            **_look(i),
+        )
+        rate = certificates[name].predicted_rate if certificates else None
+        if rate is None or not np.isfinite(rate) or shown.sum() < 2:
+            continue
+        clear = np.flatnonzero(distance > 1e-22)[-1]
+        line = distance[clear] * np.exp(-2 * rate * (step - step[clear]))
+        inside = (line > distance[shown].min() / 3) & (line < distance.max() * 3)
+        ax.plot(
+            step[inside],
+            line[inside],
+            color="black",
+            linewidth=0.7,
+            zorder=1,
+            label=None if drawn else "predicted rate",
+        )
+        drawn = True
+    ax.set(yscale="log", xlabel="step", ylabel=r"KL$(p\,\|\,$target$)$ in nats")
+    ax.legend()
+    return ax
+
+
+def kl_to(path: Trajectory, target: Target) -> np.ndarray:
+    """KL(p || target) at every record of a run, in nats, shape [N]."""
+    import jax
+
+    from regdist.metrics import kl
+
+    return np.asarray(jax.vmap(lambda p: kl(p, target.log_probs))(path.log_probs))

@@ -1,0 +1,1 @@
+"""From parameters to log-probabilities, and distributions made from distributions."""

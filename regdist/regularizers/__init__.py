@@ -1,0 +1,1 @@
+"""What is subtracted: divergence x anchor x coefficient."""

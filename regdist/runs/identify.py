@@ -1,0 +1,473 @@
+"""Which distribution does a method go to? Runs its exact field to the end and names what it finds.
+
+Works on concrete values, outside jit. K is the number of actions.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from regdist.methods import Expectation, Method, Sampled, field
+from regdist.methods.method import prepared
+from regdist.metrics import total_variation
+from regdist.numerics.records import Table
+from regdist.policies.table import softmax
+from regdist.problems.bandit import Bandit
+from regdist.regularizers.regularizer import (
+    AlphaDivergence,
+    Entropy,
+    ForwardKL,
+    JensenShannon,
+    Regularizer,
+    ReverseKL,
+    TotalVariation,
+)
+from regdist.runs.certify import starts as begin_anywhere
+from regdist.runs.driver import run
+from regdist.targets.solve import target
+
+FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
+    "reverse KL": ReverseKL,
+    "forward KL": ForwardKL,
+    "entropy": Entropy,
+    "total variation": TotalVariation,
+    "Jensen-Shannon": JensenShannon,
+    "Hellinger": lambda b: AlphaDivergence(0.5, b),
+    "Pearson": lambda b: AlphaDivergence(2.0, b),
+    "Neyman": lambda b: AlphaDivergence(-1.0, b),
+}
+"""The targets that `identify` knows, each a family in beta."""
+
+_GRID, _ZOOMS = 128, 7
+_VERTEX = 1e-6
+_SLID = 1e-3
+_STILL = 1e-7
+_WALK = 20_000
+_MOST_STEPS = 3000
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A known target and how far the limit is from it.
+
+    Attributes:
+        name: the family, or a law without a coefficient.
+        beta: the coefficient that fits best; None without one.
+        distance: total variation to the limit.
+    """
+
+    name: str
+    beta: float | None
+    distance: float
+
+    def __str__(self) -> str:
+        about = "" if self.beta is None else f" at beta {self.beta:.4g}"
+        return f"{self.name}{about} (total variation {self.distance:.2g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Identification:
+    """What `identify` found.
+
+    Attributes:
+        regularizer: the one whose target the limit is; None if none fits, or it has none.
+        distance: total variation from the limit to the nearest candidate.
+        log_probs: the limit from the reference policy, in nats, shape [K].
+        verdict: "converges", "elsewhere" (to one law that is no known target), "depends on start",
+            "vertex", "cycles" or "diverges".
+        sentence: the verdict in words, with its numbers.
+        candidates: all known targets, the nearest first.
+        starts: log-probabilities of the starts, shape [S, K]; the first is the reference.
+        ends: where each start ended, shape [S, K].
+        field_norm: largest |field| at each end, shape [S].
+    """
+
+    regularizer: Regularizer | None
+    distance: float
+    log_probs: np.ndarray
+    verdict: str
+    sentence: str
+    candidates: tuple[Candidate, ...]
+    starts: np.ndarray
+    ends: np.ndarray
+    field_norm: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.sentence}"
+
+
+def identify(
+    method: Method,
+    bandit: Bandit,
+    *,
+    expectation: Expectation | None = None,
+    starts: Table | None = None,
+    tolerance: float = 1e-6,
+) -> Identification:
+    """Where a method goes, and which known target that is.
+
+    Follows the flow dz/dt = field(z), the limit of small steps, with a stiff solver from several
+    starts until it stands still, then compares the end with every target in `FAMILIES` at its
+    best beta, and with laws that have none: the reference, the reference on the best actions, the
+    best action that was likeliest. What small steps cannot show (noise, clipping, step sizes) is
+    for `run` and `certify`.
+
+    Args:
+        method: from `rd.methods`.
+        bandit: K actions, up to a few hundred.
+        expectation: `Population()`, the default, or `Group(size)`.
+        starts: logits, shape [S, K]; default the reference, the uniform law on its support and six
+            random ones.
+        tolerance: total variation below which a target fits.
+
+    Returns:
+        An `Identification`. Several families may have the end as their target: with two reward
+        levels reverse and forward KL differ in their beta alone. Then the field beside the end
+        decides, where their slopes differ; `candidates` has all of them.
+
+    Raises:
+        ValueError: a `Sampled` expectation, or starts of another shape.
+
+    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+    >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
+    >>> print(found)
+    converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
+    >>> found.regularizer
+    ForwardKL(0.3)
+    >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
+    ReverseKL(0.3)
+    """
+    if isinstance(expectation, Sampled):
+        raise ValueError(
+            f"identify follows the expected update, which {expectation!r} only draws: use "
+            f"rd.Group({expectation.group_size}) or rd.Population()"
+        )
+    over = prepared(expectation, method, bandit)
+    begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
+    if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
+        raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
+    flows = [_flow(method, bandit, over, z) for z in begin]
+    dtype = bandit.reward.dtype
+    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits, dtype))) for f in flows])
+    norms = np.array([f.norm for f in flows])
+    digits = float(jnp.finfo(dtype).eps) ** 0.5
+    rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
+    tolerance = max(tolerance, digits)
+    candidates = _candidates(bandit, ends[0], method, over, rounding)
+    verdict, sentence = _verdict(bandit, flows, begin, ends, candidates, tolerance)
+    best = candidates[0]
+    fits = verdict == "converges" and best.beta is not None and best.name in FAMILIES
+    return Identification(
+        regularizer=FAMILIES[best.name](best.beta) if fits else None,
+        distance=best.distance,
+        log_probs=ends[0],
+        verdict=verdict,
+        sentence=sentence,
+        candidates=tuple(candidates),
+        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin, dtype))),
+        ends=ends,
+        field_norm=norms,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flow:
+    logits: np.ndarray
+    norm: float
+    settled: bool
+    finite: bool
+    turns: bool
+
+
+def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
+    """The end of dz/dt = field(z), in time units of the largest reward gap."""
+    import scipy.integrate
+
+    inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
+
+    def place(z: np.ndarray) -> np.ndarray:
+        full = np.full(bandit.num_actions, -np.inf, bandit.reward.dtype)
+        full[inside] = z
+        return full
+
+    def f(_: float, z: np.ndarray) -> np.ndarray:
+        return np.asarray(_field(method, place(z), bandit, expectation))[inside]
+
+    def jacobian(_: float, z: np.ndarray) -> np.ndarray:
+        return field_jacobian(method, bandit, expectation, place(z))
+
+    reward = np.asarray(bandit.reward)[inside]
+    unit = float(np.ptp(reward)) or 1.0
+    z = start[inside] - np.max(start[inside])
+    solver = scipy.integrate.BDF(
+        f,
+        0.0,
+        z,
+        1e12 / unit,
+        rtol=1e-8,
+        atol=1e-9,
+        jac=jacobian if method.differentiable else None,
+    )
+    quiet = max(1e-13, float(np.finfo(bandit.reward.dtype).eps))
+    settled, finite = False, True
+    for _ in range(_MOST_STEPS):
+        try:
+            with np.errstate(all="ignore"):
+                solver.step()
+            finite = bool(np.all(np.isfinite(solver.y)))
+        except ValueError:  # scipy refuses a Jacobian that is not finite
+            finite = False
+        if not finite:
+            break
+        z = solver.y
+        if np.max(np.abs(f(0.0, z))) <= quiet * unit or solver.status == "finished":
+            settled = True
+            break
+        if solver.status == "failed":
+            break
+    if not finite:  # logits may run off for ever while the law stands still
+        p, f_z = np.exp(np.asarray(softmax(jnp.asarray(z)))), f(0.0, z)
+        speed = np.max(np.abs(p * (f_z - p @ f_z)))
+        settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
+    logits = np.full(bandit.num_actions, -np.inf)
+    logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
+    turns = False
+    if finite and not settled:
+        logits, turns = _slide(method, bandit, expectation, logits)
+    norm = float(np.max(np.abs(f(0.0, logits[inside]))))
+    return _Flow(logits, norm, settled, finite, turns)
+
+
+def _slide(
+    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """The end of steps that shrink, where the field jumps and no solver stands still.
+
+    And whether it still turns at the end.
+    """
+    unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
+    path = run(
+        method,
+        bandit,
+        2 * _WALK,
+        _shrinking(unit),
+        expectation,
+        init=start,
+        record_every=_WALK // 10,
+    )
+    walk = np.exp(np.asarray(path.log_probs[5:11]))
+    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > 0.3
+
+
+@functools.cache
+def _shrinking(unit: float) -> Any:
+    """Half a unit for as long as it takes to get there, then down by ten thousand."""
+    import optax
+
+    return optax.sgd(optax.exponential_decay(0.5 / unit, _WALK, 1e-4, transition_begin=_WALK))
+
+
+def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
+    """Newton steps onto the fixed point nearby, as long as they shrink the field."""
+    for _ in range(4):
+        value = f(0.0, z)
+        slopes = jacobian(0.0, z)
+        if not np.all(np.isfinite(slopes)):
+            break
+        step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
+        fresh = z + step
+        smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
+        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:
+            break
+        z = fresh
+    return z
+
+
+def _candidates(
+    bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
+) -> list[Candidate]:
+    aim = jnp.asarray(end)
+    reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
+    inside = ~np.isneginf(log_q) & ~np.isneginf(reward)
+    spread = float(np.ptp(reward[inside])) or 1.0
+    found = []
+    own = _own_betas(method)
+    for name in FAMILIES:
+        options = [_nearest_member(name, bandit, aim, spread)]
+        # the method's own coefficient, if it fits as well as the best
+        distances = _distances_to(name, bandit, aim, own) if own.size else own
+        options += [
+            (float(d), float(b))
+            for d, b in zip(distances, own, strict=True)
+            if d <= max(10 * options[0][0], 1e-8)
+        ]
+        d, beta = options[-1]
+        found.append(Candidate(name, beta, d))
+    laws = {"reference": log_q}
+    best = inside & (reward == reward[inside].max())
+    laws["reference on the best actions"] = np.where(best, log_q, -np.inf)
+    likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
+    laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
+    for name, law in laws.items():
+        log_p = softmax(jnp.asarray(law, aim.dtype))
+        found.append(Candidate(name, None, float(total_variation(aim, log_p))))
+
+    def rank(c: Candidate) -> tuple:
+        known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
+        near = max(c.distance, rounding)
+        if near > rounding:
+            return (near, 0, 0.0)
+        if c.beta is None:
+            return (near, 1, 0.0)
+        misfit = _misfit(method, bandit, expectation, end, FAMILIES[c.name](c.beta))
+        return (near, 0 if known and misfit < 1e-6 else 2, max(misfit, 1e-6))
+
+    return sorted(found, key=rank)
+
+
+def _misfit(
+    method: Method,
+    bandit: Bandit,
+    expectation: Expectation,
+    end: np.ndarray,
+    regularizer: Regularizer,
+) -> float:
+    """How badly a function of the reward and this regulariser's slope explain the field near by.
+
+    The end itself may be the target of several families; beside it their slopes differ. Relative
+    to the size of the slope there; 1 where there is nothing to tell them apart by.
+    """
+    inside = np.flatnonzero(~np.isneginf(end) & (end > -30))
+    _, level = np.unique(np.asarray(bandit.reward)[inside], return_inverse=True)
+    constant = (level.ravel()[:, None] == np.arange(level.max() + 1)).astype(float)
+    if len(inside) < constant.shape[1] + 2:
+        return 1.0
+    natural = dataclasses.replace(method, geometry="natural")
+    random, worst = np.random.default_rng(0), 0.0
+    for _ in range(3):
+        z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
+        log_p = softmax(jnp.asarray(z, bandit.reward.dtype))
+        gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
+        slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
+        columns = np.column_stack([constant, slope])
+        left = gain - columns @ np.linalg.lstsq(columns, gain, rcond=None)[0]
+        alone = gain - constant @ np.linalg.lstsq(constant, gain, rcond=None)[0]
+        size = float(np.abs(alone).max())
+        worst = max(worst, float(np.abs(left).max()) / size if size > 0 else 1.0)
+    return worst
+
+
+def _own_betas(method: Method) -> np.ndarray:
+    betas = [float(p.beta) for p in method.penalties if hasattr(p, "beta")]
+    if method.regularizer is not None:
+        betas += [float(t.beta) for t in method.regularizer.terms]
+    if hasattr(method.advantage, "beta"):
+        betas.append(float(method.advantage.beta))  # pyright: ignore[reportAttributeAccessIssue]
+    return np.array([b for b in betas if b > 0])
+
+
+def _verdict(
+    bandit: Bandit,
+    flows: list[_Flow],
+    begin: np.ndarray,
+    ends: np.ndarray,
+    candidates: list[Candidate],
+    tolerance: float,
+) -> tuple[str, str]:
+    probs = np.exp(ends)
+    apart = np.abs(probs[:, None] - probs[None, :]).sum(axis=-1) / 2
+    best = candidates[0]
+    many = f"from all {len(flows)} starts" if len(flows) > 1 else "from the start"
+    if not all(f.finite for f in flows):
+        bad = [f.finite for f in flows].index(False)
+        low = ends[bad][~np.isneginf(begin[bad])].min()
+        return (
+            "diverges",
+            f"start {bad} leaves all bounds, its least likely action at log p {low:.3g}",
+        )
+    moving = [i for i, f in enumerate(flows) if not f.settled and f.turns]
+    if moving:
+        return "cycles", f"start {moving[0]} never stands still; last near {best}"
+    still = all(f.settled for f in flows)
+    vertex = probs.max(axis=1) > 1 - _VERTEX
+    reward = np.asarray(bandit.reward)
+    if apart.max() > max(10 * tolerance, 2 * _VERTEX if vertex.any() else 0, 0 if still else _SLID):
+        i, j = np.unravel_index(np.argmax(apart), apart.shape)
+        where = (
+            f"actions {sorted({int(k) for k in probs[vertex].argmax(axis=1)})}, one each"
+            if vertex.all()
+            else f"laws up to {apart.max():.2g} apart (starts {int(i)} and {int(j)})"
+        )
+        top = reward[~np.isneginf(np.asarray(bandit.log_ref))].max()
+        good = probs[:, reward == top].sum(axis=1)
+        paid = " that are all optimal" if np.all(good > 1 - _VERTEX) else ""
+        return "depends on start", f"{len(flows)} starts end on {where}{paid}"
+    if vertex.all():
+        action = int(probs[0].argmax())
+        return "vertex", f"{many} to action {action} alone, reward {reward[action]:.4g}"
+    stuck = "" if still else "; the field jumps there, so that steps must shrink to stand still"
+    if best.distance <= tolerance or (stuck and best.distance <= _SLID):
+        return "converges", f"{many} to {best}{stuck}"
+    return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
+
+
+def field_jacobian(
+    method: Method, bandit: Bandit, expectation: Expectation, log_probs: np.ndarray
+) -> np.ndarray:
+    """The derivative of the field in the logits of the actions that are not at 0, there."""
+    inside = np.flatnonzero(~np.isneginf(log_probs))
+    return np.asarray(_jacobian(method, log_probs, bandit, expectation))[np.ix_(inside, inside)]
+
+
+@jax.jit
+def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)
+
+
+@jax.jit
+def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(
+        jnp.asarray(z, bandit.reward.dtype)
+    )
+
+
+def _nearest_member(name: str, bandit: Bandit, aim: Array, spread: float) -> tuple[float, float]:
+    """The distance and the beta of a family's nearest target: a grid, then finer ones around it."""
+    beta, ends = 1.0, (spread * 1e-4, spread * 1e4)
+    distance = math.inf
+    for _ in range(_ZOOMS):
+        betas = np.geomspace(*ends, _GRID)
+        found = _distances_to(name, bandit, aim, betas)
+        i = int(np.argmin(found))
+        distance, beta = float(found[i]), float(betas[i])
+        ends = betas[max(i - 1, 0)], betas[min(i + 1, _GRID - 1)]
+    return distance, beta
+
+
+def _distances_to(name: str, bandit: Bandit, aim: Array, betas: np.ndarray) -> np.ndarray:
+    """Total variation from `aim` to a family at some betas; 1 where it has no target.
+
+    Always of one shape, and the alpha family by its number, so that few programs are compiled.
+    """
+    make = FAMILIES[name]
+    if make is ForwardKL:
+        make = functools.partial(AlphaDivergence, 0.0)
+    regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), aim.dtype))
+    found = np.asarray(_distances(regularizers, bandit, aim))[: len(betas)]
+    return np.where(np.isfinite(found), found, 1.0)
+
+
+@jax.jit
+def _distances(regularizers: Regularizer, bandit: Bandit, aim: Array) -> Array:
+    def one(regularizer: Regularizer) -> Array:
+        return total_variation(aim, target(bandit, regularizer).log_probs)
+
+    return jax.vmap(one)(regularizers)

@@ -1,0 +1,1 @@
+"""Devices, folders, chunks and sweeps. Knows no mathematics."""

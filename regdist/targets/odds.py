@@ -1,0 +1,196 @@
+"""Log-odds between actions or groups of actions, their parts, and where they change sign."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from regdist.numerics.logspace import expm1_over, log_q_exponential
+from regdist.numerics.records import Table, check_actions, is_concrete
+from regdist.numerics.roots import implicit_root, increasing_root
+from regdist.problems.bandit import Bandit
+from regdist.regularizers.divergence import KL, AlphaFamily
+from regdist.regularizers.regularizer import Reduced, Regularizer
+from regdist.targets.solve import target
+from regdist.targets.transform import with_reward
+
+Actions = Table
+"""One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
+
+_GRID = 193
+_DECADES = 6.0
+
+
+def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
+    """log(p_i / p_j) in nats; NaN where both are 0, as then no odds exist.
+
+    Raises:
+        ValueError: i or j is not the index of an action.
+
+    >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
+    1.38629...
+    """
+    for name, action in (("i", i), ("j", j)):
+        check_actions(name, action, log_probs.shape[-1])
+    return log_probs[jnp.asarray(i)] - log_probs[jnp.asarray(j)]
+
+
+class OddsParts(NamedTuple):
+    """A log-odds of a target, in nats: total = reference + reward."""
+
+    total: Array
+    reference: Array
+    reward: Array
+
+
+def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayLike) -> OddsParts:
+    """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
+
+    The reference part is the log-odds of the target with all rewards equal: those of the anchor,
+    log(q_i/q_j) for one divergence to the reference and b/(a + b) times that with an
+    entropy bonus a beside reverse KL. The reward part is the rest: (R_i - R_j)/beta under reverse
+    KL (arXiv 2510.20817), log((Lambda - R_j)/(Lambda - R_i)) under forward KL.
+
+    >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
+    >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
+    >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
+    0.6137 -1.3863 2.0
+    """
+    total = log_odds(target(bandit, regularizer).log_probs, i, j)
+    flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
+    reference = log_odds(target(with_reward(bandit, flat), regularizer).log_probs, i, j)
+    return OddsParts(total, reference, total - reference)
+
+
+def critical_beta(
+    bandit: Bandit,
+    i: Actions,
+    j: Actions,
+    regularizer: Callable[[Any], Regularizer],
+) -> Float[Array, ""]:
+    """The beta at which i and j, two actions or two groups, are equally likely under the target.
+
+    Two actions, one alpha divergence: in closed form. Reverse KL: (R_j - R_i)/(log q_i - log q_j).
+    Forward KL: with Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which
+    exists when Lambda > max R (arXiv 2510.20817). The family in between: with k = 1 - alpha and
+    Y = k (R_j - R_i)/expm1(k (log q_i - log q_j)),
+
+        log beta = log Y - k log sum_m q_m (1 + k (R_j - R_m)/Y)^{-1/k}.
+
+    Below it the one with the larger reward is ahead, above it the one with the larger reference.
+
+    Anything else: the largest beta at which the two masses cross, by a root search that starts
+    from a scan of twelve decades of beta around the spread of the rewards. Groups may cross more
+    than once; two crossings within a sixteenth of a decade of each other can be missed.
+
+    Args:
+        bandit: rewards and reference.
+        i: an action's index, or a group: indices or a boolean mask, shape [K].
+        j: the other; the order does not matter.
+        regularizer: from a coefficient to a regulariser: `rd.ReverseKL`, `rd.ForwardKL`,
+            or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
+
+    Returns:
+        beta, or NaN when no positive beta makes them tie with positive probability: the one
+        with the larger reward also has the larger reference, or the rewards are equal.
+
+    Raises:
+        ValueError: an index names no action, a mask has another shape, or the groups overlap.
+
+    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+    >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
+    0.558110...
+    >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
+    0.3389...
+    """
+    single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
+    made = regularizer(1.0)
+    parts = made.reduce(bandit.log_ref)
+    first, second = _group("i", i, bandit), _group("j", j, bandit)
+    if is_concrete(first, second) and np.any(np.asarray(first & second)):
+        raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
+
+    def search(bandit: Bandit) -> Array:
+        return _search(bandit, first, second, regularizer)
+
+    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
+        return search(bandit)
+
+    def closed_form(bandit: Bandit) -> Array:
+        (part,) = regularizer(1.0).reduce(bandit.log_ref)
+        return _closed_form(bandit, jnp.asarray(i), jnp.asarray(j), part)
+
+    if isinstance(parts[0].divergence, KL):
+        return closed_form(bandit)
+    # Mass may enter an action off the support: then the formula, which divides by q, has no say.
+    held = jnp.isfinite(parts[0].log_anchor[jnp.asarray(i)] + parts[0].log_anchor[jnp.asarray(j)])
+    if is_concrete(held):
+        return closed_form(bandit) if held else search(bandit)
+    return jax.lax.cond(held, closed_form, search, bandit)
+
+
+def _closed_form(bandit: Bandit, i: Array, j: Array, part: Reduced) -> Array:
+    divergence, _, log_q, _ = part
+    reward = bandit.reward
+    alpha = divergence.alpha if isinstance(divergence, AlphaFamily) else 1.0
+    alpha = jnp.asarray(alpha, reward.dtype)
+    k = 1 - alpha
+    low = jnp.where(reward[i] <= reward[j], i, j)
+    high = jnp.where(reward[i] <= reward[j], j, i)
+    edge = log_q[low] - log_q[high]
+    lead = reward[high] - reward[low]
+    exists = (edge > 0) & (lead > 0) & jnp.isfinite(edge) & jnp.isfinite(lead)
+    y = jnp.where(exists, lead, 1) / expm1_over(k, jnp.where(exists, edge, 1))
+    support = ~jnp.isneginf(log_q) & ~jnp.isneginf(reward)
+    ahead = jnp.where(support, reward - reward[high], 0) / y
+    r = log_q_exponential(ahead, alpha)
+    exists &= ~jnp.any(support & jnp.isposinf(r))
+    log_mass = jax.nn.logsumexp(
+        jnp.where(support & jnp.isfinite(r), log_q + jnp.where(jnp.isfinite(r), r, 0), -jnp.inf)
+    )
+    return jnp.where(exists, jnp.exp(jnp.log(y) - k * log_mass), jnp.nan)
+
+
+def _search(
+    bandit: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+) -> Array:
+    def lead(log_beta: Array, bandit: Bandit) -> Array:
+        """Log-odds of the first group against the second; 0 if neither has any mass."""
+        log_p = target(bandit, regularizer(jnp.exp(log_beta))).log_probs
+        one, two = (jax.nn.logsumexp(jnp.where(g, log_p, -jnp.inf)) for g in (first, second))
+        none = jnp.isneginf(one) & jnp.isneginf(two)
+        return jnp.where(none, 0, jnp.where(none, 0, one) - jnp.where(none, 0, two))
+
+    still = jax.lax.stop_gradient(bandit)
+    known = jnp.where(jnp.isneginf(still.reward), jnp.max(still.reward), still.reward)
+    spread = jnp.max(known) - jnp.min(known)
+    middle = jnp.log(jnp.where(spread > 0, spread, 1))
+    decade = jnp.log(jnp.asarray(10.0, middle.dtype))
+    steps = jnp.linspace(-_DECADES, _DECADES, _GRID, dtype=middle.dtype)
+    grid = middle + decade * steps
+    sign = jnp.sign(jax.vmap(lambda x: lead(x, still))(grid))
+    crosses = sign[:-1] * sign[1:] < 0
+    at = _GRID - 2 - jnp.argmax(crosses[::-1])
+    upward = sign[at + 1]
+    found, _ = increasing_root(
+        lambda x: upward * lead(x, still), grid[at], grid[at + 1], ended=~jnp.any(crosses)
+    )
+    log_beta = implicit_root(lambda x: lead(x, bandit), found)
+    return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
+
+
+def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
+    chosen = jnp.asarray(actions)
+    check_actions(name, chosen, bandit.num_actions)
+    if chosen.dtype == bool:
+        if chosen.shape != bandit.reward.shape:
+            raise ValueError(
+                f"a mask of actions must have shape {bandit.reward.shape}; got {chosen.shape}"
+            )
+        return chosen
+    return jnp.zeros(bandit.num_actions, bool).at[chosen].set(True)

@@ -1,0 +1,108 @@
+"""Laws of selection: the best of n, and what a threshold keeps. K is the number of actions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from regdist.metrics import kl, label_log_probs
+from regdist.numerics.logspace import expect, log1mexp, normalize
+from regdist.numerics.records import Law, as_number, is_concrete, record
+from regdist.policies.laws import restrict
+from regdist.problems.bandit import Bandit
+
+
+@record
+class Selection(Law):
+    """A law that a selection rule makes of the reference.
+
+    Attributes:
+        log_probs: log p in nats, shape [K].
+        value: E_p R.
+        kl: KL(p || q) in nats.
+    """
+
+    log_probs: Float[Array, "*batch K"]
+    value: Float[Array, "*batch"]
+    kl: Float[Array, "*batch"]
+
+
+def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = None) -> Selection:
+    """The law of the best of n independent draws, F(y)^n - F(y-)^n in the order of rewards.
+
+    Ties share by their probability. KL(best of n || q) <= log n - (n - 1)/n, and at equal KL the
+    tilt's E_p R is at least as good (arXiv 2404.01730). n may be any real number > 0.
+
+    Args:
+        bandit: rewards and reference.
+        n: draws; data, so a sweep is one trace.
+        log_p: the law drawn from, default the reference: with a target's, the best of n under it.
+
+    Raises:
+        ValueError: n is not a finite number above 0.
+
+    >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
+    [0.75 0.25]
+    """
+    if is_concrete(n) and not np.all((np.asarray(n) > 0) & np.isfinite(np.asarray(n))):
+        raise ValueError(
+            f"n must be a finite number above 0; got n={n!r}. For the limit use "
+            "rd.rejection(bandit, bandit.reward.max())"
+        )
+    law = bandit.log_ref if log_p is None else log_p
+    reward = bandit.reward
+    draws = as_number(n).astype(law.dtype)
+    order = jnp.argsort(reward)
+    ranked, log_w = reward[order], law[order]
+    empty = jnp.full(1, -jnp.inf, law.dtype)
+    up = jnp.concatenate([empty, jax.lax.cumlogsumexp(log_w)])
+    down = jnp.concatenate([jax.lax.cumlogsumexp(log_w, reverse=True), empty])
+    first = jnp.searchsorted(ranked, reward, side="left")
+    after = jnp.searchsorted(ranked, reward, side="right")
+    log_level = label_log_probs(law, first)[first]
+    # log F from what lies above where F is near 1; log F-/F from the level where that is small.
+    tail = jnp.exp(down[after])
+    near = tail < 0.5
+    log_f = jnp.where(near, jnp.log1p(-jnp.where(near, tail, 0)), jnp.where(near, 0, up[after]))
+    drawn = ~jnp.isneginf(log_level)
+    share = jnp.where(drawn, jnp.minimum(jnp.where(drawn, log_level, 0) - log_f, 0), -1)
+    lowest = jnp.isneginf(up[first])
+    below = jnp.where(lowest, 0, up[first]) - log_f
+    large = share > -0.5
+    log_less = jnp.where(large, below, log1mexp(jnp.where(large, -1, share)))
+    rest = jnp.where(lowest, 0, log1mexp(jnp.where(lowest, -1, draws * log_less)))
+    log_share = draws * log_f + rest
+    taken = ~jnp.isneginf(law)
+    log_best = jnp.where(
+        taken, jnp.where(taken, law, 0) - jnp.where(drawn, log_level, 0) + log_share, -jnp.inf
+    )
+    log_best = normalize(log_best)
+    # A forbidden action that can be drawn counts, however small its probability.
+    forbidden = jnp.isneginf(reward)
+    value = expect(log_best, jnp.where(forbidden, 0, reward))
+    value = jnp.where(jnp.any(forbidden & ~jnp.isneginf(log_best)), -jnp.inf, value)
+    return Selection(log_best, value, kl(log_best, bandit.log_ref))
+
+
+def rejection(
+    bandit: Bandit, threshold: ArrayLike, log_p: Float[Array, " K"] | None = None
+) -> Selection:
+    """The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
+
+    It keeps the odds of q among what it keeps, and is the limit of reverse KL with reward
+    1[R >= threshold] for beta to 0.
+
+    Raises:
+        ValueError: nothing that the law can draw reaches the threshold.
+
+    >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
+    [0.5 0.5 0. ]
+    """
+    law = bandit.log_ref if log_p is None else log_p
+    keep = bandit.reward >= as_number(threshold).astype(bandit.reward.dtype)
+    if is_concrete(keep, law) and not np.any(np.asarray(keep & ~jnp.isneginf(law))):
+        raise ValueError(f"threshold {threshold!r} is above every reward that the law can draw")
+    kept = restrict(law, keep)
+    return Selection(kept, expect(kept, bandit.reward), kl(kept, bandit.log_ref))

@@ -1,0 +1,303 @@
+"""Transforms: a problem to a problem. They may change the reward, the reference, or both.
+
+Every function takes a `Bandit` as its first argument and returns one with the same actions and
+labels, so that transforms compose. K is the number of actions.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from regdist.metrics import label_log_probs
+from regdist.numerics.logspace import normalize
+from regdist.numerics.records import Table, as_number, check_actions, is_concrete
+from regdist.policies import laws
+from regdist.problems.bandit import Bandit, check_reward
+from regdist.regularizers.divergence import KL
+from regdist.regularizers.regularizer import Regularizer
+
+
+def with_reward(bandit: Bandit, reward: Table) -> Bandit:
+    """The same problem with another reward, shape [K].
+
+    Raises:
+        ValueError: another shape, NaN or +inf, or every action of the reference is forbidden.
+
+    >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
+    >>> print(b.reward)
+    [0. 2.]
+    """
+    row = _row("reward", reward, bandit)
+    if is_concrete(row, bandit):
+        check_reward(np.asarray(row), np.asarray(bandit.log_ref))
+    return Bandit(row, bandit.log_ref, bandit.label)
+
+
+def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
+    """The same problem with another reference: log-probabilities, shape [K].
+
+    With `rd.laws` this tempers, filters or mixes the reference:
+
+    >>> b = rd.bandit([1.0, 0.0, 0.0], [0.3, 0.6, 0.1])
+    >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
+    [0.333... 0.666... 0.        ]
+    """
+    log_q = normalize(_row("log_reference", log_reference, bandit))
+    return Bandit(bandit.reward, log_q, bandit.label)
+
+
+def temper(bandit: Bandit, temperature: ArrayLike) -> Bandit:
+    """The reference at another temperature: q^{1/T}, normalised. See `rd.laws.temper`."""
+    return with_reference(bandit, laws.temper(bandit.log_ref, temperature))
+
+
+def nucleus(bandit: Bandit, mass: ArrayLike) -> Bandit:
+    """The reference cut to its smallest set of likeliest actions that holds `mass`.
+
+    See `rd.laws.nucleus` (arXiv 1904.09751).
+    """
+    return with_reference(bandit, laws.nucleus(bandit.log_ref, mass))
+
+
+def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
+    """The reference cut to actions at least `fraction` times as likely as the likeliest.
+
+    See `rd.laws.min_p` (arXiv 2407.01082).
+    """
+    return with_reference(bandit, laws.min_p(bandit.log_ref, fraction))
+
+
+def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
+    """A verifier: reward 1 where R >= threshold, else 0. Forbidden actions stay forbidden.
+
+    >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
+    [0. 1. 1.]
+    """
+    if is_concrete(threshold) and np.any(np.isnan(np.asarray(threshold))):
+        raise ValueError("threshold must be a number; got NaN")
+    tau = as_number(threshold).astype(bandit.reward.dtype)
+    passed = (bandit.reward >= tau).astype(bandit.reward.dtype)
+    return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
+
+
+def typicality_bias(bandit: Bandit, weight: ArrayLike) -> Bandit:
+    """R + weight log q: raters who like what is typical (arXiv 2510.01171).
+
+    The reverse-KL target becomes proportional to q^{1 + weight/beta} e^{R/beta}: the reference
+    sharpened. Actions off the support get reward -inf.
+
+    >>> b = rd.bandit([0.0, 0.0], [0.8, 0.2])
+    >>> print(rd.target(typicality_bias(b, 0.5), rd.ReverseKL(0.5)).probs.round(4))  # q^2
+    [0.9412 0.0588]
+    """
+    return condition(bandit, bandit.log_ref, weight)
+
+
+def condition(bandit: Bandit, log_likelihood: Table, weight: ArrayLike = 1.0) -> Bandit:
+    """R + weight log P(c | y): conditioning on an event c with guidance weight (2406.12120).
+
+    With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalised: at
+    weight 1 Bayes' posterior. Where the likelihood is 0 the action is forbidden.
+
+    Args:
+        bandit: the problem.
+        log_likelihood: log P(c | y), shape [K]; -inf allowed.
+        weight: the guidance weight.
+    """
+    w = as_number(weight).astype(bandit.reward.dtype)
+    log_l = _row("log_likelihood", log_likelihood, bandit)
+    never = jnp.isneginf(log_l) & (w != 0)
+    gain = jnp.where(jnp.isneginf(log_l), 0, log_l) * w
+    return with_reward(bandit, jnp.where(never, -jnp.inf, bandit.reward + gain))
+
+
+def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
+    """One reward from several: sum_m weights_m rewards_m.
+
+    The reverse-KL target is q e^{sum w_m R_m/beta}. An action that is the argmax of no weighting
+    still has positive probability under all of them.
+
+    Args:
+        bandit: the problem; its own reward is replaced.
+        rewards: shape [M, K].
+        weights: shape [M].
+
+    >>> b = rd.bandit([0.0, 0.0, 0.0])
+    >>> print(scalarize(b, [[1.0, 0.0, 0.4], [0.0, 1.0, 0.4]], [0.5, 0.5]).reward)
+    [0.5 0.5 0.4]
+    """
+    table, w = _rows("rewards", rewards, "weights", weights, bandit)
+    return with_reward(bandit, jnp.sum(w[:, None] * table, axis=0))
+
+
+def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table = 0.0) -> Bandit:
+    """R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
+
+    `rd.constrained` finds the multipliers that keep E_p costs_m <= limits_m (arXiv 2310.04373).
+
+    Args:
+        bandit: the problem.
+        costs: shape [M, K].
+        multipliers: prices >= 0 for upper limits, shape [M].
+        limits: shape [M]; they shift all rewards alike and so do not change any target.
+    """
+    table, prices = _rows("costs", costs, "multipliers", multipliers, bandit)
+    above = table - jnp.broadcast_to(jnp.asarray(limits, table.dtype), prices.shape)[:, None]
+    return with_reward(bandit, bandit.reward - jnp.sum(prices[:, None] * above, axis=0))
+
+
+def length_penalty(bandit: Bandit, length: Table, weight: ArrayLike) -> Bandit:
+    """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
+
+    >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
+    [0.9 0.8]
+    """
+    w = as_number(weight).astype(bandit.reward.dtype)
+    return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
+
+
+def entropy_penalty(bandit: Bandit, weight: ArrayLike, log_p: Table | None = None) -> Bandit:
+    """R - weight (-log p(y)): each action pays for its surprisal; in the mean weight H(p).
+
+    With p the reference (the default) a positive weight is a typicality bias and a negative one an
+    exploration bonus that flattens the reference. With p the policy held fixed it is the entropy
+    term of a reward-shaped update. Actions with p = 0 are forbidden.
+
+    Args:
+        bandit: the problem.
+        weight: positive to penalise, negative for a bonus.
+        log_p: whose surprisal, shape [K]; default the reference.
+    """
+    law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
+    return condition(bandit, law, weight)
+
+
+def cluster_mass(bandit: Bandit, weight: ArrayLike = 1.0, log_p: Table | None = None) -> Bandit:
+    """R + weight p(answer of y): how likely the policy is to give the same answer (its label).
+
+    With rewards 0 it is self-labelled training: soft majority voting, right or wrong.
+
+    Args:
+        bandit: the problem; labels say which actions give the same answer.
+        weight: of the mass, which lies between 0 and 1.
+        log_p: whose answers, shape [K]; default the reference.
+
+    >>> b = rd.bandit([0.0, 0.0, 0.0], [0.3, 0.3, 0.4], label=[0, 0, 1])
+    >>> print(cluster_mass(b).reward)
+    [0.6 0.6 0.4]
+    """
+    law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
+    mass = jnp.exp(label_log_probs(law, bandit.label))[bandit.label]
+    return with_reward(bandit, bandit.reward + as_number(weight).astype(mass.dtype) * mass)
+
+
+def mara(
+    bandit: Bandit,
+    regularizer: Regularizer,
+    threshold: ArrayLike,
+    form: str = "reward",
+    *,
+    anchor: str | int | Int[Array, ""] = "reference",
+) -> Bandit:
+    """Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+
+    Good actions are those with R >= threshold that the reference can take; z is one of them, the
+    anchor. With q the reference and beta the coefficient of the term that is held to it:
+
+    - form "reward": good actions get R(z) + beta (log q(z) - log q(y)), the others keep R. The
+      reverse-KL target is then flat over the good actions, at the level of z; with an entropy
+      bonus beside it too. Under forward KL it is *not* flat.
+    - form "substitute": good actions get the reward R(z) and the reference q(z), which is then
+      normalised. Every divergence to the reference has a flat target. The paper leaves the
+      reference unnormalised: for reverse KL this changes nothing, for forward KL it multiplies
+      beta by the sum.
+
+    Args:
+        bandit: the problem.
+        regularizer: what the problem is to be solved with; its beta is used.
+        threshold: tau, a reward; for a quantile of the reward law under the reference pass
+            `rd.metrics.quantile(bandit.log_ref, bandit.reward, level)`.
+        form: "reward" or "substitute".
+        anchor: "reference" for the good action with the largest q, as published; "target" for the
+            one with the largest log q + R/beta, the likeliest under the reverse-KL target; or an
+            action's index.
+
+    Raises:
+        ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
+            the regulariser is held to the reference.
+
+    >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
+    >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
+    [0.4836 0.4836 0.0327]
+    """
+    if form not in ("reward", "substitute"):
+        raise ValueError(f'form must be "reward" or "substitute"; got {form!r}')
+    reward, log_q = bandit.reward, bandit.log_ref
+    tau = as_number(threshold).astype(reward.dtype)
+    good = (reward >= tau) & ~jnp.isneginf(log_q)
+    if is_concrete(good) and not np.any(np.asarray(good)):
+        reachable = jnp.max(jnp.where(jnp.isneginf(log_q), -jnp.inf, reward))
+        raise ValueError(
+            f"threshold must not be above every reward that the reference can reach, or there is "
+            f"no anchor; got {float(tau):.6g} with a largest reward of {float(reachable):.6g}. "
+            "For a quantile use rd.metrics.quantile(bandit.log_ref, bandit.reward, level)"
+        )
+    beta = _held_to_reference(regularizer).astype(reward.dtype)
+    if isinstance(anchor, str):
+        if anchor not in ("reference", "target"):
+            raise ValueError(f'anchor must be "reference", "target" or an index; got {anchor!r}')
+        safe = jnp.where(good, reward, 0)
+        score = log_q if anchor == "reference" else log_q + safe / beta
+        z = jnp.argmax(jnp.where(good, score, -jnp.inf))
+    else:
+        z = jnp.asarray(anchor)
+        check_actions("anchor", z, bandit.num_actions)
+        if is_concrete(z, good) and not good[z]:
+            raise ValueError(
+                f"anchor must be a good action; action {int(z)} is below the threshold"
+            )
+    if form == "reward":
+        bonus = beta * (log_q[z] - jnp.where(good, log_q, 0))
+        return with_reward(bandit, jnp.where(good, reward[z] + bonus, reward))
+    flat = with_reward(bandit, jnp.where(good, reward[z], reward))
+    return with_reference(flat, jnp.where(good, log_q[z], log_q))
+
+
+def _held_to_reference(regularizer: Regularizer) -> Array:
+    """The coefficient of the terms whose anchor is the reference."""
+    held = [t for t in regularizer.terms if t.anchor is None and not t.is_bonus]
+    families = {isinstance(t.divergence, KL) for t in held}
+    if not held or len(families) > 1 or (False in families and len(held) > 1):
+        raise ValueError(
+            f"mara needs the beta of one term that is held to the reference; got {regularizer!r}. "
+            "An entropy bonus or terms with other anchors may stand beside it"
+        )
+    total = held[0].beta
+    for term in held[1:]:
+        total = total + term.beta
+    return total
+
+
+def _row(name: str, values: Table, bandit: Bandit) -> Float[Array, " K"]:
+    row = jnp.asarray(values, dtype=bandit.reward.dtype)
+    if row.shape != bandit.reward.shape:
+        raise ValueError(
+            f"{name} must have shape {bandit.reward.shape}, one entry for each "
+            f"action; got {row.shape}"
+        )
+    return row
+
+
+def _rows(
+    name: str, values: Table, weight_name: str, weights: Table, bandit: Bandit
+) -> tuple[Float[Array, "M K"], Float[Array, " M"]]:
+    rows = jnp.asarray(values, dtype=bandit.reward.dtype)
+    w = jnp.asarray(weights, dtype=bandit.reward.dtype)
+    if rows.ndim != 2 or rows.shape[1:] != bandit.reward.shape or w.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape [M, {bandit.num_actions}] and {weight_name} shape [M]; got "
+            f"{rows.shape} and {w.shape}"
+        )
+    return rows, w

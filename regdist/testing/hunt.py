@@ -1,0 +1,212 @@
+"""Hunt for counterexamples: a claim as a predicate, over millions of random problems.
+
+K is the number of actions. A generator is a pure function from a key to one problem.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Key
+
+from regdist.scale.sweep import sweep
+from regdist.testing.generators import Generator
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One problem that a claim was tried on.
+
+    Attributes:
+        index: its number: the problem is `problems(jax.random.fold_in(key, index))`.
+        margin: by how much the claim holds there; NaN counts as a failure.
+        problem: the problem; a tuple where a tuple of generators was given.
+    """
+
+    index: int
+    margin: float
+    problem: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Hunt:
+    """What a hunt found; made by `falsify()`.
+
+    Attributes:
+        holds: whether no problem violates the claim. Not a proof.
+        num: problems tried.
+        violations: problems whose margin is below -tolerance, or NaN.
+        tolerance: the margin allowed below 0.
+        worst: the smallest margin; NaN if there is one.
+        candidates: the problems of smallest margin, worst first, ties by index, whether the claim
+            holds or not.
+        seconds: computing, compilation not counted.
+        rate: problems a second in this process, compilation not counted; NaN if all were found
+            finished under `out`.
+    """
+
+    holds: bool
+    num: int
+    violations: int
+    tolerance: float | int
+    worst: float
+    candidates: list[Candidate] = dataclasses.field(repr=False)
+    seconds: float
+    rate: float
+
+    def __str__(self) -> str:
+        at = f"margin {self.worst:.3g} at problem {self.candidates[0].index}"
+        if self.holds:
+            return f"not refuted: it holds on all {self.num:,} problems; the smallest {at}"
+        share = self.violations / self.num
+        return (
+            f"refuted: it fails on {self.violations:,} of {self.num:,} problems ({share:.2g}); "
+            f"the worst {at}"
+        )
+
+
+def falsify(
+    predicate: Callable[..., Any],
+    problems: Generator | Sequence[Generator],
+    num: int = 1_000_000,
+    *,
+    key: Key[Array, ""],
+    top: int = 10,
+    tolerance: float | int = 0,
+    batch: int = 4096,
+    budget: int = 2**30,
+    mesh: Mesh | None = None,
+    out: str | Path | None = None,
+    progress: "bool | Progress | None" = None,
+) -> Hunt:
+    """Try a claim on many random problems and keep those where it does worst.
+
+    The verdict depends on no choice of devices, processes or chunks: it is an `rd.sweep` over
+    batches, and resumes from `out` as one.
+
+    Args:
+        predicate: from one problem to its margin, a real scalar that is >= 0 where the claim
+            holds, or to a boolean (margin 1 or -1). Works under vmap.
+        problems: a generator, or a tuple of them: then `predicate` takes an argument for each.
+        num: how many problems, up to 2^32.
+        key: problem i comes from `jax.random.fold_in(key, i)`; the j-th of a tuple of generators
+            gets `jax.random.fold_in(jax.random.fold_in(key, i), j)`.
+        top: how many candidates to keep.
+        tolerance: a margin of at least -tolerance is no violation: rounding. Same units.
+        batch: problems of one vmap.
+        budget: bytes for all, as in `rd.sweep`.
+        mesh: as in `rd.sweep`.
+        out: as in `rd.sweep`.
+        progress: as in `rd.sweep`.
+
+    Raises:
+        ValueError: num, top or batch not positive, a tolerance below 0, or above 0 with a boolean.
+        TypeError: the predicate returns something else than one real number or boolean.
+
+    Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward KL
+    at the same beta is the more diverse:
+
+    >>> problems = (rd.testing.bandits(3, rewards="binary"), rd.testing.betas(0.1, 10))
+    >>> def keeps_odds(bandit, beta):
+    ...     law = rd.target(bandit, rd.ReverseKL(beta))
+    ...     change = rd.log_odds(law.log_probs, 0, 1) - rd.log_odds(bandit.log_ref, 0, 1)
+    ...     return jnp.where(bandit.reward[0] == bandit.reward[1], -jnp.abs(change), 0)
+    >>> print(falsify(keeps_odds, problems, 4000, key=jax.random.key(0), tolerance=1e-12))
+    not refuted: it holds on all 4,000 problems; the smallest margin ...
+    >>> def forward_is_more_diverse(bandit, beta):
+    ...     laws = [rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)]
+    ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
+    >>> found = falsify(
+    ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
+    ... )
+    >>> print(found)
+    refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
+    >>> bandit, beta = found.candidates[0].problem
+    >>> bool(forward_is_more_diverse(bandit, beta) < 0)
+    True
+    """
+    for name, count in (("num", num), ("top", top), ("batch", batch)):
+        if count < 1 or (name == "num" and count > 2**32):
+            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
+    several = isinstance(problems, Sequence)
+    makers = problems if isinstance(problems, Sequence) else (problems,)
+    size, kept = min(batch, num), min(top, batch, num)
+
+    def problem_of(index: Array) -> Any:
+        own = jax.random.fold_in(key, index)
+        if not several:
+            return makers[0](own)
+        return tuple(make(jax.random.fold_in(own, j)) for j, make in enumerate(makers))
+
+    def margin_of(index: Array) -> Array:
+        problem = problem_of(index)
+        return _margin(predicate(*problem) if several else predicate(problem), tolerance)
+
+    def worst_of(start: Array) -> dict[str, Array]:
+        index = start + jnp.arange(size, dtype=np.uint32)
+        margin = jax.vmap(margin_of)(index)
+        real = index - start < np.uint32(num) - start  # the last batch may be short
+        failed = real & ~(margin >= -tolerance)
+        level = jnp.where(real, jnp.where(jnp.isnan(margin), -jnp.inf, margin), jnp.inf)
+        first = jnp.lexsort((level, ~(jnp.isnan(margin) & real), ~real))[:kept]
+        return {
+            "margin": margin[first],
+            "index": index[first],
+            "real": real[first],
+            "violations": jnp.sum(failed, dtype=np.int32),
+        }
+
+    starts = np.arange(0, num, size, dtype=np.uint64).astype(np.uint32)
+    made = sweep(
+        worst_of, {"start": starts}, budget=budget, out=out, mesh=mesh, block=1, progress=progress
+    )
+    real = made.values["real"].reshape(-1)
+    margin, index = (made.values[name].reshape(-1)[real] for name in ("margin", "index"))
+    level = np.where(np.isnan(margin), -np.inf, margin)
+    first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
+    found = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
+    candidates = [
+        Candidate(
+            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], found)
+        )
+        for place, i in enumerate(first)
+    ]
+    violations = int(made.values["violations"].sum())
+    return Hunt(
+        holds=violations == 0,
+        num=num,
+        violations=violations,
+        tolerance=tolerance,
+        worst=candidates[0].margin,
+        candidates=candidates,
+        seconds=made.seconds,
+        rate=made.rate * num / len(starts),
+    )
+
+
+def _margin(value: Any, tolerance: float | int) -> Array:
+    margin = jnp.asarray(value)
+    real = margin.dtype == bool or jnp.issubdtype(margin.dtype, jnp.floating)
+    if margin.shape != () or not real:
+        raise TypeError(
+            "predicate must return a margin, one real number that is >= 0 where the claim holds, "
+            f"or a boolean; got shape {margin.shape}, dtype {margin.dtype}. For a claim about "
+            "each action take jnp.min of the margins, or jnp.all"
+        )
+    if margin.dtype != bool:
+        return margin
+    if tolerance:
+        raise ValueError("a boolean has no margin: give tolerance=0, or return a margin")
+    return jnp.where(margin, 1.0, -1.0)
