@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from regdist import methods, metrics, policies, problems, testing
 from regdist.methods import Group, Method, Population, Sampled, field
 from regdist.numerics import logspace
-from regdist.numerics.records import record
+from regdist.numerics.records import record, static
 from regdist.policies import laws
 from regdist.policies.table import softmax
 from regdist.problems.bandit import Bandit, bandit
@@ -104,6 +104,7 @@ __all__ = [
     "reward_kl_frontier",
     "run",
     "softmax",
+    "static",
     "sweep",
     "target",
     "tempered_self",

@@ -8,7 +8,8 @@ import pytest
 
 import regdist as rd
 from regdist.methods.expectation import draw
-from regdist.methods.method import direction, laws_of, plain_direction
+from regdist.methods.field import direction, laws_of
+from regdist.methods.short import plain_direction
 from regdist.numerics.roots import where_unknown
 from tests import judge
 from tests.test_target import hard_problem, well_conditioned

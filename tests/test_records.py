@@ -35,7 +35,7 @@ def test_flattening_keeps_choices_static_and_names_its_leaves():
     @rd.record
     class Pair:
         data: jax.Array
-        choice: str = rd.records.static(default="a")
+        choice: str = rd.static(default="a")
 
     pair = Pair(jnp.ones(2), "b")
     again = jax.tree.map(lambda x: x + 1, pair)

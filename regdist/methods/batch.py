@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from regdist.numerics.logspace import log_ratio
+from regdist.numerics.logspace import expect, log_ratio
 from regdist.numerics.records import record
 
 
@@ -119,3 +119,41 @@ class Batch:
             variance = variance / jnp.where(single, 1, 1 - self.inv_size)
         flat = variance <= 0
         return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))
+
+
+def table(laws: Laws, weight: Array, inv_size: float) -> Batch:
+    """All actions in order, as a batch."""
+    size = jnp.full((), inv_size, weight.dtype)
+    return Batch(laws.reward, weight, ~jnp.isneginf(laws.log_sampler), size, *facts(laws), laws)
+
+
+def facts(laws: Laws) -> tuple[Array, Array]:
+    """The rewards of the likeliest action and, on average, of the old policy."""
+    return laws.reward[jnp.argmax(laws.log_old)], expect(laws.log_old, laws.reward)
+
+
+def covariance(batch: Batch, advantage: Array) -> Array:
+    """(A - mean A)(log p - mean log p) at each entry."""
+    log_p = batch.pick(batch.tables.log_p)
+    return (advantage - batch.mean(advantage)) * (log_p - batch.mean(log_p))
+
+
+def how_many(batch: Batch, fraction: Array) -> Array:
+    """The share of a batch that is `fraction` of its samples, rounded down, and at least one."""
+    count = jnp.maximum(jnp.floor(fraction * batch.size + 1e-9), 1)
+    return jnp.where(batch.endless, fraction, count * batch.inv_size)
+
+
+def top_share(batch: Batch, x: Array, share: Array) -> Array:
+    """How much of each entry belongs to the `share` of the batch with the largest x.
+
+    Ties at the edge share it evenly: the mean over the orders in which they may come.
+    """
+    weight = jnp.where(batch.here, batch.weight, 0)
+    finite = batch.here & jnp.isfinite(x)
+    rounding = 64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.where(finite, jnp.abs(x), 0), initial=0)
+    gap = jnp.where(finite[None, :], x[None, :], -jnp.inf) - jnp.where(finite, x, 0)[:, None]
+    larger = jnp.sum(jnp.where(gap > rounding, weight[None, :], 0), axis=1)
+    equal = jnp.sum(jnp.where(jnp.abs(gap) <= rounding, weight[None, :], 0), axis=1)
+    left = jnp.clip(share - larger, 0, equal)
+    return jnp.where(finite, left / jnp.where(equal > 0, equal, 1), 0)

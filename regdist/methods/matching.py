@@ -283,33 +283,3 @@ class DistributionCentric(SeesPolicy):
         tempered = normalize(log_p / jnp.where(h <= self.target, self.hot, self.cold))
         extra = jnp.where(right, jnp.exp(batch.log_ratio(tempered, log_p)), 0)
         return (1 - mixed) * self.inner(batch) + mixed * extra
-
-
-@record
-class NashMD:
-    """What is paid: the chance to beat an opponent from a mix with the reference (2312.00886).
-
-    TRL: the opponent's logits are mix * reference + (1 - mix) * policy; P is sigmoid of the
-    reward gap. The opponent is averaged exactly, never drawn.
-    """
-
-    mix: Array
-
-    def __call__(self, laws: Laws) -> Float[Array, " K"]:
-        """P(y beats the opponent) - 1/2."""
-        both = jnp.isneginf(laws.log_ref) | jnp.isneginf(laws.log_old)
-        drift = jnp.where(both, 0, log_ratio(laws.log_ref, laws.log_old))
-        opponent = normalize(jnp.where(both, -jnp.inf, laws.log_old + self.mix * drift))
-        wins = jax.nn.sigmoid(laws.reward[:, None] - laws.reward[None, :])
-        return wins @ jnp.exp(opponent) - 0.5
-
-
-@record
-class ClusterMass:
-    """What is paid: the probability of the answer that an action stands for (EMPO's reward)."""
-
-    same: Float[Array, "K K"]
-
-    def __call__(self, laws: Laws) -> Float[Array, " K"]:
-        """The mass of the action's own answer under the old policy."""
-        return self.same @ jnp.exp(laws.log_old)

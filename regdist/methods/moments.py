@@ -8,18 +8,10 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.methods.expectation import Group, Sampled
+from regdist.methods.field import field, in_dtype, laws_of, prepared
 from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.method import (
-    Method,
-    by_class,
-    each_coefficient,
-    field,
-    group_lists,
-    in_dtype,
-    laws_of,
-    listed,
-    prepared,
-)
+from regdist.methods.groups import by_class, each_coefficient, group_lists, listed
+from regdist.methods.method import Method
 from regdist.numerics.logspace import full_precision, times_exp
 from regdist.policies.table import softmax
 from regdist.problems.bandit import Bandit

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Batch
+from regdist.methods.batch import Batch, covariance, how_many, top_share
 from regdist.numerics.records import record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
@@ -82,3 +82,42 @@ class Penalty:
         if self.corrected:
             slope = jnp.exp(batch.log_rho) * (value + slope)
         return self.beta * slope
+
+
+class InLoss:
+    """A penalty in the loss in which samples meet; what `Method` asks of every penalty."""
+
+    placement: ClassVar[str] = "loss"
+    regroups: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+
+@record
+class KLCov(InLoss):
+    """beta |log p/p_old| on the share of samples with the largest covariance (2505.22617).
+
+    verl `kl_cov`. Its gradient at ratio 1 is 0: it does nothing in the first update of a step.
+    """
+
+    beta: Array
+    fraction: Array
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Beta sign(log p/p_old) on the chosen."""
+        c = covariance(batch, advantage)
+        chosen = top_share(batch, c, how_many(batch, self.fraction))
+        return self.beta * chosen * jnp.sign(batch.log_rho)
+
+
+@record
+class TrustRegion(InLoss):
+    """(beta/2) [KL - delta]_+^2, KL(old || p) estimated by -log rho at old samples (2505.12366)."""
+
+    beta: Array
+    delta: Array
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """-beta [KL - delta]_+ for every sample."""
+        del advantage
+        kl = -batch.sum(batch.log_rho)
+        return jnp.full_like(batch.log_rho, -1) * self.beta * jnp.maximum(kl - self.delta, 0)

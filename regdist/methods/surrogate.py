@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Batch
-from regdist.numerics.records import record
+from regdist.methods.batch import Batch, top_share
+from regdist.numerics.records import record, static
+from regdist.policies.laws import min_p
 
 
 class Surrogate:
@@ -90,3 +91,83 @@ class SoftGate(Surrogate):
         tau = jnp.where(advantage > 0, self.tau_positive, self.tau_negative)
         gate = jax.nn.sigmoid(tau * (rho - 1))
         return 4 * rho * gate * (1 - gate) * advantage
+
+
+@record
+class Bapo(Surrogate):
+    """PPO whose bounds move until positive samples weigh enough (2510.18927).
+
+    From the first bounds on, the lower one rises by `step` to its end, then the upper one, until
+    the sum of min(rho, upper) A over A > 0 is at least `share` times that of max(rho, lower) |A|
+    over A < 0, or both are at their ends. Bounds of the ratio itself, as in its code. A higher
+    lower bound only adds to the negative part: once it moves it moves to its end.
+
+    Attributes:
+        lower: first and last lower bound, shape [2].
+        upper: first and last upper bound, shape [2].
+        step: how far a bound moves at a time.
+        share: what the positive part is to reach.
+        dual: dual clip.
+        most: most steps of a bound.
+    """
+
+    lower: Array
+    upper: Array
+    step: Array
+    share: Array
+    dual: Array
+    most: int = static(default=16)
+
+    local: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Rho A inside the bounds found, 0 beyond."""
+        rho = jnp.exp(batch.log_rho)
+        climb = jnp.arange(self.most + 1).astype(rho.dtype) * self.step
+        rise = jnp.minimum(self.lower[0] + climb, self.lower[1])
+        lift = jnp.minimum(self.upper[0] + climb, self.upper[1])
+        lows = jnp.concatenate([rise, jnp.full_like(rise, 1) * self.lower[1]])
+        highs = jnp.concatenate([jnp.full_like(lift, 1) * self.upper[0], lift])
+        here = jnp.where(batch.here, batch.weight, 0) * advantage
+        up = jnp.maximum(here, 0) @ jnp.minimum(rho[:, None], highs)
+        down = jnp.maximum(-here, 0) @ jnp.maximum(rho[:, None], lows)
+        enough = up >= self.share * down
+        i = jnp.where(jnp.any(enough), jnp.argmax(enough), len(lows) - 1)
+        return Clip(lows[i], highs[i], self.dual)(batch, advantage)
+
+
+@record
+class LpReg(Surrogate):
+    """PPO, and k3 to a filtered proxy on the unlikeliest negative samples (2510.03222).
+
+    The proxy is the old policy without actions below `floor` times its largest, renormalised. Of
+    the samples with A < 0 the share `fraction` with the smallest p, if that is more than one, lose
+    their clip and gain beta k3(p, proxy), where p is below the proxy.
+    """
+
+    clip: Clip
+    beta: Array
+    fraction: Array
+    floor: Array
+
+    local: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Rho A - beta (1 - proxy/p) on the chosen, PPO's coefficient on the others."""
+        laws, rho = batch.tables, jnp.exp(batch.log_rho)
+        proxy = min_p(laws.log_old, self.floor)
+        log_p = batch.pick(laws.log_p)
+        negative = batch.here & (advantage < 0)
+        among = jnp.sum(jnp.where(negative, batch.weight, 0))
+        share = self.fraction * among
+        count = jnp.floor(share * batch.size + 1e-9)
+        share = jnp.where(batch.endless, share, jnp.where(count > 1, count * batch.inv_size, 0))
+        last = jnp.where(negative, -log_p, -jnp.inf)
+        chosen = jnp.where(negative, top_share(batch, last, share), 0)
+        gap = batch.pick(proxy) - log_p
+        below = gap > 0
+        pull = jnp.expm1(jnp.where(below, gap, 0))
+        inside = pull - jnp.where(below, gap, 0) <= 10
+        moved = rho * advantage + self.beta * jnp.where(inside, pull, 0)
+        take = jnp.where(below, chosen, 0)
+        return take * moved + (1 - take) * self.clip(batch, advantage)

@@ -30,7 +30,7 @@ from rich.table import Table
 from regdist import methods as m
 from regdist import metrics
 from regdist.methods import Expectation, Group, Method, Population, Sampled
-from regdist.methods.method import prepared
+from regdist.methods.field import prepared
 from regdist.plots.figures import style
 from regdist.policies.table import softmax
 from regdist.problems.bandit import Bandit, bandit

@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Key
 
 from regdist.methods import Expectation, Group, Method, Sampled, field, update_moments
-from regdist.methods.method import prepared
+from regdist.methods.field import prepared
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum

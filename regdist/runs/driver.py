@@ -13,14 +13,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
 from regdist.methods import Expectation, Method, Sampled
-from regdist.methods.method import (
-    direction,
-    draw_groups,
-    in_dtype,
-    laws_of,
-    plain_direction,
-    prepared,
-)
+from regdist.methods.field import direction, in_dtype, laws_of, prepared
+from regdist.methods.groups import draw_groups
+from regdist.methods.short import plain_direction
 from regdist.numerics.records import Table, as_number, is_concrete, record, static
 from regdist.policies.table import softmax
 from regdist.problems.bandit import Bandit

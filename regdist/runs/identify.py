@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from regdist.methods import Expectation, Method, Sampled, field
-from regdist.methods.method import prepared
+from regdist.methods.field import prepared
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
 from regdist.policies.table import softmax

@@ -27,8 +27,9 @@ from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
 from regdist.methods.matching import DistributionCentric, TemperedBonus
 from regdist.methods.method import Method
-from regdist.methods.surrogate import CappedRatio, Clip, SoftGate, Surrogate
-from regdist.methods.weight import Bapo, ClipCov, KLCov, LpReg, SamplerRatio, Steer
+from regdist.methods.penalty import KLCov
+from regdist.methods.surrogate import Bapo, CappedRatio, Clip, LpReg, SoftGate, Surrogate
+from regdist.methods.weight import ClipCov, SamplerRatio, Steer
 from regdist.numerics.records import as_number, positive
 from regdist.regularizers.regularizer import Entropy, Regularizer
 

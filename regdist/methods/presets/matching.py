@@ -11,17 +11,16 @@ from regdist.methods.advantage import GroupRelative
 from regdist.methods.composition import Common, Options, compose
 from regdist.methods.matching import (
     Balance,
-    ClusterMass,
     Contrast,
     Exponential,
     MatchTarget,
-    NashMD,
     Pairwise,
     WithReference,
 )
 from regdist.methods.method import Method
+from regdist.methods.penalty import TrustRegion
+from regdist.methods.signal import ClusterMass, NashMD
 from regdist.methods.surrogate import CappedRatio
-from regdist.methods.weight import TrustRegion
 from regdist.numerics.records import Table, as_number, positive
 from regdist.regularizers.divergence import KL, Divergence
 

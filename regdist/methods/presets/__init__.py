@@ -1,0 +1,1 @@
+"""The known methods by name."""
