@@ -9,7 +9,7 @@ from regdist.methods import Group, Method, Population, Sampled, field
 from regdist.numerics import logspace
 from regdist.numerics.records import record, static
 from regdist.policies import laws
-from regdist.policies.table import softmax
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers.divergence import Divergence
@@ -29,8 +29,9 @@ from regdist.regularizers.regularizer import (
     tempered_self,
 )
 from regdist.runs.certify import Certificate, certify
-from regdist.runs.driver import Loop, Trajectory, loop, run
+from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify
+from regdist.runs.loop import Loop, loop
 from regdist.scale.sweep import Sweep, sweep
 from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
@@ -87,6 +88,7 @@ __all__ = [
     "kl_ball",
     "laws",
     "log_odds",
+    "log_softmax",
     "logspace",
     "loop",
     "mara",
@@ -103,7 +105,6 @@ __all__ = [
     "rejection",
     "reward_kl_frontier",
     "run",
-    "softmax",
     "static",
     "sweep",
     "target",
@@ -117,6 +118,8 @@ def __getattr__(name: str) -> object:
     """Import `plot`, and matplotlib with it, when it is first asked for."""
     if name == "plot":
         return importlib.import_module("regdist.plots")
+    if name == "softmax":
+        raise AttributeError("rd.softmax returned logarithms: it is rd.log_softmax now")
     raise AttributeError(f"module 'regdist' has no attribute {name!r}")
 
 

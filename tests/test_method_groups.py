@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from regdist.methods.expectation import draw
+from regdist.methods.groups import draw
 from tests import losses as w
 from tests.problems import bandits
 
@@ -125,7 +125,7 @@ def test_group_is_the_mean_over_all_groups(name, size):
     if size == 1 and name == "pass_at_k_training":
         pytest.skip("k = 2 of one sample does not exist")
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
-    old = rd.softmax(LOGITS)
+    old = rd.log_softmax(LOGITS)
     want, _ = w.expected_update(loss, size, LOGITS, old, LOG_REF, REWARD)
     got = rd.field(method, LOGITS, bandit, rd.Group(size))
     assert np.allclose(got, want, rtol=0, atol=2e-14 * (1 + np.abs(want).max()))
@@ -142,7 +142,7 @@ def test_sampled_has_the_enumerated_mean_and_covariance(name):
     """Of one draw, for every group that can be drawn; two groups halve the covariance."""
     method, loss = PRESETS[name]
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
-    mean, covariance = w.expected_update(loss, 3, LOGITS, rd.softmax(LOGITS), LOG_REF, REWARD)
+    mean, covariance = w.expected_update(loss, 3, LOGITS, rd.log_softmax(LOGITS), LOG_REF, REWARD)
     got = m.update_moments(method, LOGITS, bandit, rd.Sampled(3, 2))
     scale = 1 + np.abs(covariance).max()
     assert np.allclose(got.mean, mean, rtol=0, atol=2e-14 * scale)
@@ -153,8 +153,8 @@ def test_a_draw_is_the_update_of_the_groups_drawn():
     """The mean over the drawn groups of the written loss's gradient, for the drawn actions."""
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
     key = jax.random.key(3)
-    drawn = draw(key, jnp.exp(rd.softmax(LOGITS)), (5, 4))
-    old = rd.softmax(LOGITS)
+    drawn = draw(key, jnp.exp(rd.log_softmax(LOGITS)), (5, 4))
+    old = rd.log_softmax(LOGITS)
 
     def loss(z):
         groups = [w.grpo(w.group_of(a, z, old, LOG_REF, REWARD)) for a in drawn]

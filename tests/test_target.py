@@ -120,7 +120,7 @@ def test_float32_of_every_regulariser(name, bandit, beta):
 @jax.jit
 @jax.value_and_grad
 def loss(z, bandit, regularizer):
-    return -rd.objective(rd.softmax(z), bandit, regularizer)
+    return -rd.objective(rd.log_softmax(z), bandit, regularizer)
 
 
 @every_regularizer
@@ -367,10 +367,10 @@ def test_the_gap_to_the_optimum_is_a_kl(bandit, beta, key):
     z = jnp.asarray(np.random.default_rng(key).normal(size=5) * 2)
 
     def gap(z):
-        return target.value - rd.objective(rd.softmax(z), bandit, rd.ReverseKL(beta))
+        return target.value - rd.objective(rd.log_softmax(z), bandit, rd.ReverseKL(beta))
 
     def kl(z):
-        return beta * rd.metrics.kl(rd.softmax(z), target.log_probs)
+        return beta * rd.metrics.kl(rd.log_softmax(z), target.log_probs)
 
     scale = 10 * (1 + beta)
     assert abs(float(gap(z) - kl(z))) <= 1e-13 * scale * (1 + float(kl(z)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 
 
 class Advantage:
@@ -28,6 +28,10 @@ class Advantage:
     def __call__(self, batch: Batch) -> Array:
         """The advantage of each entry, shape [n]."""
         raise NotImplementedError
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Its coefficient, as one of a regularizer, if it has one."""
+        return ()
 
 
 @record
@@ -46,9 +50,11 @@ class GroupRelative(Advantage):
     """
 
     eps: Array
-    baseline: str = static(default="none")
-    scale: str = static(default="none")
-    singleton: str = static(default="formula")
+    baseline: str = choice("none", "mean", "others", "greedy", "value", default="none")
+    scale: str = choice(
+        "none", "std", "std_biased", "whiten", "mean", "sqrt_mean", "nonzero", default="none"
+    )
+    singleton: str = choice("formula", "raw", default="formula")
 
     def __call__(self, batch: Batch) -> Array:
         """(r - b)/(s + eps)."""
@@ -133,7 +139,7 @@ class BestMinusSecond(Advantage):
     """
 
     eps: Array
-    scale: str = static(default="none")
+    scale: str = choice("none", "std", default="none")
 
     needs: ClassVar[str] = "group"
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from regdist.methods.advantage import Advantage
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
-from regdist.methods.penalty import ESTIMATORS, Penalty
+from regdist.methods.penalty import ESTIMATORS, Estimated
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
 from regdist.numerics.records import as_number, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
@@ -154,7 +154,7 @@ def compose(
         exact = ReverseKL(beta)
         regularizer = exact if regularizer is None else regularizer + exact
     elif beta is not None and not none:
-        penalty = Penalty(
+        penalty = Estimated(
             as_number(beta),
             as_number(clamp_ratio),
             as_number(clamp_value),

@@ -29,11 +29,11 @@ class View:
     """
 
     def __init__(self, batch: Batch, advantages: Array, log_probs: Array):
-        laws = batch.tables
+        tables = batch.tables
         self._batch = batch
         self.log_probs = log_probs
-        self.old_log_probs = batch.pick(laws.log_old)
-        self.ref_log_probs = batch.pick(laws.log_ref)
+        self.old_log_probs = batch.pick(tables.log_old)
+        self.ref_log_probs = batch.pick(tables.log_ref)
         self.rewards = batch.reward
         self.advantages = advantages
         self.weights = batch.weight

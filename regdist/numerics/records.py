@@ -1,6 +1,8 @@
 """How records are made: frozen dataclasses that jax sees as trees of arrays."""
 
 import dataclasses
+import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -21,8 +23,9 @@ Table = ArrayLike | Sequence[Any]
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a jax pytree.
 
-    Fields are data unless declared with `static()`. jax rebuilds a record, with tracers or
-    placeholders inside, without calling `__init__`.
+    Fields are data unless declared with `static()` or `choice()`. jax rebuilds a record, with
+    tracers or placeholders inside, without calling `__init__`, so that a choice is checked once,
+    when the record is made.
 
     `jax.tree_util.register_dataclass` would do this too, but to it two classes with as many fields
     are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
@@ -48,7 +51,23 @@ def record(cls: type[T]) -> type[T]:
         return x
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    _check_choices(made, {f.name: f.metadata["known"] for f in fields if "known" in f.metadata})
     return made
+
+
+def _check_choices(cls: Any, known: dict[str, tuple[str, ...]]) -> None:
+    """Lets the constructor of `cls` refuse a word that it does not know."""
+    if not known:
+        return
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        for name, words in known.items():
+            check_choice(name, getattr(self, name), words, cls.__name__)
+
+    cls.__init__ = checked
 
 
 class Law:
@@ -65,6 +84,69 @@ class Law:
 def static(**kwargs: Any) -> Any:
     """A record field that is a choice rather than a number: part of the trace, not of the data."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def choice(*known: str, default: str) -> Any:
+    """A static field that must be one of these words; checked when the record is made."""
+    return dataclasses.field(default=default, metadata={"static": True, "known": known})
+
+
+def check_choice(name: str, word: Any, known: Iterable[str], where: str = "") -> None:
+    """Refuses a word that is not known, and says which one may have been meant.
+
+    Raises:
+        ValueError: the word is not one of them.
+    """
+    words = tuple(known)
+    if isinstance(word, str) and word in words:
+        return
+    near = difflib.get_close_matches(str(word), words, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    place = f" of {where}" if where else ""
+    raise ValueError(
+        f"{name}{place} must be one of {', '.join(map(repr, words))}; got {name}={word!r}{hint}"
+    )
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], advice: str) -> None:
+    """Refuses an argument of the wrong kind; safe under jit, as records stay records there.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: the class that is wanted, or several.
+        advice: what to call instead.
+
+    Raises:
+        TypeError: the value is of another kind.
+    """
+    if isinstance(value, kind):
+        return
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(k.__name__ for k in kinds)
+    if isinstance(value, type):
+        got = f"the class {value.__name__} itself"
+    elif callable(value) and hasattr(value, "__name__"):
+        got = f"the function {value.__name__}: call it"
+    else:
+        text = repr(value)
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        got = f"{type(value).__name__} {shown}"
+    raise TypeError(f"{name} must be a {wanted}; got {got}. {advice}")
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is not a key of jax's random numbers, such as a seed.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if key is None:
+        return
+    is_array = isinstance(key, Array)
+    typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not (typed or (is_array and key.dtype == jnp.uint32 and key.shape == (2,))):
+        raise TypeError(f"key must be a key of jax's: jax.random.key(seed); got key={key!r}")
 
 
 def is_concrete(*values: Any) -> bool:

@@ -30,9 +30,9 @@ from rich.table import Table
 from regdist import methods as m
 from regdist import metrics
 from regdist.methods import Expectation, Group, Method, Population, Sampled
-from regdist.methods.field import prepared
+from regdist.methods.expectation import prepared
 from regdist.plots.figures import style
-from regdist.policies.table import softmax
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers.regularizer import Entropy, ForwardKL, ReverseKL
 from regdist.runs.driver import run
@@ -115,7 +115,9 @@ def targets(problem: Bandit) -> dict[str, np.ndarray]:
         "forward KL": np.asarray(target(problem, ForwardKL(BETA)).log_probs),
         "entropy": np.asarray(target(problem, Entropy(BETA)).log_probs),
         "reference": log_q,
-        "reference on the best": np.asarray(softmax(jnp.asarray(np.where(best, log_q, -np.inf)))),
+        "reference on the best": np.asarray(
+            log_softmax(jnp.asarray(np.where(best, log_q, -np.inf)))
+        ),
         "likeliest best": np.where(likeliest, 0.0, -np.inf),
     }
 
@@ -158,7 +160,7 @@ def cell(method: str, problem: str, expectation: str) -> Cell:
     over = EXPECTATIONS[expectation]
     best = task.reward == jnp.max(task.reward)
     paths = _paths(how, task, over)
-    if isinstance(over, Sampled):
+    if over.draws:
         ends = np.asarray(paths[:, -1])
         verdict, sentence, nearest, rate = "drawn", f"{SEEDS} sampled runs", "", None
     else:
@@ -194,9 +196,9 @@ def _paths(method: Method, task: Bandit, over: Expectation) -> Array:
     """The policies of a run, or of one for each seed where groups are drawn, shape [S, N, K]."""
 
     def walk(key: Array | None) -> Array:
-        return run(method, task, _STEPS, None, over, key, record_every=_EVERY).log_probs
+        return run(method, task, _STEPS, expectation=over, key=key, record_every=_EVERY).log_probs
 
-    if isinstance(over, Sampled):
+    if over.draws:
         return jax.vmap(walk)(jax.random.split(jax.random.key(0), SEEDS))
     return walk(None)[None]
 

@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from regdist.methods import Expectation, Group, Method, Sampled, field, update_moments
-from regdist.methods.field import prepared
+from regdist.methods import Expectation, Method, Sampled, field, update_moments
+from regdist.methods.expectation import prepared
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum
@@ -146,10 +146,20 @@ def certify(
     over = prepared(expectation, method, bandit)
     ends = np.zeros((0, bandit.num_actions))
     if path is None:
-        every = max(1, steps // (1000 if isinstance(over, Sampled) else 100))
+        every = max(1, steps // (1000 if over.draws else 100))
 
         def walk(start: Array | None, every: int) -> Trajectory:
-            return run(method, bandit, steps, chosen, over, key, start, every, loop=loop)
+            return run(
+                method,
+                bandit,
+                steps,
+                optimizer=chosen,
+                expectation=over,
+                key=key,
+                init=start,
+                record_every=every,
+                loop=loop,
+            )
 
         path = walk(None, every)
         ends = np.asarray(
@@ -179,9 +189,7 @@ class _Judgement:
     ):
         self.method, self.bandit, self.target, self.path = method, bandit, target, path
         self.tolerance, self.drawn = tolerance, expectation
-        self.expectation = expectation
-        if isinstance(expectation, Sampled):
-            self.expectation = prepared(Group(expectation.group_size), method, bandit)
+        self.expectation = expectation.exact().prepared(method, bandit)
         self.basins = np.array([total_variation(jnp.asarray(e), target.log_probs) for e in ends])
         self.last = path.log_probs[-1]
         self.kept = np.flatnonzero(np.exp(np.asarray(target.log_probs)) > _NEGLIGIBLE)
@@ -344,7 +352,7 @@ class _Judgement:
         growth = float(np.max(n["eigenvalues"].real, initial=-np.inf))
         if growth > 1e-9 * abs(n["fastest"]):
             return "elsewhere", f"the target is a fixed point that repels (eigenvalue {growth:.2g})"
-        if isinstance(self.drawn, Sampled):
+        if self.drawn.draws:
             return self.noisy_verdict(n, where)
         if n["total_variation"] <= self.tolerance:
             pace = "" if n["measured_rate"] is None else f", rate {n['measured_rate']:.3g} a step"

@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from regdist.methods import Expectation, Method, Sampled, field
-from regdist.methods.field import prepared
+from regdist.methods import Expectation, Method, field
+from regdist.methods.expectation import prepared
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
-from regdist.policies.table import softmax
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.regularizer import (
     AlphaDivergence,
@@ -145,18 +145,18 @@ def identify(
     >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
     ReverseKL(0.3)
     """
-    if isinstance(expectation, Sampled):
-        raise ValueError(
-            f"identify follows the expected update, which {expectation!r} only draws: use "
-            f"rd.Group({expectation.group_size}) or rd.Population()"
-        )
     over = prepared(expectation, method, bandit)
+    if over.draws:
+        raise ValueError(
+            f"identify follows the expected update, which {over!r} only draws: use "
+            f"rd.{over.exact()!r} or rd.Population()"
+        )
     begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
     if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
     flows = [_flow(method, bandit, over, z) for z in begin]
     dtype = bandit.reward.dtype
-    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits, dtype))) for f in flows])
+    ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])
     norms = np.array([f.norm for f in flows])
     digits = float(jnp.finfo(dtype).eps) ** 0.5
     rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
@@ -172,7 +172,7 @@ def identify(
         verdict=verdict,
         sentence=sentence,
         candidates=tuple(candidates),
-        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin, dtype))),
+        starts=np.asarray(jax.vmap(log_softmax)(jnp.asarray(begin, dtype))),
         ends=ends,
         field_norm=norms,
     )
@@ -234,7 +234,7 @@ def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.nd
         if solver.status == "failed":
             break
     if not finite:  # logits may run off for ever while the law stands still
-        p, f_z = np.exp(np.asarray(softmax(jnp.asarray(z)))), f(0.0, z)
+        p, f_z = np.exp(np.asarray(log_softmax(jnp.asarray(z)))), f(0.0, z)
         speed = np.max(np.abs(p * (f_z - p @ f_z)))
         settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
     logits = np.full(bandit.num_actions, -np.inf)
@@ -258,8 +258,8 @@ def _slide(
         method,
         bandit,
         2 * _WALK,
-        _shrinking(unit),
-        expectation,
+        optimizer=_shrinking(unit),
+        expectation=expectation,
         init=start,
         record_every=_WALK // 10,
     )
@@ -317,7 +317,7 @@ def _candidates(
     likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
     laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
     for name, law in laws.items():
-        log_p = softmax(jnp.asarray(law, aim.dtype))
+        log_p = log_softmax(jnp.asarray(law, aim.dtype))
         found.append(Candidate(name, None, float(total_variation(aim, log_p))))
 
     def rank(c: Candidate) -> tuple:
@@ -354,7 +354,7 @@ def _misfit(
     random, worst = np.random.default_rng(0), 0.0
     for _ in range(3):
         z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
-        log_p = softmax(jnp.asarray(z, bandit.reward.dtype))
+        log_p = log_softmax(jnp.asarray(z, bandit.reward.dtype))
         gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
         slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
         columns = np.column_stack([constant, slope])
@@ -366,11 +366,7 @@ def _misfit(
 
 
 def _own_betas(method: Method) -> np.ndarray:
-    betas = [float(p.beta) for p in method.penalties if hasattr(p, "beta")]
-    if method.regularizer is not None:
-        betas += [float(t.beta) for t in method.regularizer.terms]
-    if hasattr(method.advantage, "beta"):
-        betas.append(float(method.advantage.beta))  # pyright: ignore[reportAttributeAccessIssue]
+    betas = [float(c) for c in method.coefficients_of_parts()]
     return np.array([b for b in betas if b > 0])
 
 
