@@ -5,7 +5,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from regdist import methods, metrics, policies, problems, testing
-from regdist.methods import Group, Method, Population, Sampled, field
+from regdist.methods import Group, Method, Population, Sampled
+from regdist.methods.field import field
 from regdist.numerics import logspace
 from regdist.numerics.records import record, static
 from regdist.policies import laws

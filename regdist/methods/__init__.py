@@ -1,7 +1,10 @@
 """Methods: how a policy is moved. A method is a composition; `presets` names the known ones."""
 
 from regdist.methods import advantage as advantage
+from regdist.methods import controller as controller
 from regdist.methods import matching as matching
+from regdist.methods import penalty as penalty
+from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
@@ -9,7 +12,6 @@ from regdist.methods.expectation import Expectation as Expectation
 from regdist.methods.expectation import Group as Group
 from regdist.methods.expectation import Population as Population
 from regdist.methods.expectation import Sampled as Sampled
-from regdist.methods.field import field as field
 from regdist.methods.loss import View as View
 from regdist.methods.loss import from_loss as from_loss
 from regdist.methods.method import Method as Method

@@ -14,8 +14,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from regdist.methods import Expectation, Method, Sampled, field, update_moments
+from regdist.methods import Expectation, Method, Sampled, update_moments
 from regdist.methods.expectation import prepared
+from regdist.methods.field import field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum

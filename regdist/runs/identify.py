@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from regdist.methods import Expectation, Method, field
+from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
+from regdist.methods.field import field
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
 from regdist.policies.table import log_softmax
