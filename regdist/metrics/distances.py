@@ -23,8 +23,9 @@ def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
     `kl(log_ref, log_policy)`. Computed as a sum of non-negative terms, so that it is never
     negative, and exact to relative rounding where p is close to q (Kullback and Leibler 1951).
 
-    >>> print(kl(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
-    0.143841...
+    Examples:
+        >>> print(kl(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+        0.143841...
     """
     return KL().value(log_p, log_q)
 
@@ -35,8 +36,9 @@ def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
 
     Symmetric, between 0 and log 2; its square root is a metric (Lin 1991).
 
-    >>> print(js(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
-    0.0338220...
+    Examples:
+        >>> print(js(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+        0.0338220...
     """
     return JensenShannon().value(log_p, log_q)
 
@@ -45,9 +47,10 @@ def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
 def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """Half the sum of |p_i - q_i|: between 0 and 1.
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> print(f"{total_variation(log_p, log_q):.6f}")
-    0.250000
+    Examples:
+        >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(f"{total_variation(log_p, log_q):.6f}")
+        0.250000
     """
     return TotalVariation().value(log_p, log_q)
 
@@ -59,8 +62,9 @@ def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Arr
     Computed as sqrt(sum (sqrt p - sqrt q)^2 / 2). At p = q, where it has a corner, the gradient
     is 0 (Hellinger 1909).
 
-    >>> print(hellinger(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
-    0.184591...
+    Examples:
+        >>> print(hellinger(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+        0.184591...
     """
     square = jnp.sum(exp_difference(log_p / 2, log_q / 2) ** 2) / 2
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -73,8 +77,9 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
     It is twice `alpha_divergence` at alpha = 2. With q the behaviour it is the variance of the
     importance weights p/q (Pearson 1900).
 
-    >>> print(chi_squared(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
-    0.333333...
+    Examples:
+        >>> print(chi_squared(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+        0.333333...
     """
     # (p - q)/sqrt q = p/sqrt q - sqrt q, with the terms that overflow held aside.
     finite_q = jnp.where(jnp.isneginf(log_q), 0, log_q)
@@ -95,9 +100,10 @@ def alpha_divergence(
     has no seam. +inf where p = 0 < q at alpha <= 0 and where q = 0 < p at alpha >= 1 (Cichocki and
     Amari 2010; `AlphaDivergence` is its regulariser).
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> print(alpha_divergence(log_p, log_q, 2))
-    0.166666...
+    Examples:
+        >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(alpha_divergence(log_p, log_q, 2))
+        0.166666...
     """
     return Alpha(as_number(alpha).astype(log_p.dtype)).value(log_p, log_q)
 
@@ -118,9 +124,10 @@ def renyi_divergence(
         log_q: log-probabilities, shape [K].
         order: n >= 0, may be inf.
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> print(renyi_divergence(log_p, log_q, 2))  # log(4/3)
-    0.287682...
+    Examples:
+        >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(renyi_divergence(log_p, log_q, 2))  # log(4/3)
+        0.287682...
     """
     order = as_number(order).astype(log_p.dtype)
     unbounded = jnp.isposinf(order)
@@ -150,8 +157,9 @@ def log_odds_error(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Floa
 
     Over the actions with q > 0; +inf when p is 0 at one of them.
 
-    >>> print(log_odds_error(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
-    1.09861...
+    Examples:
+        >>> print(log_odds_error(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))))
+        1.09861...
     """
     inside = ~jnp.isneginf(log_q)
     lost = inside & jnp.isneginf(log_p)

@@ -47,10 +47,12 @@ def support_change(
         log_q: log-probabilities of the reference, shape [K].
         floor: a probability; 0 gives the supports themselves.
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5, 0.0])), jnp.log(jnp.array([0.75, 0.0, 0.25]))
-    >>> change = support_change(log_p, log_q)
-    >>> print(change.kept, change.lost, change.gained, change.lost_mass, change.gained_mass)
-    1 1 1 0.25 0.5
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.5, 0.5, 0.0]))
+        >>> log_q = jnp.log(jnp.array([0.75, 0.0, 0.25]))
+        >>> change = support_change(log_p, log_q)
+        >>> print(change.kept, change.lost, change.gained, change.lost_mass, change.gained_mass)
+        1 1 1 0.25 0.5
     """
     log_floor = jnp.log(as_number(floor).astype(log_p.dtype))
     now, before = log_p > log_floor, log_q > log_floor
@@ -79,9 +81,10 @@ def vendi_score(
         similarity: S, positive semidefinite with ones on its diagonal, shape [K, K].
         order: n >= 0, may be inf.
 
-    >>> alike = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> print(f"{vendi_score(jnp.log(jnp.array([0.25, 0.25, 0.5])), alike):.6f}")
-    2.000000
+    Examples:
+        >>> alike = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> print(f"{vendi_score(jnp.log(jnp.array([0.25, 0.25, 0.5])), alike):.6f}")
+        2.000000
     """
     root = jnp.exp(log_p / 2)
     eigenvalues = jnp.linalg.eigvalsh(root[:, None] * similarity * root[None, :])
@@ -111,10 +114,11 @@ def quality_diversity(
         label: the cell of each action, shape [K].
         samples: n, any real > 0; inf gives the archive of the whole support.
 
-    >>> log_p = jnp.log(jnp.array([0.25, 0.25, 0.5]))
-    >>> score = quality_diversity(log_p, jnp.array([1.0, 3.0, 2.0]), jnp.array([0, 0, 1]), 1)
-    >>> print(score)  # one draw: E_p R
-    2.0
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.25, 0.25, 0.5]))
+        >>> score = quality_diversity(log_p, jnp.array([1.0, 3.0, 2.0]), jnp.array([0, 0, 1]), 1)
+        >>> print(score)  # one draw: E_p R
+        2.0
     """
     value = jnp.where(jnp.isneginf(log_p), 0, reward)
     order = jnp.lexsort((-value, label))
@@ -142,8 +146,9 @@ def hypervolume(points: Float[Array, "N M"], reference: Float[Array, " M"]) -> F
         points: finite values of M objectives to maximise, shape [N, M].
         reference: the worst value of each, shape [M]; a point must exceed it in all to count.
 
-    >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
-    5.0
+    Examples:
+        >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
+        5.0
     """
     above = jnp.maximum(points, reference) - reference
     height = above[:, -1]

@@ -18,8 +18,9 @@ from regdist.policies.laws import restrict
 def entropy(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     """H(p) = -sum_i p_i log p_i, in nats (Shannon 1948).
 
-    >>> print(entropy(jnp.log(jnp.array([0.5, 0.5, 0.0]))))
-    0.693147...
+    Examples:
+        >>> print(entropy(jnp.log(jnp.array([0.5, 0.5, 0.0]))))
+        0.693147...
     """
     return expect(log_p, -log_p)
 
@@ -45,8 +46,9 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array,
         log_p: log-probabilities, shape [K].
         order: n >= 0, may be inf.
 
-    >>> print(tsallis_entropy(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
-    0.625
+    Examples:
+        >>> print(tsallis_entropy(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
+        0.625
     """
     n = as_number(order).astype(log_p.dtype)
     infinite = jnp.isposinf(n)
@@ -64,8 +66,9 @@ def renyi_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, "
         log_p: log-probabilities, shape [K].
         order: n >= 0, may be inf.
 
-    >>> print(renyi_entropy(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
-    0.980829...
+    Examples:
+        >>> print(renyi_entropy(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
+        0.980829...
     """
     n = as_number(order).astype(log_p.dtype)
     infinite = jnp.isposinf(n)
@@ -94,8 +97,9 @@ def hill_number(log_p: Float[Array, " K"], order: ArrayLike = 1.0) -> Float[Arra
         log_p: log-probabilities, shape [K].
         order: n >= 0, may be inf.
 
-    >>> print(hill_number(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
-    2.66666...
+    Examples:
+        >>> print(hill_number(jnp.log(jnp.array([0.5, 0.25, 0.25])), 2))
+        2.66666...
     """
     none = jnp.all(jnp.isneginf(log_p))
     return jnp.where(none, 0, jnp.exp(renyi_entropy(jnp.where(none, 0, log_p), order)))
@@ -107,8 +111,10 @@ def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float
 
     With labels the modes that actions belong to, it is the mass per mode.
 
-    >>> print(jnp.exp(label_log_probs(jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([0, 1, 1]))))
-    [0.2 0.8 0. ]
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.2, 0.3, 0.5]))
+        >>> print(jnp.exp(label_log_probs(log_p, jnp.array([0, 1, 1]))))
+        [0.2 0.8 0. ]
     """
     largest = jnp.full_like(log_p, -jnp.inf).at[label].max(jax.lax.stop_gradient(log_p))
     base = jnp.where(jnp.isneginf(largest), 0, largest)
@@ -129,8 +135,10 @@ def effective_labels(
     With `keep` the correct actions and labels the answers they stand for, it is the effective
     number of different solutions among the correct answers.
 
-    >>> print(effective_labels(jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([0, 0, 1]), order=2))
-    2.0
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.2, 0.3, 0.5]))
+        >>> print(effective_labels(log_p, jnp.array([0, 0, 1]), order=2))
+        2.0
     """
     law = log_p if keep is None else restrict(log_p, keep)
     return hill_number(label_log_probs(law, label), order)
@@ -144,8 +152,9 @@ def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[
     can fall while that one rises. (Clustered by meaning it is the semantic entropy of
     arXiv 2302.09664.)
 
-    >>> print(answer_entropy(jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([0, 0, 1])))
-    0.693147...
+    Examples:
+        >>> print(answer_entropy(jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([0, 0, 1])))
+        0.693147...
     """
     return entropy(label_log_probs(log_p, label))
 
@@ -162,9 +171,10 @@ def token_entropies(log_p: Float[Array, " K"], sequences: Int[Array, "K T"]) -> 
         log_p: log-probabilities of the sequences, shape [K].
         sequences: their tokens, shape [K, T]; pad short ones with one token of its own.
 
-    >>> paths = jnp.array([[0, 0], [0, 1], [1, 0]])
-    >>> print(token_entropies(jnp.log(jnp.array([0.25, 0.25, 0.5])), paths) / jnp.log(2))
-    [1.  0.5]
+    Examples:
+        >>> paths = jnp.array([[0, 0], [0, 1], [1, 0]])
+        >>> print(token_entropies(jnp.log(jnp.array([0.25, 0.25, 0.5])), paths) / jnp.log(2))
+        [1.  0.5]
     """
 
     def step(before: Array, token: Array) -> tuple[Array, Array]:

@@ -20,8 +20,9 @@ from regdist.policies.laws import restrict
 def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Float[Array, ""]:
     """E_p R = sum_i p_i R_i; an action of probability 0 does not count, even at R = -inf.
 
-    >>> print(expected_reward(jnp.log(jnp.array([0.25, 0.75])), jnp.array([1.0, 2.0])))
-    1.75
+    Examples:
+        >>> print(expected_reward(jnp.log(jnp.array([0.25, 0.75])), jnp.array([1.0, 2.0])))
+        1.75
     """
     return expect(log_p, reward)
 
@@ -30,8 +31,9 @@ def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Fl
 def success(log_p: Float[Array, " K"], correct: Bool[Array, " K"]) -> Float[Array, ""]:
     """The probability of the actions marked `correct`.
 
-    >>> print(success(jnp.log(jnp.array([0.25, 0.75])), jnp.array([True, False])))
-    0.25
+    Examples:
+        >>> print(success(jnp.log(jnp.array([0.25, 0.75])), jnp.array([True, False])))
+        0.25
     """
     return jnp.sum(jnp.where(correct, jnp.exp(log_p), 0))
 
@@ -46,8 +48,9 @@ def pass_at_k(success: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
     From the law itself, so exact, and accurate for rare successes. `k` may be any real >= 0, and
     inf asks whether success is possible at all.
 
-    >>> print(pass_at_k(0.5, 2))
-    0.75
+    Examples:
+        >>> print(pass_at_k(0.5, 2))
+        0.75
     """
     chance = _chance(success)
     tries = jnp.asarray(k, dtype=chance.dtype)
@@ -73,8 +76,9 @@ def pass_at_k_unbiased(samples: ArrayLike, correct: ArrayLike, k: ArrayLike) -> 
         correct: c, 0 <= c <= n.
         k: 0 <= k <= n; the estimate does not exist, and is NaN, beyond.
 
-    >>> print(pass_at_k_unbiased(4, 2, 2))  # 1 - 1/6
-    0.833333...
+    Examples:
+        >>> print(pass_at_k_unbiased(4, 2, 2))  # 1 - 1/6
+        0.833333...
     """
     n, c, size = jnp.broadcast_arrays(*(as_number(x) for x in (samples, correct, k)))
     fewer, more = jnp.minimum(c, size), jnp.maximum(c, size)
@@ -100,8 +104,9 @@ def zero_advantage_probability(success: ArrayLike, group_size: ArrayLike) -> Flo
         success: p, the chance that one sample is right, any shape.
         group_size: G >= 1; any real.
 
-    >>> print(zero_advantage_probability(0.5, 4))
-    0.125
+    Examples:
+        >>> print(zero_advantage_probability(0.5, 4))
+        0.125
     """
     chance = _chance(success)
     size = jnp.asarray(group_size, dtype=chance.dtype)
@@ -118,9 +123,10 @@ def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) 
     It is 1/E_q[(p/q)^2] = 1/(1 + chi^2(p || q)), the limit of (sum w)^2/(n sum w^2) for n samples
     with weights w = p/q (Kong 1992). 0 where p > 0 = q.
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> print(f"{effective_sample_size(log_p, log_q):.6f}")
-    0.750000
+    Examples:
+        >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(f"{effective_sample_size(log_p, log_q):.6f}")
+        0.750000
     """
     return jnp.exp(-renyi_divergence(log_p, log_q, 2))
 
@@ -132,9 +138,10 @@ def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
     The density ratio that bounds off-policy errors of a policy p from data of q, on one state
     (Munos 2003, arXiv 1905.00360).
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> print(f"{concentrability(log_p, log_q):.6f}")
-    2.000000
+    Examples:
+        >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(f"{concentrability(log_p, log_q):.6f}")
+        2.000000
     """
     top = jnp.max(log_ratio(log_p, log_q))
     over = top > largest_exponent(top)
@@ -149,8 +156,9 @@ def squared_score_norm(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     The trace of the softmax table's Fisher information; 0 at a vertex, relatively exact near it.
     It is `tsallis_entropy` of order 2.
 
-    >>> print(squared_score_norm(jnp.log(jnp.array([0.5, 0.25, 0.25]))))
-    0.625
+    Examples:
+        >>> print(squared_score_norm(jnp.log(jnp.array([0.5, 0.25, 0.25]))))
+        0.625
     """
     return tsallis_entropy(log_p, 2)
 
@@ -186,9 +194,10 @@ def optimal_baseline(
         reward: rewards, shape [K].
         log_behaviour: log-probabilities of the law that is sampled, shape [K].
 
-    >>> log_p, reward = jnp.log(jnp.array([0.75, 0.25])), jnp.array([1.0, 0.0])
-    >>> print(f"{optimal_baseline(log_p, reward):.6f}")  # |S|^2 is 1/8 and 9/8
-    0.250000
+    Examples:
+        >>> log_p, reward = jnp.log(jnp.array([0.75, 0.25])), jnp.array([1.0, 0.0])
+        >>> print(f"{optimal_baseline(log_p, reward):.6f}")  # |S|^2 is 1/8 and 9/8
+        0.250000
     """
     behaviour = log_p if log_behaviour is None else log_behaviour
     log_norm = _log_score_norms(log_p)

@@ -28,9 +28,10 @@ def quantile(
     Raises:
         ValueError: the level is outside (0, 1].
 
-    >>> log_p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> print(quantile(log_p, jnp.array([0.0, 1.0, 2.0]), 0.6))
-    1.0
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+        >>> print(quantile(log_p, jnp.array([0.0, 1.0, 2.0]), 0.6))
+        1.0
     """
     wanted = _level("level", level, open_below=True).astype(log_p.dtype)
     taken = ~jnp.isneginf(log_p)
@@ -63,9 +64,10 @@ def range_value_at_risk(
     Raises:
         ValueError: levels outside [0, 1], or high not above low.
 
-    >>> log_p, r = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.array([0.0, 1.0, 2.0])
-    >>> print(range_value_at_risk(log_p, r, 0.0, 0.8).round(4))  # 0.3/0.8
-    0.375
+    Examples:
+        >>> log_p, r = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.array([0.0, 1.0, 2.0])
+        >>> print(range_value_at_risk(log_p, r, 0.0, 0.8).round(4))  # 0.3/0.8
+        0.375
     """
     start, end = (_level(n, x).astype(log_p.dtype) for n, x in (("low", low), ("high", high)))
     if is_concrete(start, end) and not np.all(np.asarray(end) > np.asarray(start)):

@@ -55,8 +55,9 @@ def normalize(log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
     Args:
         log_weights: any reals or -inf, at least one finite, shape [K].
 
-    >>> normalize(jnp.log(jnp.array([1.0, 3.0])))
-    Array([-1.38629436, -0.28768207], dtype=float64)
+    Examples:
+        >>> normalize(jnp.log(jnp.array([1.0, 3.0])))
+        Array([-1.38629436, -0.28768207], dtype=float64)
     """
     return log_weights - jax.nn.logsumexp(log_weights)
 
@@ -147,8 +148,9 @@ def log_q_exponential(x: Array, alpha: Array) -> Array:
     Tsallis' q-exponential with q = 2 - alpha, in logs: -inf where alpha > 1 and the bracket is
     not positive, +inf where alpha < 1 and it is not positive.
 
-    >>> log_q_exponential(jnp.array([0.5]), jnp.array(0.0))   # -log(1 - x)
-    Array([0.69314718], dtype=float64)
+    Examples:
+        >>> log_q_exponential(jnp.array([0.5]), jnp.array(0.0))   # -log(1 - x)
+        Array([0.69314718], dtype=float64)
     """
     a = alpha - 1
     z = a * x

@@ -21,8 +21,9 @@ def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " 
     Raises:
         ValueError: the temperature is not a finite number above 0.
 
-    >>> print(jnp.exp(temper(jnp.log(jnp.array([0.8, 0.2])), 0.5)).round(4))
-    [0.9412 0.0588]
+    Examples:
+        >>> print(jnp.exp(temper(jnp.log(jnp.array([0.8, 0.2])), 0.5)).round(4))
+        [0.9412 0.0588]
     """
     t = positive("temperature", temperature, "Its limit 0 is rd.laws.restrict to the likeliest")
     gone = jnp.isneginf(log_p)
@@ -34,9 +35,10 @@ def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array,
 
     All -inf, which is no law, where `keep` has probability 0.
 
-    >>> keep = jnp.array([True, True, False])
-    >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
-    [0.4 0.6 0. ]
+    Examples:
+        >>> keep = jnp.array([True, True, False])
+        >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
+        [0.4 0.6 0. ]
     """
     kept = jnp.where(keep, log_p, -jnp.inf)
     none = jnp.all(jnp.isneginf(kept))
@@ -51,8 +53,9 @@ def nucleus(log_p: Float[Array, " K"], mass: ArrayLike) -> Float[Array, " K"]:
     Raises:
         ValueError: mass is not in (0, 1].
 
-    >>> print(jnp.exp(nucleus(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.6)))
-    [0.625 0.375 0.   ]
+    Examples:
+        >>> print(jnp.exp(nucleus(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.6)))
+        [0.625 0.375 0.   ]
     """
     wanted = _fraction("mass", mass).astype(log_p.dtype)
     ordered = jnp.sort(log_p, descending=True)
@@ -69,8 +72,9 @@ def min_p(log_p: Float[Array, " K"], fraction: ArrayLike) -> Float[Array, " K"]:
     Raises:
         ValueError: fraction is not in (0, 1].
 
-    >>> print(jnp.exp(min_p(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.5)))
-    [0.625 0.375 0.   ]
+    Examples:
+        >>> print(jnp.exp(min_p(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.5)))
+        [0.625 0.375 0.   ]
     """
     share = _fraction("fraction", fraction).astype(log_p.dtype)
     floor = jnp.max(log_p) + jnp.log(share) - 4 * jnp.finfo(log_p.dtype).eps
@@ -84,8 +88,9 @@ def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Floa
         log_laws: N laws, shape [N, K].
         weights: w >= 0, shape [N], made to sum to 1; default even.
 
-    >>> print(jnp.exp(mixture(jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8]])))))
-    [0.5 0.5]
+    Examples:
+        >>> print(jnp.exp(mixture(jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8]])))))
+        [0.5 0.5]
     """
     w = _weights(weights, log_laws)
     log_w = jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1)), -jnp.inf)
@@ -102,8 +107,9 @@ def geometric_mean(
 
     An action that any law with positive weight excludes is excluded. Arguments as in `mixture`.
 
-    >>> print(jnp.exp(geometric_mean(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))).round(4))
-    [0.6667 0.3333]
+    Examples:
+        >>> print(jnp.exp(geometric_mean(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))).round(4))
+        [0.6667 0.3333]
     """
     return log_pool(log_laws, _weights(weights, log_laws))[0]
 

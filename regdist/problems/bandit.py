@@ -56,9 +56,10 @@ def bandit(
             with negative entries or another sum, shapes that differ, an empty table, bad labels.
             Values are checked when they are known, that is, not under jit or vmap.
 
-    >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
-    >>> b.reward
-    Array([1., 0., 0.], dtype=float64)
+    Examples:
+        >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
+        >>> b.reward
+        Array([1., 0., 0.], dtype=float64)
     """
     if is_concrete(reward):
         known = np.asarray(reward)

@@ -33,18 +33,19 @@ class Divergence:
     follows from them; a member may override what it knows in a form that does not cancel. Its
     numbers are fields, hence data:
 
-    >>> @rd.record
-    ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
-    ...     def generator(self, r):
-    ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
-    ...     def slope(self, r):
-    ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
-    ...     def log_inverse(self, x):
-    ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
-    >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
-    >>> bool(target.converged)
-    True
+    Examples:
+        >>> @rd.record
+        ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
+        ...     def generator(self, r):
+        ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
+        ...     def slope(self, r):
+        ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
+        ...     def log_inverse(self, x):
+        ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
+        >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
+        >>> bool(target.converged)
+        True
     """
 
     def generator(self, r: Array) -> Array:

@@ -53,8 +53,9 @@ def tempered_self(temperature: ArrayLike) -> TemperedSelf:
     Raises:
         ValueError: T is not a finite number above 0.
 
-    >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
-    ReverseKL(0.3, anchor=...)
+    Examples:
+        >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
+        ReverseKL(0.3, anchor=...)
     """
     return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
 
@@ -218,8 +219,9 @@ def ReverseKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
 
-    >>> ReverseKL(0.1)
-    ReverseKL(0.1)
+    Examples:
+        >>> ReverseKL(0.1)
+        ReverseKL(0.1)
     """
     return FDivergence(KL(), beta, anchor=anchor)
 
@@ -343,9 +345,10 @@ def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) 
     Raises:
         ValueError: order or beta is not a finite number above 0.
 
-    >>> bandit = rd.bandit([0.9, 0.5, -0.3])
-    >>> print(rd.target(bandit, Tsallis(2, 0.5)).probs)  # sparsemax
-    [0.7 0.3 0. ]
+    Examples:
+        >>> bandit = rd.bandit([0.9, 0.5, -0.3])
+        >>> print(rd.target(bandit, Tsallis(2, 0.5)).probs)  # sparsemax
+        [0.7 0.3 0. ]
     """
     n = positive("order", order, "At order 0 the entropy counts the support")
     b = positive("beta", beta, "Without an entropy bonus leave the term out")

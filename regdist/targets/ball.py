@@ -74,9 +74,10 @@ def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
     Raises:
         ValueError: the radius is negative, NaN, or too small to leave forbidden actions out.
 
-    >>> ball = kl_ball(rd.bandit([1.0, 0.0], [0.5, 0.5]), 0.1)
-    >>> print(rd.metrics.kl(ball.log_probs, jnp.log(jnp.array([0.5, 0.5]))).round(9))
-    0.1
+    Examples:
+        >>> ball = kl_ball(rd.bandit([1.0, 0.0], [0.5, 0.5]), 0.1)
+        >>> print(rd.metrics.kl(ball.log_probs, jnp.log(jnp.array([0.5, 0.5]))).round(9))
+        0.1
     """
     if is_concrete(radius) and not np.all(np.asarray(radius) >= 0):
         raise ValueError(f"radius must be a number >= 0, in nats; got radius={radius!r}")
@@ -95,9 +96,10 @@ def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
 def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array, " N"]:
     """The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
 
-    >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
-    >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
-    [0.5    0.7198 1.    ]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
+        >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
+        [0.5    0.7198 1.    ]
     """
     if is_concrete(radii) and not np.all(np.asarray(radii) >= 0):
         raise ValueError(f"radii must be numbers >= 0, in nats; got radii={radii!r}")

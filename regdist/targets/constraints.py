@@ -59,10 +59,11 @@ def constrained(
     Raises:
         ValueError: no law on the support of the reference keeps the limits; the message says which.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
-    >>> t = constrained(b, [[1.0, 0.0]], [0.6], rd.ReverseKL(0.1))  # at most 0.6 on action 0
-    >>> print(t.probs.round(6), bool(t.converged))
-    [0.6 0.4] True
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
+        >>> t = constrained(b, [[1.0, 0.0]], [0.6], rd.ReverseKL(0.1))  # at most 0.6 on action 0
+        >>> print(t.probs.round(6), bool(t.converged))
+        [0.6 0.4] True
     """
     table, bound = _checked(bandit, costs, limits, "costs", "limits")
     _check_feasible(bandit, regularizer, table, bound, equal=False)
@@ -87,9 +88,10 @@ def moment_matched(
     Raises:
         ValueError: no law on the support of the reference has these moments; it says which.
 
-    >>> b = rd.bandit([0.0, 0.0], [0.9, 0.1])
-    >>> print(moment_matched(b, [[1.0, 0.0]], [0.5]).probs.round(6))  # half of all: action 0
-    [0.5 0.5]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0], [0.9, 0.1])
+        >>> print(moment_matched(b, [[1.0, 0.0]], [0.5]).probs.round(6))  # half of all: action 0
+        [0.5 0.5]
     """
     chosen = ReverseKL(1.0) if regularizer is None else regularizer
     table, bound = _checked(bandit, features, moments, "features", "moments")

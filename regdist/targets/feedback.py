@@ -53,10 +53,11 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
         ValueError: the regulariser is not a sum of reverse-KL and entropy terms, or all actions of
             the support have the same reward.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> found = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
-    >>> print(found.probs[:, 0].round(4), found.stable)
-    [0.4531 0.9665] [ True False]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> found = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
+        >>> print(found.probs[:, 0].round(4), found.stable)
+        [0.4531 0.9665] [ True False]
     """
     beta, log_q, reward = _tilt(bandit, regularizer)
     active = ~np.isneginf(log_q)

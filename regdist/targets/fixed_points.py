@@ -73,11 +73,12 @@ def fixed_points(
     Raises:
         ValueError: the interval of the feedback is empty or not finite.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> reg = rd.ReverseKL(0.2)
-    >>> found = rd.fixed_points(b, reg, rd.feedback.pass_at_k(b, reg, b.reward > 0, 4))
-    >>> print(found.x.round(4), found.stable, found.certified)
-    [0.5164] [ True] True
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> reg = rd.ReverseKL(0.2)
+        >>> found = rd.fixed_points(b, reg, rd.feedback.pass_at_k(b, reg, b.reward > 0, 4))
+        >>> print(found.x.round(4), found.stable, found.certified)
+        [0.5164] [ True] True
     """
     return _Search(bandit, regularizer, feedback, resolution).result()
 

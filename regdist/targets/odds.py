@@ -32,8 +32,9 @@ def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array
     Raises:
         ValueError: i or j is not the index of an action.
 
-    >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
-    1.38629...
+    Examples:
+        >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
+        1.38629...
     """
     for name, action in (("i", i), ("j", j)):
         check_actions(name, action, log_probs.shape[-1])
@@ -56,10 +57,11 @@ def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayL
     entropy bonus a beside reverse KL. The reward part is the rest: (R_i - R_j)/beta under reverse
     KL (arXiv 2510.20817), log((Lambda - R_j)/(Lambda - R_i)) under forward KL.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
-    >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
-    >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
-    0.6137 -1.3863 2.0
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
+        >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
+        >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
+        0.6137 -1.3863 2.0
     """
     total = log_odds(target(bandit, regularizer).log_probs, i, j)
     flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
@@ -102,11 +104,12 @@ def critical_beta(
     Raises:
         ValueError: an index names no action, a mask has another shape, or the groups overlap.
 
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
-    0.558110...
-    >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
-    0.3389...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
+        0.558110...
+        >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
+        0.3389...
     """
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     made = regularizer(1.0)

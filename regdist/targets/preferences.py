@@ -24,8 +24,9 @@ _MAX_ITERATIONS = 200
 def bradley_terry(reward: Float[Array, " K"]) -> Float[Array, "K K"]:
     """P(i beats j) = 1/(1 + e^{-(R_i - R_j)}), shape [K, K].
 
-    >>> print(bradley_terry(jnp.array([1.0, 0.0]))[0, 1])
-    0.731058...
+    Examples:
+        >>> print(bradley_terry(jnp.array([1.0, 0.0]))[0, 1])
+        0.731058...
     """
     return jax.nn.sigmoid(reward[:, None] - reward[None, :])
 
@@ -85,9 +86,10 @@ def dpo(
     the best classifier is the log-odds of w against l (arXiv 2305.18290, eq. 7 for the loss). What
     only loses gets probability 0; what only wins takes all of it, in the proportions of q.
 
-    >>> q, w, l = (jnp.log(jnp.array(x)) for x in ([0.5, 0.5], [0.8, 0.2], [0.2, 0.8]))
-    >>> print(jnp.exp(dpo(q, w, l, 2.0)))  # odds (4 * 4)^(1/2)
-    [0.8 0.2]
+    Examples:
+        >>> q, w, l = (jnp.log(jnp.array(x)) for x in ([0.5, 0.5], [0.8, 0.2], [0.2, 0.8]))
+        >>> print(jnp.exp(dpo(q, w, l, 2.0)))  # odds (4 * 4)^(1/2)
+        [0.8 0.2]
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
     margin = log_ratio(log_winner, log_loser)
@@ -117,9 +119,10 @@ def loser_law(
         log_winner: w.
         beta: the coefficient of the DPO loss.
 
-    >>> p, q, w = (jnp.log(jnp.array(x)) for x in ([0.3, 0.7], [0.5, 0.5], [0.6, 0.4]))
-    >>> print(jnp.exp(dpo(q, w, loser_law(p, q, w, 0.1), 0.1)))
-    [0.3 0.7]
+    Examples:
+        >>> p, q, w = (jnp.log(jnp.array(x)) for x in ([0.3, 0.7], [0.5, 0.5], [0.6, 0.4]))
+        >>> print(jnp.exp(dpo(q, w, loser_law(p, q, w, 0.1), 0.1)))
+        [0.3 0.7]
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
     ratio = log_ratio(log_ref, log_target)
@@ -161,10 +164,11 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
     Raises:
         ValueError: beta is not a finite number above 0, or the pairs are no joint law.
 
-    >>> q, r = jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([1.0, 0.0, 0.5])
-    >>> fit = dpo_from_pairs(q, preference_pairs(q, bradley_terry(r)), 0.5)
-    >>> bool(jnp.allclose(fit.log_probs, rd.logspace.normalize(q + r / 0.5)))
-    True
+    Examples:
+        >>> q, r = jnp.log(jnp.array([0.2, 0.3, 0.5])), jnp.array([1.0, 0.0, 0.5])
+        >>> fit = dpo_from_pairs(q, preference_pairs(q, bradley_terry(r)), 0.5)
+        >>> bool(jnp.allclose(fit.log_probs, rd.logspace.normalize(q + r / 0.5)))
+        True
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
     _check_pairs(pairs)
@@ -223,10 +227,11 @@ def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: ArrayLike
     Raises:
         ValueError: beta is not a finite number above 0, or the pairs are no joint law.
 
-    >>> q, hard = jnp.log(jnp.array([0.5, 0.5])), jnp.array([[0.5, 1.0], [0.0, 0.5]])
-    >>> fit = ipo(q, preference_pairs(q, hard), 1.0)
-    >>> print(fit.log_probs[0] - fit.log_probs[1])  # P = 3/4 against 1/4
-    0.5
+    Examples:
+        >>> q, hard = jnp.log(jnp.array([0.5, 0.5])), jnp.array([[0.5, 1.0], [0.0, 0.5]])
+        >>> fit = ipo(q, preference_pairs(q, hard), 1.0)
+        >>> print(fit.log_probs[0] - fit.log_probs[1])  # P = 3/4 against 1/4
+        0.5
     """
     b = positive("beta", beta, _BETA).astype(log_ref.dtype)
     _check_pairs(pairs)

@@ -43,8 +43,9 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
     Raises:
         ValueError: n is not a finite number above 0.
 
-    >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
-    [0.75 0.25]
+    Examples:
+        >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
+        [0.75 0.25]
     """
     if is_concrete(n) and not np.all((np.asarray(n) > 0) & np.isfinite(np.asarray(n))):
         raise ValueError(
@@ -97,8 +98,9 @@ def rejection(
     Raises:
         ValueError: nothing that the law can draw reaches the threshold.
 
-    >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
-    [0.5 0.5 0. ]
+    Examples:
+        >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
+        [0.5 0.5 0. ]
     """
     law = bandit.log_ref if log_p is None else log_p
     keep = bandit.reward >= as_number(threshold).astype(bandit.reward.dtype)

@@ -76,14 +76,15 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     Raises:
         ValueError: coefficients are not scalars, or the anchor of another size.
 
-    >>> t = target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ReverseKL(0.5))
-    >>> print(t.probs)
-    [0.45085306 0.54914694]
-    >>> betas = jnp.array([0.1, 1.0, 10.0])
-    >>> jax.vmap(lambda b: target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ForwardKL(b)))(betas).probs
-    Array([[0.91097722, 0.08902278],
-           [0.31622777, 0.68377223],
-           [0.10977223, 0.89022777]], dtype=float64)
+    Examples:
+        >>> bandit = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(target(bandit, rd.ReverseKL(0.5)).probs)
+        [0.45085306 0.54914694]
+        >>> betas = jnp.array([0.1, 1.0, 10.0])
+        >>> jax.vmap(lambda beta: target(bandit, rd.ForwardKL(beta)))(betas).probs
+        Array([[0.91097722, 0.08902278],
+               [0.31622777, 0.68377223],
+               [0.10977223, 0.89022777]], dtype=float64)
     """
     parts = regularizer.reduce(bandit.log_ref)
     reward = bandit.reward
@@ -126,9 +127,10 @@ def objective(
 
     For reverse KL, J(p) = value - beta KL(p || target) at every p (arXiv 2205.11275).
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
-    0.1000...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
+        0.1000...
     """
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
 

@@ -25,9 +25,10 @@ def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     Raises:
         ValueError: another shape, NaN or +inf, or every action of the reference is forbidden.
 
-    >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
-    >>> print(b.reward)
-    [0. 2.]
+    Examples:
+        >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
+        >>> print(b.reward)
+        [0. 2.]
     """
     row = _row("reward", reward, bandit)
     if is_concrete(row, bandit):
@@ -40,9 +41,10 @@ def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
 
     With `rd.laws` this tempers, filters or mixes the reference:
 
-    >>> b = rd.bandit([1.0, 0.0, 0.0], [0.3, 0.6, 0.1])
-    >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
-    [0.333... 0.666... 0.        ]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.0], [0.3, 0.6, 0.1])
+        >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
+        [0.333... 0.666... 0.        ]
     """
     log_q = normalize(_row("log_reference", log_reference, bandit))
     return Bandit(bandit.reward, log_q, bandit.label)
@@ -72,8 +74,9 @@ def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
 def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
     """A verifier: reward 1 where R >= threshold, else 0. Forbidden actions stay forbidden.
 
-    >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
-    [0. 1. 1.]
+    Examples:
+        >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
+        [0. 1. 1.]
     """
     if is_concrete(threshold) and np.any(np.isnan(np.asarray(threshold))):
         raise ValueError("threshold must be a number; got NaN")
@@ -88,9 +91,10 @@ def typicality_bias(bandit: Bandit, weight: ArrayLike) -> Bandit:
     The reverse-KL target becomes proportional to q^{1 + weight/beta} e^{R/beta}: the reference
     sharpened. Actions off the support get reward -inf.
 
-    >>> b = rd.bandit([0.0, 0.0], [0.8, 0.2])
-    >>> print(rd.target(typicality_bias(b, 0.5), rd.ReverseKL(0.5)).probs.round(4))  # q^2
-    [0.9412 0.0588]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0], [0.8, 0.2])
+        >>> print(rd.target(typicality_bias(b, 0.5), rd.ReverseKL(0.5)).probs.round(4))  # q^2
+        [0.9412 0.0588]
     """
     return condition(bandit, bandit.log_ref, weight)
 
@@ -124,9 +128,10 @@ def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
         rewards: shape [M, K].
         weights: shape [M].
 
-    >>> b = rd.bandit([0.0, 0.0, 0.0])
-    >>> print(scalarize(b, [[1.0, 0.0, 0.4], [0.0, 1.0, 0.4]], [0.5, 0.5]).reward)
-    [0.5 0.5 0.4]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0, 0.0])
+        >>> print(scalarize(b, [[1.0, 0.0, 0.4], [0.0, 1.0, 0.4]], [0.5, 0.5]).reward)
+        [0.5 0.5 0.4]
     """
     table, w = _rows("rewards", rewards, "weights", weights, bandit)
     return with_reward(bandit, jnp.sum(w[:, None] * table, axis=0))
@@ -151,8 +156,9 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
 def length_penalty(bandit: Bandit, length: Table, weight: ArrayLike) -> Bandit:
     """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
 
-    >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
-    [0.9 0.8]
+    Examples:
+        >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
+        [0.9 0.8]
     """
     w = as_number(weight).astype(bandit.reward.dtype)
     return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
@@ -184,9 +190,10 @@ def cluster_mass(bandit: Bandit, weight: ArrayLike = 1.0, log_p: Table | None = 
         weight: of the mass, which lies between 0 and 1.
         log_p: whose answers, shape [K]; default the reference.
 
-    >>> b = rd.bandit([0.0, 0.0, 0.0], [0.3, 0.3, 0.4], label=[0, 0, 1])
-    >>> print(cluster_mass(b).reward)
-    [0.6 0.6 0.4]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0, 0.0], [0.3, 0.3, 0.4], label=[0, 0, 1])
+        >>> print(cluster_mass(b).reward)
+        [0.6 0.6 0.4]
     """
     law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
     mass = jnp.exp(label_log_probs(law, bandit.label))[bandit.label]
@@ -228,9 +235,10 @@ def mara(
         ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
             the regulariser is held to the reference.
 
-    >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
-    >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
-    [0.4836 0.4836 0.0327]
+    Examples:
+        >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
+        >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
+        [0.4836 0.4836 0.0327]
     """
     if form not in ("reward", "substitute"):
         raise ValueError(f'form must be "reward" or "substitute"; got {form!r}')
