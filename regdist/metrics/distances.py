@@ -7,11 +7,10 @@ negative and p close to q costs no accuracy.
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.numerics.logspace import exp_difference, largest_exponent, log1p_ratio, log_ratio
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
 from regdist.regularizers.divergence import KL, Alpha, JensenShannon, TotalVariation
 
 
@@ -91,7 +90,7 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
 
 @jax.jit
 def alpha_divergence(
-    log_p: Float[Array, " K"], log_q: Float[Array, " K"], alpha: ArrayLike
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], alpha: Number
 ) -> Float[Array, ""]:
     """sum_i (p_i^alpha q_i^(1-alpha) - alpha p_i + (alpha-1) q_i)/(alpha (alpha-1)), in nats.
 
@@ -110,7 +109,7 @@ def alpha_divergence(
 
 @jax.jit
 def renyi_divergence(
-    log_p: Float[Array, " K"], log_q: Float[Array, " K"], order: ArrayLike
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], order: Number
 ) -> Float[Array, ""]:
     """D_n(p || q) = log(sum_i p_i^n q_i^(1-n))/(n - 1), n = order, in nats.
 

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
 
 
 class SupportChange(NamedTuple):
@@ -35,7 +34,7 @@ class SupportChange(NamedTuple):
 
 
 def support_change(
-    log_p: Float[Array, " K"], log_q: Float[Array, " K"], floor: ArrayLike = 0.0
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], floor: Number = 0.0
 ) -> SupportChange:
     """Actions kept, lost and gained by p relative to q, where a support is {y: prob(y) > floor}.
 
@@ -67,7 +66,7 @@ def support_change(
 
 
 def vendi_score(
-    log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: ArrayLike = 1.0
+    log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: Number = 1.0
 ) -> Float[Array, ""]:
     """(sum_i lambda_i^n)^{1/(1-n)}, n = order, over the eigenvalues of diag(sqrt p) S diag(sqrt p).
 
@@ -98,7 +97,7 @@ def quality_diversity(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],
     label: Int[Array, " K"],
-    samples: ArrayLike,
+    samples: Number,
 ) -> Float[Array, ""]:
     """The expected QD score of n independent draws: sum over labels of E[best reward drawn].
 

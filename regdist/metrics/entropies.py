@@ -6,11 +6,10 @@ K is the number of actions, T the length of a sequence of tokens.
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from regdist.numerics.logspace import expect, expm1_over, log1p_ratio
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
 
@@ -34,7 +33,7 @@ def _tsallis(log_p: Array, n: Array) -> Array:
 
 
 @jax.jit
-def tsallis_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, ""]:
+def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     """S_n(p) = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is the entropy in nats.
 
     `order` is data and a sweep through 1 has no seam. n = 0 is the size of the support less one,
@@ -56,7 +55,7 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array,
 
 
 @jax.jit
-def renyi_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, ""]:
+def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     """H_n(p) = log(sum_i p_i^n)/(1 - n), n = order, in nats; n = 1 is the entropy.
 
     `order` is data and a sweep through 1 has no seam. n = 0 is the log of the size of the support,
@@ -85,7 +84,7 @@ def renyi_entropy(log_p: Float[Array, " K"], order: ArrayLike) -> Float[Array, "
 
 
 @jax.jit
-def hill_number(log_p: Float[Array, " K"], order: ArrayLike = 1.0) -> Float[Array, ""]:
+def hill_number(log_p: Float[Array, " K"], order: Number = 1.0) -> Float[Array, ""]:
     """The effective number of outcomes (sum_i p_i^n)^{1/(1-n)}, n = order, without units.
 
     The exponential of `renyi_entropy`: n = 1 is e^H (the continuous limit; `order` is data and a
@@ -128,7 +127,7 @@ def effective_labels(
     log_p: Float[Array, " K"],
     label: Int[Array, " K"],
     keep: Bool[Array, " K"] | None = None,
-    order: ArrayLike = 1.0,
+    order: Number = 1.0,
 ) -> Float[Array, ""]:
     """Hill number of the labels' masses, given `keep` if one is given; 0 where that has none.
 

@@ -6,13 +6,12 @@ K is the number of actions.
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.metrics.distances import renyi_divergence
 from regdist.metrics.entropies import tsallis_entropy
 from regdist.numerics.logspace import expect, largest_exponent, log_ratio
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
 
@@ -38,11 +37,11 @@ def success(log_p: Float[Array, " K"], correct: Bool[Array, " K"]) -> Float[Arra
     return jnp.sum(jnp.where(correct, jnp.exp(log_p), 0))
 
 
-def _chance(success: ArrayLike) -> Array:
+def _chance(success: Number) -> Array:
     return success if isinstance(success, Array) else as_number(success)
 
 
-def pass_at_k(success: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
+def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
     """1 - (1 - success)^k: the chance that one of k independent samples is right.
 
     From the law itself, so exact, and accurate for rare successes. `k` may be any real >= 0, and
@@ -64,7 +63,7 @@ def pass_at_k(success: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
     return jnp.where(sure, surely, jnp.where(endless, possible, partly))
 
 
-def pass_at_k_unbiased(samples: ArrayLike, correct: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
+def pass_at_k_unbiased(samples: Number, correct: Number, k: Number) -> Float[Array, "..."]:
     """1 - C(n-c, k)/C(n, k): pass@k estimated from n samples of which c are correct.
 
     Its expectation over n independent samples is `pass_at_k` (arXiv 2107.03374). As a product of
@@ -94,7 +93,7 @@ def pass_at_k_unbiased(samples: ArrayLike, correct: ArrayLike, k: ArrayLike) -> 
     return jnp.where(size > n, jnp.nan, estimate)
 
 
-def zero_advantage_probability(success: ArrayLike, group_size: ArrayLike) -> Float[Array, "..."]:
+def zero_advantage_probability(success: Number, group_size: Number) -> Float[Array, "..."]:
     """p^G + (1-p)^G: the chance that a group of G samples is all right or all wrong.
 
     Such a group of binary rewards has no advantage and gives no gradient (for GRPO, DAPO's dynamic

@@ -6,14 +6,13 @@ K is the number of actions.
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.numerics.records import as_number, is_concrete
+from regdist.numerics.records import Number, as_number, is_concrete
 
 
 def quantile(
-    log_p: Float[Array, " K"], reward: Float[Array, " K"], level: ArrayLike
+    log_p: Float[Array, " K"], reward: Float[Array, " K"], level: Number
 ) -> Float[Array, ""]:
     """The smallest r with P_p(R <= r) >= level: a reward that occurs, exactly.
 
@@ -46,8 +45,8 @@ def quantile(
 def range_value_at_risk(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],
-    low: ArrayLike = 0.0,
-    high: ArrayLike = 1.0,
+    low: Number = 0.0,
+    high: Number = 1.0,
 ) -> Float[Array, ""]:
     """The mean of the quantiles between two levels: 1/(high - low) times their integral.
 
@@ -83,7 +82,7 @@ def range_value_at_risk(
     )
 
 
-def _level(name: str, value: ArrayLike, *, open_below: bool = False) -> Array:
+def _level(name: str, value: Number, *, open_below: bool = False) -> Array:
     if is_concrete(value):
         known = np.asarray(value)
         if not np.all((known > 0 if open_below else known >= 0) & (known <= 1)):

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, as_number, is_concrete, positive
+from regdist.numerics.records import Number, Table, as_number, is_concrete, positive
 
 
-def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " K"]:
+def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]:
     """p^{1/T}, normalised: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
 
     Raises:
@@ -45,7 +44,7 @@ def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array,
     return jnp.where(none, -jnp.inf, normalize(jnp.where(none, 0, kept)))
 
 
-def nucleus(log_p: Float[Array, " K"], mass: ArrayLike) -> Float[Array, " K"]:
+def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
     """The smallest set of likeliest actions that holds `mass`, renormalised (arXiv 1904.09751).
 
     Actions that tie with the last one kept are kept too, so that their order does not matter.
@@ -66,7 +65,7 @@ def nucleus(log_p: Float[Array, " K"], mass: ArrayLike) -> Float[Array, " K"]:
     return restrict(log_p, log_p >= floor)
 
 
-def min_p(log_p: Float[Array, " K"], fraction: ArrayLike) -> Float[Array, " K"]:
+def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
     """Actions at least `fraction` times as likely as the likeliest, renormalised (2407.01082).
 
     Raises:
@@ -126,7 +125,7 @@ def log_pool(
     return log_mean - log_z, log_z
 
 
-def _fraction(name: str, value: ArrayLike) -> Array:
+def _fraction(name: str, value: Number) -> Array:
     if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
         raise ValueError(f"{name} must be in (0, 1]; got {name}={value!r}")
     return as_number(value)

@@ -12,11 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.numerics.logspace import expm1_over, log_ratio
-from regdist.numerics.records import Table, as_number, is_concrete, positive, record, static
+from regdist.numerics.records import (
+    Number,
+    Table,
+    TypeAliasType,
+    as_number,
+    is_concrete,
+    positive,
+    record,
+    static,
+)
 from regdist.policies.laws import log_pool, temper
 from regdist.problems.bandit import uniform
 from regdist.regularizers import divergence as divergences
@@ -47,7 +55,7 @@ class TemperedSelf:
     temperature: Array
 
 
-def tempered_self(temperature: ArrayLike) -> TemperedSelf:
+def tempered_self(temperature: Number) -> TemperedSelf:
     """The anchor that follows the policy at temperature T: above 1 it flattens, below it sharpens.
 
     Raises:
@@ -60,7 +68,8 @@ def tempered_self(temperature: ArrayLike) -> TemperedSelf:
     return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
 
 
-Anchor = Table | TemperedSelf
+Anchor = TypeAliasType("Anchor", Table | TemperedSelf)
+"""What a divergence is taken to: log-probabilities, or what follows the policy."""
 
 
 @record
@@ -207,7 +216,7 @@ def _merge(parts: list[Reduced]) -> Reduced:
     return Reduced(parts[0].divergence, total, log_mean, offset)
 
 
-def ReverseKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def ReverseKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
 
     The optimum is p proportional to q e^{R/beta} (arXiv 2205.11275; 2510.20817).
@@ -226,7 +235,7 @@ def ReverseKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return FDivergence(KL(), beta, anchor=anchor)
 
 
-def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def ForwardKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
 
     The optimum is p = beta q/(Lambda - R) with Lambda > max R on the support of q
@@ -242,9 +251,7 @@ def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return FDivergence(divergences.ForwardKL(), beta, anchor=anchor)
 
 
-def AlphaDivergence(
-    alpha: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None
-) -> Regularizer:
+def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
 
     alpha = 1 is reverse KL, 0 forward KL, 2 half of Pearson's chi-squared, 1/2 four times
@@ -265,7 +272,7 @@ def AlphaDivergence(
 
 
 def FDivergence(
-    divergence: Divergence, beta: ArrayLike, *, anchor: Anchor | None = None
+    divergence: Divergence, beta: Number, *, anchor: Anchor | None = None
 ) -> Regularizer:
     """Beta D_f(p || q) = beta sum_i q_i f(p_i/q_i) for an f of your own: see `rd.Divergence`.
 
@@ -282,7 +289,7 @@ def FDivergence(
     return Regularizer((Term(divergence, positive("beta", beta, _BETA), _anchor(anchor)),))
 
 
-def Pearson(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta chi^2(p || q) / 2 = beta sum_i (p_i - q_i)^2/(2 q_i): the member alpha = 2.
 
     Half of the textbook chi-squared. The optimum is q (1 + (R - L)/beta)_+, which is sparse.
@@ -291,7 +298,7 @@ def Pearson(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(2.0, beta, anchor=anchor)
 
 
-def Neyman(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def Neyman(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta chi^2(q || p) / 2 = beta sum_i (p_i - q_i)^2/(2 p_i): the member alpha = -1.
 
     Half of the textbook chi-squared. The optimum is q (1 - 2 (R - L)/beta)^{-1/2}.
@@ -300,7 +307,7 @@ def Neyman(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(-1.0, beta, anchor=anchor)
 
 
-def Hellinger(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def Hellinger(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
 
     Four times the textbook squared Hellinger distance. The optimum is
@@ -310,7 +317,7 @@ def Hellinger(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(0.5, beta, anchor=anchor)
 
 
-def JensenShannon(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def JensenShannon(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta JS(p, q) = beta (KL(p || m) + KL(q || m))/2 with m = (p + q)/2, in nats.
 
     The optimum is q e^{2x}/(2 - e^{2x}) with x = (R - L)/beta (arXiv 2302.08215). As f' is
@@ -319,7 +326,7 @@ def JensenShannon(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regulariz
     return FDivergence(divergences.JensenShannon(), beta, anchor=anchor)
 
 
-def TotalVariation(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def TotalVariation(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """Beta TV(p, q) = beta sum_i |p_i - q_i| / 2.
 
     Mass moves to the best action from every action more than beta below it; the others keep q, so
@@ -329,7 +336,7 @@ def TotalVariation(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regulari
     return FDivergence(divergences.TotalVariation(), beta, anchor=anchor)
 
 
-def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
+def Tsallis(order: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
     """The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
 
     Up to a constant it is beta n K^{1-n} times the alpha divergence, alpha = n, to the uniform
@@ -357,7 +364,7 @@ def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) 
     return Regularizer((Term(Alpha(n), b, None, True),))
 
 
-def Entropy(alpha: ArrayLike) -> Regularizer:
+def Entropy(alpha: Number) -> Regularizer:
     """The entropy bonus alpha H(p): the term -alpha H(p) = alpha sum_i p_i log p_i, in nats.
 
     Up to the constant alpha log K it is reverse KL to the uniform policy over all K actions,

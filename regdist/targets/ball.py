@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.metrics import kl
 from regdist.numerics.logspace import expect, normalize
-from regdist.numerics.records import as_number, is_concrete
+from regdist.numerics.records import Number, as_number, is_concrete
 from regdist.numerics.roots import accepted, implicit_root, increasing_root
 from regdist.policies.laws import restrict
 from regdist.problems.bandit import Bandit
@@ -60,7 +59,7 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     return Constrained(log_p, expect(log_p, reward), beta, residual, accepted(residual))
 
 
-def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
+def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
     """Max E_p R subject to KL(p || q) <= radius, in nats.
 
     The tilt q e^{R/b} with b the root of KL = radius; b is the multiplier. From radius

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.numerics.logspace import expm1_over, log_q_exponential
-from regdist.numerics.records import Table, check_actions, is_concrete
+from regdist.numerics.records import Number, Table, TypeAliasType, check_actions, is_concrete
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
@@ -19,14 +18,14 @@ from regdist.regularizers.regularizer import Reduced, Regularizer
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 
-Actions = Table
+Actions = TypeAliasType("Actions", Table)
 """One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
 
 _GRID = 193
 _DECADES = 6.0
 
 
-def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
+def log_odds(log_probs: Float[Array, " K"], i: Number, j: Number) -> Array:
     """log(p_i / p_j) in nats; NaN where both are 0, as then no odds exist.
 
     Raises:
@@ -49,7 +48,7 @@ class OddsParts(NamedTuple):
     reward: Array
 
 
-def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayLike) -> OddsParts:
+def odds_parts(bandit: Bandit, regularizer: Regularizer, i: Number, j: Number) -> OddsParts:
     """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
 
     The reference part is the log-odds of the target with all rewards equal: those of the anchor,

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.numerics.logspace import log_ratio, normalize
-from regdist.numerics.records import Law, is_concrete, positive, record
+from regdist.numerics.records import Law, Number, is_concrete, positive, record
 from regdist.numerics.roots import accepted, implicit_roots
 
 _BETA = "It is the coefficient of the KL term that the loss implies"
@@ -65,7 +64,7 @@ def independent_pairs(
 
 
 def implicit_reward(
-    log_p: Float[Array, " K"], log_ref: Float[Array, " K"], beta: ArrayLike
+    log_p: Float[Array, " K"], log_ref: Float[Array, " K"], beta: Number
 ) -> Float[Array, " K"]:
     """Beta log(p/q): the reward, up to a constant, whose reverse-KL target is p (2305.18290).
 
@@ -78,7 +77,7 @@ def dpo(
     log_ref: Float[Array, " K"],
     log_winner: Float[Array, " K"],
     log_loser: Float[Array, " K"],
-    beta: ArrayLike,
+    beta: Number,
 ) -> Float[Array, " K"]:
     """The optimum of population DPO for winners and losers drawn apart: q (w/l)^{1/beta}.
 
@@ -109,7 +108,7 @@ def loser_law(
     log_target: Float[Array, " K"],
     log_ref: Float[Array, " K"],
     log_winner: Float[Array, " K"],
-    beta: ArrayLike,
+    beta: Number,
 ) -> Float[Array, " K"]:
     """The law of losers that makes a wanted policy the optimum of `dpo`: l = w (q/p)^beta / Z.
 
@@ -149,7 +148,7 @@ class Fit(Law):
     converged: Bool[Array, "*batch"]
 
 
-def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: ArrayLike) -> Fit:
+def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
     """The minimiser of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
 
     With Bradley-Terry labels of rewards R the optimum is q e^{R/beta}, whoever is compared. A
@@ -213,7 +212,7 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
     return _fit(log_ref, h, b, jnp.max(jnp.abs(gradient(h))), settled)
 
 
-def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: ArrayLike) -> Fit:
+def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
     """The minimiser of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
 
     With pairs of one sampler s it is q e^{P(y beats s)/beta}: bounded margins, whatever the labels

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.metrics import kl, label_log_probs
 from regdist.numerics.logspace import expect, log1mexp, normalize
-from regdist.numerics.records import Law, as_number, is_concrete, record
+from regdist.numerics.records import Law, Number, as_number, is_concrete, record
 from regdist.policies.laws import restrict
 from regdist.problems.bandit import Bandit
 
@@ -29,7 +28,7 @@ class Selection(Law):
     kl: Float[Array, "*batch"]
 
 
-def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = None) -> Selection:
+def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None) -> Selection:
     """The law of the best of n independent draws, F(y)^n - F(y-)^n in the order of rewards.
 
     Ties share by their probability. KL(best of n || q) <= log n - (n - 1)/n, and at equal KL the
@@ -88,7 +87,7 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
 
 
 def rejection(
-    bandit: Bandit, threshold: ArrayLike, log_p: Float[Array, " K"] | None = None
+    bandit: Bandit, threshold: Number, log_p: Float[Array, " K"] | None = None
 ) -> Selection:
     """The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
 

@@ -7,12 +7,11 @@ labels, so that transforms compose. K is the number of actions.
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from regdist.metrics import label_log_probs
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, as_number, check_actions, is_concrete
+from regdist.numerics.records import Number, Table, as_number, check_actions, is_concrete
 from regdist.policies import laws
 from regdist.problems.bandit import Bandit, check_reward
 from regdist.regularizers.divergence import KL
@@ -50,12 +49,12 @@ def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
     return Bandit(bandit.reward, log_q, bandit.label)
 
 
-def temper(bandit: Bandit, temperature: ArrayLike) -> Bandit:
+def temper(bandit: Bandit, temperature: Number) -> Bandit:
     """The reference at another temperature: q^{1/T}, normalised. See `rd.laws.temper`."""
     return with_reference(bandit, laws.temper(bandit.log_ref, temperature))
 
 
-def nucleus(bandit: Bandit, mass: ArrayLike) -> Bandit:
+def nucleus(bandit: Bandit, mass: Number) -> Bandit:
     """The reference cut to its smallest set of likeliest actions that holds `mass`.
 
     See `rd.laws.nucleus` (arXiv 1904.09751).
@@ -63,7 +62,7 @@ def nucleus(bandit: Bandit, mass: ArrayLike) -> Bandit:
     return with_reference(bandit, laws.nucleus(bandit.log_ref, mass))
 
 
-def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
+def min_p(bandit: Bandit, fraction: Number) -> Bandit:
     """The reference cut to actions at least `fraction` times as likely as the likeliest.
 
     See `rd.laws.min_p` (arXiv 2407.01082).
@@ -71,7 +70,7 @@ def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
     return with_reference(bandit, laws.min_p(bandit.log_ref, fraction))
 
 
-def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
+def verify(bandit: Bandit, threshold: Number) -> Bandit:
     """A verifier: reward 1 where R >= threshold, else 0. Forbidden actions stay forbidden.
 
     Examples:
@@ -85,7 +84,7 @@ def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
     return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
 
 
-def typicality_bias(bandit: Bandit, weight: ArrayLike) -> Bandit:
+def typicality_bias(bandit: Bandit, weight: Number) -> Bandit:
     """R + weight log q: raters who like what is typical (arXiv 2510.01171).
 
     The reverse-KL target becomes proportional to q^{1 + weight/beta} e^{R/beta}: the reference
@@ -99,7 +98,7 @@ def typicality_bias(bandit: Bandit, weight: ArrayLike) -> Bandit:
     return condition(bandit, bandit.log_ref, weight)
 
 
-def condition(bandit: Bandit, log_likelihood: Table, weight: ArrayLike = 1.0) -> Bandit:
+def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Bandit:
     """R + weight log P(c | y): conditioning on an event c with guidance weight (2406.12120).
 
     With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalised: at
@@ -153,7 +152,7 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
     return with_reward(bandit, bandit.reward - jnp.sum(prices[:, None] * above, axis=0))
 
 
-def length_penalty(bandit: Bandit, length: Table, weight: ArrayLike) -> Bandit:
+def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
     """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
 
     Examples:
@@ -164,7 +163,7 @@ def length_penalty(bandit: Bandit, length: Table, weight: ArrayLike) -> Bandit:
     return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
 
 
-def entropy_penalty(bandit: Bandit, weight: ArrayLike, log_p: Table | None = None) -> Bandit:
+def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) -> Bandit:
     """R - weight (-log p(y)): each action pays for its surprisal; in the mean weight H(p).
 
     With p the reference (the default) a positive weight is a typicality bias and a negative one an
@@ -180,7 +179,7 @@ def entropy_penalty(bandit: Bandit, weight: ArrayLike, log_p: Table | None = Non
     return condition(bandit, law, weight)
 
 
-def cluster_mass(bandit: Bandit, weight: ArrayLike = 1.0, log_p: Table | None = None) -> Bandit:
+def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = None) -> Bandit:
     """R + weight p(answer of y): how likely the policy is to give the same answer (its label).
 
     With rewards 0 it is self-labelled training: soft majority voting, right or wrong.
@@ -203,7 +202,7 @@ def cluster_mass(bandit: Bandit, weight: ArrayLike = 1.0, log_p: Table | None = 
 def mara(
     bandit: Bandit,
     regularizer: Regularizer,
-    threshold: ArrayLike,
+    threshold: Number,
     form: str = "reward",
     *,
     anchor: str | int | Int[Array, ""] = "reference",
