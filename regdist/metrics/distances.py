@@ -73,7 +73,7 @@ def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Arr
 def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """sum_i (p_i - q_i)^2/q_i, Pearson's statistic per sample: +inf where p > 0 = q.
 
-    It is twice `alpha_divergence` at alpha = 2. With q the behaviour it is the variance of the
+    It is twice `alpha_divergence` at alpha = 2. With q the behavior it is the variance of the
     importance weights p/q (Pearson 1900).
 
     Examples:
@@ -97,7 +97,7 @@ def alpha_divergence(
     alpha = 1 is KL(p || q), alpha = 0 is KL(q || p), alpha = 2 half of `chi_squared`, alpha = 1/2
     four times the square of `hellinger`. `alpha` is data, any real, and a sweep through 0 and 1
     has no seam. +inf where p = 0 < q at alpha <= 0 and where q = 0 < p at alpha >= 1 (Cichocki and
-    Amari 2010; `AlphaDivergence` is its regulariser).
+    Amari 2010; `AlphaDivergence` is its regularizer).
 
     Examples:
         >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))

@@ -142,7 +142,7 @@ def hypervolume(points: Float[Array, "N M"], reference: Float[Array, " M"]) -> F
     gradient 0.
 
     Args:
-        points: finite values of M objectives to maximise, shape [N, M].
+        points: finite values of M objectives to maximize, shape [N, M].
         reference: the worst value of each, shape [M]; a point must exceed it in all to count.
 
     Examples:

@@ -39,7 +39,7 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""
     `order` is data and a sweep through 1 has no seam. n = 0 is the size of the support less one,
     n = 2 the chance that two independent draws differ, n = inf is 0. As a sum of the non-negative
     terms (p - p^n)/(n - 1) it is exact to relative rounding near a vertex (Tsallis 1988; in
-    regularised RL arXiv 1602.02068, whose sparsemax has n = 2).
+    regularized RL arXiv 1602.02068, whose sparsemax has n = 2).
 
     Args:
         log_p: log-probabilities, shape [K].

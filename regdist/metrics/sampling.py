@@ -179,28 +179,28 @@ def _log_score_norms(log_p: Array) -> Array:
 def optimal_baseline(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],
-    log_behaviour: Float[Array, " K"] | None = None,
+    log_behavior: Float[Array, " K"] | None = None,
 ) -> Float[Array, ""]:
     """The b that gives w S (R - b) the least variance: E[w^2 |S|^2 R]/E[w^2 |S|^2].
 
-    S(y) = e_y - p is the logit gradient of log p(y), w = p/behaviour, and expectations are under
-    the behaviour, which is p itself by default (arXiv 2602.17616). An action that the behaviour
+    S(y) = e_y - p is the logit gradient of log p(y), w = p/behavior, and expectations are under
+    the behavior, which is p itself by default (arXiv 2602.17616). An action that the behavior
     never takes does not count. Where nothing that is sampled has a score (p at a vertex) every
     baseline is as good, and E_p R is returned.
 
     Args:
         log_p: log-probabilities of the policy, shape [K].
         reward: rewards, shape [K].
-        log_behaviour: log-probabilities of the law that is sampled, shape [K].
+        log_behavior: log-probabilities of the law that is sampled, shape [K].
 
     Examples:
         >>> log_p, reward = jnp.log(jnp.array([0.75, 0.25])), jnp.array([1.0, 0.0])
         >>> print(f"{optimal_baseline(log_p, reward):.6f}")  # |S|^2 is 1/8 and 9/8
         0.250000
     """
-    behaviour = log_p if log_behaviour is None else log_behaviour
+    behavior = log_p if log_behavior is None else log_behavior
     log_norm = _log_score_norms(log_p)
-    counted = ~(jnp.isneginf(log_p) | jnp.isneginf(behaviour) | jnp.isneginf(log_norm))
-    p, b, norm = (jnp.where(counted, x, 0) for x in (log_p, behaviour, log_norm))
+    counted = ~(jnp.isneginf(log_p) | jnp.isneginf(behavior) | jnp.isneginf(log_norm))
+    p, b, norm = (jnp.where(counted, x, 0) for x in (log_p, behavior, log_norm))
     weighted = expect(restrict(2 * p - b + norm, counted), reward)
     return jnp.where(jnp.any(counted), weighted, expect(log_p, reward))

@@ -273,7 +273,7 @@ q_log_difference.defjvp(_q_log_difference_jvp, symbolic_zeros=True)
 
 
 def log_mean_exp(log_q: Float[Array, " K"], r: Float[Array, " K"]) -> Float[Array, ""]:
-    """Log sum_i q_i e^{r_i} for a normalised q, to full *relative* accuracy as r tends to 0.
+    """Log sum_i q_i e^{r_i} for a normalized q, to full *relative* accuracy as r tends to 0.
 
     Where the plain log-sum-exp leaves an error of one ulp of 1, this one leaves an error
     relative to the largest |r|. r = -inf is allowed; r > 0 may be large as long as q e^r is not.

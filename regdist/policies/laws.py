@@ -1,6 +1,6 @@
 """Laws made from laws: tempering, filtering and averaging. All are log-probabilities in nats.
 
-Each serves as an anchor of a regulariser, as a reference (see `transform`), or as a teacher. K is
+Each serves as an anchor of a regularizer, as a reference (see `transform`), or as a teacher. K is
 the number of actions, N of laws.
 """
 
@@ -15,7 +15,7 @@ from regdist.numerics.records import Number, Table, as_number, is_concrete, posi
 
 
 def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]:
-    """p^{1/T}, normalised: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
+    """p^{1/T}, normalized: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
 
     Raises:
         ValueError: the temperature is not a finite number above 0.
@@ -45,7 +45,7 @@ def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array,
 
 
 def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
-    """The smallest set of likeliest actions that holds `mass`, renormalised (arXiv 1904.09751).
+    """The smallest set of likeliest actions that holds `mass`, renormalized (arXiv 1904.09751).
 
     Actions that tie with the last one kept are kept too, so that their order does not matter.
 
@@ -66,7 +66,7 @@ def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
 
 
 def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
-    """Actions at least `fraction` times as likely as the likeliest, renormalised (2407.01082).
+    """Actions at least `fraction` times as likely as the likeliest, renormalized (2407.01082).
 
     Raises:
         ValueError: fraction is not in (0, 1].
@@ -81,7 +81,7 @@ def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
 
 
 def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Float[Array, " K"]:
-    """The arithmetic mean sum_n w_n p_n: the minimiser over p of sum_n w_n KL(p_n || p).
+    """The arithmetic mean sum_n w_n p_n: the minimizer over p of sum_n w_n KL(p_n || p).
 
     Args:
         log_laws: N laws, shape [N, K].
@@ -102,7 +102,7 @@ def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Floa
 def geometric_mean(
     log_laws: Float[Array, "N K"], weights: Table | None = None
 ) -> Float[Array, " K"]:
-    """prod_n p_n^{w_n}, normalised: the minimiser over p of sum_n w_n KL(p || p_n).
+    """prod_n p_n^{w_n}, normalized: the minimizer over p of sum_n w_n KL(p || p_n).
 
     An action that any law with positive weight excludes is excluded. Arguments as in `mixture`.
 
@@ -116,7 +116,7 @@ def geometric_mean(
 def log_pool(
     log_laws: Float[Array, "N K"], weights: Float[Array, " N"]
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """The normalised geometric mean and the log of its normaliser, at most 0."""
+    """The normalized geometric mean and the log of its normalizer, at most 0."""
     gone = jnp.isneginf(log_laws)
     excluded = jnp.any(gone & (weights > 0)[:, None], axis=0)
     log_mean = jnp.sum(weights[:, None] * jnp.where(gone, 0, log_laws), axis=0)

@@ -68,7 +68,7 @@ def landscape(
             q(i) proportional to (i + 1)^{-decay} in the index i.
         decay: > 0, for the last two.
 
-    Each point is labelled with the bump whose center is nearest.
+    Each point is labeled with the bump whose center is nearest.
 
     Raises:
         ValueError: an unknown reference, a bad decay, no bump, or a width that is not positive.

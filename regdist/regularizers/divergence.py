@@ -138,7 +138,7 @@ class Divergence:
         """D_f(p || q) = sum_i q_i f(p_i/q_i) in nats; +inf is a legal value.
 
         The sum is of non-negative terms, so it does not cancel where p is near q. On arguments
-        that are not normalised it is the generalised divergence (for KL: sum p log(p/q) - p + q).
+        that are not normalized it is the generalized divergence (for KL: sum p log(p/q) - p + q).
         """
         return jnp.sum(self.term(log_p, log_q))
 

@@ -1,7 +1,7 @@
-"""Regularisers: divergence x anchor x coefficient. They add up.
+"""Regularizers: divergence x anchor x coefficient. They add up.
 
 Each is made by a constructor function and enters an objective with a minus sign:
-J(p) = E_p R - regulariser(p). `beta` and `alpha` are data, so a sweep over them is one trace.
+J(p) = E_p R - regularizer(p). `beta` and `alpha` are data, so a sweep over them is one trace.
 K is the number of actions, q the anchor (by default the reference policy of the problem).
 """
 
@@ -32,7 +32,7 @@ from regdist.regularizers.divergence import KL, Alpha, AlphaFamily, Divergence
 
 
 class Reduced(NamedTuple):
-    """-beta D(p || anchor) + offset: what a regulariser amounts to on one table."""
+    """-beta D(p || anchor) + offset: what a regularizer amounts to on one table."""
 
     divergence: Divergence
     beta: Array
@@ -42,7 +42,7 @@ class Reduced(NamedTuple):
 
 @record
 class TemperedSelf:
-    """The anchor p^{1/T}, normalised, of the policy p itself, held fixed when p is varied.
+    """The anchor p^{1/T}, normalized, of the policy p itself, held fixed when p is varied.
 
     It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
     one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
@@ -159,8 +159,8 @@ class Regularizer:
     def reduce(self, log_ref: Float[Array, " K"]) -> list[Reduced]:
         """What the sum amounts to on a table with reference `log_ref`: as few terms as possible.
 
-        sum_i c_i KL(p || q_i) is (sum c_i) KL to the normalised geometric mean of the q_i with
-        weights c_i / sum c, less (sum c_i) times the log of its normaliser.
+        sum_i c_i KL(p || q_i) is (sum c_i) KL to the normalized geometric mean of the q_i with
+        weights c_i / sum c, less (sum c_i) times the log of its normalizer.
 
         Raises:
             ValueError: a term holds a batch of coefficients, or its anchor follows the policy in
@@ -173,7 +173,7 @@ class Regularizer:
                 raise ValueError(
                     f"one problem takes scalar coefficients; got shapes "
                     f"{[jnp.shape(x) for x in numbers]}. For a sweep use jax.vmap over the "
-                    "regulariser, e.g. jax.vmap(lambda b: rd.target(bandit, rd.ReverseKL(b)))"
+                    "regularizer, e.g. jax.vmap(lambda b: rd.target(bandit, rd.ReverseKL(b)))"
                 )
         kls = [part for part in parts if isinstance(part.divergence, KL)]
         others = [part for part in parts if not isinstance(part.divergence, KL)]
@@ -182,7 +182,7 @@ class Regularizer:
         return ([_merge(kls)] if len(kls) > 1 else kls) + others
 
     def value(self, log_p: Float[Array, " K"], log_ref: Float[Array, " K"]) -> Float[Array, ""]:
-        """The regulariser at p, in units of reward; +inf is a legal value."""
+        """The regularizer at p, in units of reward; +inf is a legal value."""
         parts = [term.reduce(log_ref, log_p) for term in self.terms]
         costs = [p.beta * p.divergence.value(log_p, p.log_anchor) - p.offset for p in parts]
         return functools.reduce(jnp.add, costs)
@@ -223,7 +223,7 @@ def ReverseKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
     Args:
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
@@ -243,7 +243,7 @@ def ForwardKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
     Args:
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
@@ -256,12 +256,12 @@ def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None
 
     alpha = 1 is reverse KL, 0 forward KL, 2 half of Pearson's chi-squared, 1/2 four times
     1 - sum sqrt(p q). The optimum is q times the q-exponential of (R - L)/beta (arXiv 2302.08215
-    for the family as a regulariser); it is sparse for alpha > 1.
+    for the family as a regularizer); it is sparse for alpha > 1.
 
     Args:
         alpha: any real number; data, so a sweep through 0 and 1 is one trace without a seam.
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: alpha is not finite, beta is not a finite number above 0, or a bad anchor.
@@ -281,7 +281,7 @@ def FDivergence(
     Args:
         divergence: a record with the generator f, its derivative and the log of its inverse.
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
@@ -391,7 +391,7 @@ def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
         total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
         if not np.all(np.abs(total - 1) <= 1e-6):
             raise ValueError(
-                "anchor must be normalised log-probabilities in nats; "
+                "anchor must be normalized log-probabilities in nats; "
                 f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"
             )
     return log_q

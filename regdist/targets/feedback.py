@@ -50,7 +50,7 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     The collapse onto the best actions, sigma = 0, is always a limit; it is not listed.
 
     Raises:
-        ValueError: the regulariser is not a sum of reverse-KL and entropy terms, or all actions of
+        ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or all actions of
             the support have the same reward.
 
     Examples:
@@ -71,16 +71,16 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     high = max(4 / span, 2 * beta / gap)
     while 2 * math.log(high * span) + log_odds >= high * gap / beta:
         high *= 1.5
-    centred = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.reward - float(r.max()))
+    centered = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.reward - float(r.max()))
 
     def mismatch(x: Array, log_p: Array) -> Array:
-        mean = expect(log_p, centred)
-        deviation = jnp.where(jnp.isneginf(centred), 0, centred - mean)
+        mean = expect(log_p, centered)
+        deviation = jnp.where(jnp.isneginf(centered), 0, centered - mean)
         return 2 * jnp.log(x) + jnp.log(jnp.sum(times_exp(deviation**2, log_p)))
 
     # |d log Var/dx| <= |third moment|/(beta Var) <= span/beta.
     return Feedback(
-        lambda x: jnp.where(jnp.isneginf(centred), -jnp.inf, x * centred),
+        lambda x: jnp.where(jnp.isneginf(centered), -jnp.inf, x * centered),
         mismatch,
         2 / span,
         high,
@@ -96,7 +96,7 @@ def pass_at_k(
     The utility is concave in p: there is exactly one fixed point.
 
     Raises:
-        ValueError: the regulariser is not a sum of reverse-KL and entropy terms, or k < 1.
+        ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or k < 1.
     """
     beta, _, _ = _tilt(bandit, regularizer)
     if not k >= 1:
@@ -123,7 +123,7 @@ def tail_mean(
     """The mean of the worst (or best) `level` of the rewards, x the quantile that bounds it.
 
     Lower tail (CVaR, risk averse): reward -(x - R)_+/level at x = Q(level); upper tail (risk
-    seeking): (R - x)_+/level at x = Q(1 - level). Maximising the lower tail pulls up its
+    seeking): (R - x)_+/level at x = Q(1 - level). Maximizing the lower tail pulls up its
     worst actions only. (Quantile utilities: arXiv 2510.00911.)
 
     Args:
@@ -133,7 +133,7 @@ def tail_mean(
         side: "lower" or "upper".
 
     Raises:
-        ValueError: the level is outside (0, 1), an unknown side, or another regulariser.
+        ValueError: the level is outside (0, 1), an unknown side, or another regularizer.
     """
     beta, log_q, rewards = _tilt(bandit, regularizer)
     if not 0 < level < 1:

@@ -193,8 +193,8 @@ class _Search:
             if len(left) > _MOST_CELLS:
                 complete = False
                 break
-            centre = (left + right) / 2
-            left, right = np.ravel([left, centre], "F"), np.ravel([centre, right], "F")
+            center = (left + right) / 2
+            left, right = np.ravel([left, center], "F"), np.ravel([center, right], "F")
         joined: list[tuple[float, float]] = []
         for a, b in zip(left, right, strict=True):
             if joined and a <= joined[-1][1] + 1e-3 * (b - a):

@@ -93,7 +93,7 @@ def critical_beta(
         bandit: rewards and reference.
         i: an action's index, or a group: indices or a boolean mask, shape [K].
         j: the other; the order does not matter.
-        regularizer: from a coefficient to a regulariser: `rd.ReverseKL`, `rd.ForwardKL`,
+        regularizer: from a coefficient to a regularizer: `rd.ReverseKL`, `rd.ForwardKL`,
             or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
 
     Returns:

@@ -2,7 +2,7 @@
 
 A preference law is the joint law of (winner, loser): probabilities, shape [K, K], sum 1. Policies
 are log-probabilities in nats, shape [K]; q is the reference. Teachers are averaged by
-`rd.laws.mixture`, the minimiser of sum_n w_n KL(teacher_n || p), and `rd.laws.geometric_mean`, of
+`rd.laws.mixture`, the minimizer of sum_n w_n KL(teacher_n || p), and `rd.laws.geometric_mean`, of
 sum_n w_n KL(p || teacher_n).
 """
 
@@ -81,7 +81,7 @@ def dpo(
 ) -> Float[Array, " K"]:
     """The optimum of population DPO for winners and losers drawn apart: q (w/l)^{1/beta}.
 
-    It minimises -E log sigmoid(beta (log p_i/q_i - log p_j/q_j)) over i ~ w, j ~ l: the margin of
+    It minimizes -E log sigmoid(beta (log p_i/q_i - log p_j/q_j)) over i ~ w, j ~ l: the margin of
     the best classifier is the log-odds of w against l (arXiv 2305.18290, eq. 7 for the loss). What
     only loses gets probability 0; what only wins takes all of it, in the proportions of q.
 
@@ -136,7 +136,7 @@ class Fit(Law):
 
     Attributes:
         log_probs: the policy, shape [K].
-        margin: beta log(p/q), centred so that its mean is 0, shape [K].
+        margin: beta log(p/q), centered so that its mean is 0, shape [K].
         residual: largest |derivative of the loss in a margin|.
         converged: whether the residual is below eps^0.55. False where no finite optimum exists:
             with hard labels the margins diverge.
@@ -149,7 +149,7 @@ class Fit(Law):
 
 
 def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
-    """The minimiser of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
+    """The minimizer of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
 
     With Bradley-Terry labels of rewards R the optimum is q e^{R/beta}, whoever is compared. A
     finite optimum exists if there is no split of the actions of which one side never loses to the
@@ -213,7 +213,7 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
 
 
 def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
-    """The minimiser of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
+    """The minimizer of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
 
     With pairs of one sampler s it is q e^{P(y beats s)/beta}: bounded margins, whatever the labels
     (arXiv 2310.12036, with their tau as beta).
@@ -237,7 +237,7 @@ def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -
     mean = jnp.ones_like(log_ref) / len(log_ref)
     surplus = (jnp.sum(pairs, axis=1) - jnp.sum(pairs, axis=0)) / 2
     normal = _laplacian(pairs + pairs.T)
-    margin = jnp.linalg.solve(normal + mean, surplus)  # beta log p/q, centred
+    margin = jnp.linalg.solve(normal + mean, surplus)  # beta log p/q, centered
     residual = jnp.max(jnp.abs(normal @ margin - surplus))
     return _fit(log_ref, margin, b, residual, jnp.all(jnp.isfinite(margin)))
 

@@ -1,4 +1,4 @@
-"""The exact optimum of a regularised objective. K is the number of actions, q the anchor."""
+"""The exact optimum of a regularized objective. K is the number of actions, q the anchor."""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from regdist.targets.solvers import mixed, polyhedral, single, tilt
 
 @record
 class Target(Law):
-    """The exact optimum of J(p) = E_p R - regulariser(p); made by `target()`.
+    """The exact optimum of J(p) = E_p R - regularizer(p); made by `target()`.
 
     Attributes:
-        log_probs: log p, normalised, in nats, shape [K]; -inf where p is exactly 0.
+        log_probs: log p, normalized, in nats, shape [K]; -inf where p is exactly 0.
         value: J at the optimum, in units of reward.
         multiplier: L with R_i - beta f'(p_i/q_i) = L wherever p_i > 0, under f'(1) = 0; between
             min R and max R for one term. Reverse KL: beta log sum q e^{R/beta}. The Lambda of the
@@ -43,7 +43,7 @@ class Target(Law):
 
 @jax.jit
 def target(bandit: Bandit, regularizer: Regularizer) -> Target:
-    """The distribution p that maximises E_p R - regulariser(p) over the simplex.
+    """The distribution p that maximizes E_p R - regularizer(p) over the simplex.
 
     Reverse KL: p proportional to q e^{R/beta}. Forward KL: p = beta q/(Lambda - R). Alpha
     divergence: p = q e_alpha((R - L)/beta) with the q-exponential e_alpha. Entropy: p proportional
@@ -60,7 +60,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 
     Args:
         bandit: rewards and reference, K actions.
-        regularizer: any regulariser or sum.
+        regularizer: any regularizer or sum.
 
     Returns:
         A `Target`. Works under jit, vmap and grad; derivatives are exact (implicit function
@@ -118,12 +118,12 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 def objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
-    """J(p) = E_p R - regulariser(p), in units of reward; -inf is a legal value.
+    """J(p) = E_p R - regularizer(p), in units of reward; -inf is a legal value.
 
     Args:
-        log_probs: log p, normalised, in nats, shape [K]; -inf allowed.
+        log_probs: log p, normalized, in nats, shape [K]; -inf allowed.
         bandit: rewards R and reference.
-        regularizer: any regulariser or sum.
+        regularizer: any regularizer or sum.
 
     For reverse KL, J(p) = value - beta KL(p || target) at every p (arXiv 2205.11275).
 

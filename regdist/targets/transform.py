@@ -50,7 +50,7 @@ def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
 
 
 def temper(bandit: Bandit, temperature: Number) -> Bandit:
-    """The reference at another temperature: q^{1/T}, normalised. See `rd.laws.temper`."""
+    """The reference at another temperature: q^{1/T}, normalized. See `rd.laws.temper`."""
     return with_reference(bandit, laws.temper(bandit.log_ref, temperature))
 
 
@@ -101,7 +101,7 @@ def typicality_bias(bandit: Bandit, weight: Number) -> Bandit:
 def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Bandit:
     """R + weight log P(c | y): conditioning on an event c with guidance weight (2406.12120).
 
-    With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalised: at
+    With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalized: at
     weight 1 Bayes' posterior. Where the likelihood is 0 the action is forbidden.
 
     Args:
@@ -172,7 +172,7 @@ def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) 
 
     Args:
         bandit: the problem.
-        weight: positive to penalise, negative for a bonus.
+        weight: positive to penalize, negative for a bonus.
         log_p: whose surprisal, shape [K]; default the reference.
     """
     law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
@@ -182,7 +182,7 @@ def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) 
 def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = None) -> Bandit:
     """R + weight p(answer of y): how likely the policy is to give the same answer (its label).
 
-    With rewards 0 it is self-labelled training: soft majority voting, right or wrong.
+    With rewards 0 it is self-labeled training: soft majority voting, right or wrong.
 
     Args:
         bandit: the problem; labels say which actions give the same answer.
@@ -216,8 +216,8 @@ def mara(
       reverse-KL target is then flat over the good actions, at the level of z; with an entropy
       bonus beside it too. Under forward KL it is *not* flat.
     - form "substitute": good actions get the reward R(z) and the reference q(z), which is then
-      normalised. Every divergence to the reference has a flat target. The paper leaves the
-      reference unnormalised: for reverse KL this changes nothing, for forward KL it multiplies
+      normalized. Every divergence to the reference has a flat target. The paper leaves the
+      reference unnormalized: for reverse KL this changes nothing, for forward KL it multiplies
       beta by the sum.
 
     Args:
@@ -232,7 +232,7 @@ def mara(
 
     Raises:
         ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
-            the regulariser is held to the reference.
+            the regularizer is held to the reference.
 
     Examples:
         >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])

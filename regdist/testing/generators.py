@@ -39,7 +39,7 @@ def bandits(
         spread: scale of the rewards.
         concentration: of the Dirichlet law of the reference: 1 is even on the simplex, a small
             one puts nearly all mass on one action and leaves the rest deep in the tail.
-        depth: each log q is lowered by up to this much, in nats, before it is normalised: 700
+        depth: each log q is lowered by up to this much, in nats, before it is normalized: 700
             gives references that a float can hardly hold.
         zeros: the chance of an action to be off the support; one at least stays on it.
 
