@@ -16,7 +16,9 @@ from regdist.regularizers.divergence import KL, Alpha, JensenShannon, TotalVaria
 
 @jax.jit
 def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """KL(p || q) = sum_i p_i log(p_i/q_i) in nats: 0 where p = 0, +inf where p > 0 = q.
+    r"""KL(p || q) = sum_i p_i log(p_i/q_i) in nats: 0 where p = 0, +inf where p > 0 = q.
+
+    $$\mathrm{KL}(p \,\|\, q) = \sum_i p_i \log\frac{p_i}{q_i}$$
 
     Reverse KL to a reference q is `kl(log_policy, log_ref)`, forward KL is
     `kl(log_ref, log_policy)`. Computed as a sum of non-negative terms, so that it is never
@@ -31,7 +33,9 @@ def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]
 
 @jax.jit
 def js(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """The Jensen-Shannon divergence (KL(p || m) + KL(q || m))/2, m = (p + q)/2, in nats.
+    r"""The Jensen-Shannon divergence (KL(p || m) + KL(q || m))/2, m = (p + q)/2, in nats.
+
+    $$\tfrac12 \mathrm{KL}(p \,\|\, m) + \tfrac12 \mathrm{KL}(q \,\|\, m), \quad m = (p + q)/2$$
 
     Symmetric, between 0 and log 2; its square root is a metric (Lin 1991).
 
@@ -56,7 +60,9 @@ def total_variation(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
 
 @jax.jit
 def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """The Hellinger distance sqrt(1 - sum_i sqrt(p_i q_i)): symmetric, between 0 and 1.
+    r"""The Hellinger distance sqrt(1 - sum_i sqrt(p_i q_i)): symmetric, between 0 and 1.
+
+    $$\sqrt{1 - \sum_i \sqrt{p_i q_i}}$$
 
     Computed as sqrt(sum (sqrt p - sqrt q)^2 / 2). At p = q, where it has a corner, the gradient
     is 0 (Hellinger 1909).
@@ -71,7 +77,9 @@ def hellinger(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Arr
 
 @jax.jit
 def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """sum_i (p_i - q_i)^2/q_i, Pearson's statistic per sample: +inf where p > 0 = q.
+    r"""sum_i (p_i - q_i)^2/q_i, Pearson's statistic per sample: +inf where p > 0 = q.
+
+    $$\sum_i \frac{(p_i - q_i)^2}{q_i}$$
 
     It is twice `alpha_divergence` at alpha = 2. With q the behavior it is the variance of the
     importance weights p/q (Pearson 1900).
@@ -92,7 +100,9 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
 def alpha_divergence(
     log_p: Float[Array, " K"], log_q: Float[Array, " K"], alpha: Number
 ) -> Float[Array, ""]:
-    """sum_i (p_i^alpha q_i^(1-alpha) - alpha p_i + (alpha-1) q_i)/(alpha (alpha-1)), in nats.
+    r"""sum_i (p_i^alpha q_i^(1-alpha) - alpha p_i + (alpha-1) q_i)/(alpha (alpha-1)), in nats.
+
+    $$\sum_i \frac{p_i^\alpha q_i^{1-\alpha} - \alpha p_i + (\alpha-1) q_i}{\alpha (\alpha-1)}$$
 
     alpha = 1 is KL(p || q), alpha = 0 is KL(q || p), alpha = 2 half of `chi_squared`, alpha = 1/2
     four times the square of `hellinger`. `alpha` is data, any real, and a sweep through 0 and 1
@@ -111,7 +121,9 @@ def alpha_divergence(
 def renyi_divergence(
     log_p: Float[Array, " K"], log_q: Float[Array, " K"], order: Number
 ) -> Float[Array, ""]:
-    """D_n(p || q) = log(sum_i p_i^n q_i^(1-n))/(n - 1), n = order, in nats.
+    r"""D_n(p || q) = log(sum_i p_i^n q_i^(1-n))/(n - 1), n = order, in nats.
+
+    $$D_n(p \,\|\, q) = \frac{1}{n - 1} \log \sum_i p_i^n q_i^{1 - n}$$
 
     n = 1 is KL(p || q), n = inf is log max p/q, n = 0 is -log q(p > 0), n = 1/2 is
     -2 log sum sqrt(p q). `order` is data and a sweep through 1 has no seam. It grows with n.

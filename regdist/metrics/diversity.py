@@ -68,7 +68,9 @@ def support_change(
 def vendi_score(
     log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: Number = 1.0
 ) -> Float[Array, ""]:
-    """(sum_i lambda_i^n)^{1/(1-n)}, n = order, over the eigenvalues of diag(sqrt p) S diag(sqrt p).
+    r"""(sum_i lambda_i^n)^{1/(1-n)}, n = order, over the spectrum of diag(sqrt p) S diag(sqrt p).
+
+    $$\Bigl(\sum_i \lambda_i^n\Bigr)^{1/(1-n)}, \quad \lambda \text{ of } \sqrt{p_j p_k}\, S_{jk}$$
 
     The effective number of *different* actions: `hill_number` of the spectrum. It is
     `hill_number(log_p, order)` when nothing is similar (S = 1) and 1 when everything is the same

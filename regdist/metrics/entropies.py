@@ -15,7 +15,9 @@ from regdist.policies.laws import restrict
 
 @jax.jit
 def entropy(log_p: Float[Array, " K"]) -> Float[Array, ""]:
-    """H(p) = -sum_i p_i log p_i, in nats (Shannon 1948).
+    r"""H(p) = -sum_i p_i log p_i, in nats (Shannon 1948).
+
+    $$H(p) = -\sum_i p_i \log p_i$$
 
     Examples:
         >>> print(entropy(jnp.log(jnp.array([0.5, 0.5, 0.0]))))
@@ -34,7 +36,9 @@ def _tsallis(log_p: Array, n: Array) -> Array:
 
 @jax.jit
 def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
-    """S_n(p) = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is the entropy in nats.
+    r"""S_n(p) = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is the entropy in nats.
+
+    $$S_n(p) = \frac{1 - \sum_i p_i^n}{n - 1}$$
 
     `order` is data and a sweep through 1 has no seam. n = 0 is the size of the support less one,
     n = 2 the chance that two independent draws differ, n = inf is 0. As a sum of the non-negative
@@ -56,7 +60,9 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""
 
 @jax.jit
 def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
-    """H_n(p) = log(sum_i p_i^n)/(1 - n), n = order, in nats; n = 1 is the entropy.
+    r"""H_n(p) = log(sum_i p_i^n)/(1 - n), n = order, in nats; n = 1 is the entropy.
+
+    $$H_n(p) = \frac{1}{1 - n} \log \sum_i p_i^n$$
 
     `order` is data and a sweep through 1 has no seam. n = 0 is the log of the size of the support,
     n = 2 the collision entropy -log sum p^2, n = inf the min-entropy -log max p (Rényi 1961).
@@ -85,7 +91,9 @@ def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
 
 @jax.jit
 def hill_number(log_p: Float[Array, " K"], order: Number = 1.0) -> Float[Array, ""]:
-    """The effective number of outcomes (sum_i p_i^n)^{1/(1-n)}, n = order, without units.
+    r"""The effective number of outcomes (sum_i p_i^n)^{1/(1-n)}, n = order, without units.
+
+    $$\Bigl(\sum_i p_i^n\Bigr)^{1/(1 - n)}$$
 
     The exponential of `renyi_entropy`: n = 1 is e^H (the continuous limit; `order` is data and a
     sweep through 1 has no seam), n = 0 the size of the support, n = 2 the inverse of sum p^2,
@@ -106,7 +114,7 @@ def hill_number(log_p: Float[Array, " K"], order: Number = 1.0) -> Float[Array, 
 
 @jax.jit
 def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, " K"]:
-    """Log of the mass of each label: entry a is log sum of p_i over label_i = a; -inf if none.
+    """log of the mass of each label: entry a is log sum of p_i over label_i = a; -inf if none.
 
     With labels the modes that actions belong to, it is the mass per mode.
 
@@ -160,7 +168,9 @@ def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[
 
 @jax.jit
 def token_entropies(log_p: Float[Array, " K"], sequences: Int[Array, "K T"]) -> Float[Array, " T"]:
-    """H(Y_t | Y_<t) = -sum_y p(y) log p(y_t | y_<t) for t = 1 ... T, in nats.
+    r"""H(Y_t | Y_<t) = -sum_y p(y) log p(y_t | y_<t) for t = 1 ... T, in nats.
+
+    $$H(Y_t \mid Y_{<t}) = -\sum_y p(y) \log p(y_t \mid y_{<t})$$
 
     Exact, from the law on enumerated sequences, and a sum of non-negative terms: relatively exact
     where a token is nearly certain. The T numbers add up to the entropy of the distinct sequences

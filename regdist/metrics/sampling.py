@@ -64,7 +64,9 @@ def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
 
 
 def pass_at_k_unbiased(samples: Number, correct: Number, k: Number) -> Float[Array, "..."]:
-    """1 - C(n-c, k)/C(n, k): pass@k estimated from n samples of which c are correct.
+    r"""1 - C(n-c, k)/C(n, k): pass@k estimated from n samples of which c are correct.
+
+    $$1 - \binom{n - c}{k} \Big/ \binom{n}{k}$$
 
     Its expectation over n independent samples is `pass_at_k` (arXiv 2107.03374). As a product of
     min(c, k) factors 1 - max(c, k)/(n - j), whose logs have one sign: exact to relative rounding
@@ -117,7 +119,9 @@ def zero_advantage_probability(success: Number, group_size: Number) -> Float[Arr
 
 @jax.jit
 def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """1/sum_i p_i^2/q_i, the effective fraction of samples of q that stand for p: in [0, 1].
+    r"""1/sum_i p_i^2/q_i, the effective fraction of samples of q that stand for p: in [0, 1].
+
+    $$\Bigl(\sum_i \frac{p_i^2}{q_i}\Bigr)^{-1}$$
 
     It is 1/E_q[(p/q)^2] = 1/(1 + chi^2(p || q)), the limit of (sum w)^2/(n sum w^2) for n samples
     with weights w = p/q (Kong 1992). 0 where p > 0 = q.
@@ -132,7 +136,7 @@ def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) 
 
 @jax.jit
 def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
-    """Max over i of p_i/q_i, the largest importance weight: at least 1, +inf where p > 0 = q.
+    """max over i of p_i/q_i, the largest importance weight: at least 1, +inf where p > 0 = q.
 
     The density ratio that bounds off-policy errors of a policy p from data of q, on one state
     (Munos 2003, arXiv 1905.00360).
@@ -163,7 +167,7 @@ def squared_score_norm(log_p: Float[Array, " K"]) -> Float[Array, ""]:
 
 
 def _log_score_norms(log_p: Array) -> Array:
-    """Log |e_y - p|^2 = log((1-p_y)^2 + sum_{j != y} p_j^2) for each y; -inf at a vertex."""
+    """log |e_y - p|^2 = log((1-p_y)^2 + sum_{j != y} p_j^2) for each y; -inf at a vertex."""
     best = jnp.arange(log_p.size) == jnp.argmax(log_p)
     rest = jnp.where(best, -jnp.inf, log_p)
     vertex = jnp.all(jnp.isneginf(rest))
@@ -181,7 +185,9 @@ def optimal_baseline(
     reward: Float[Array, " K"],
     log_behavior: Float[Array, " K"] | None = None,
 ) -> Float[Array, ""]:
-    """The b that gives w S (R - b) the least variance: E[w^2 |S|^2 R]/E[w^2 |S|^2].
+    r"""The b that gives w S (R - b) the least variance: E[w^2 |S|^2 R]/E[w^2 |S|^2].
+
+    $$b = \frac{\mathbb{E}[w^2 |S|^2 R]}{\mathbb{E}[w^2 |S|^2]}, \qquad S(y) = e_y - p$$
 
     S(y) = e_y - p is the logit gradient of log p(y), w = p/behavior, and expectations are under
     the behavior, which is p itself by default (arXiv 2602.17616). An action that the behavior

@@ -48,7 +48,9 @@ def range_value_at_risk(
     low: Number = 0.0,
     high: Number = 1.0,
 ) -> Float[Array, ""]:
-    """The mean of the quantiles between two levels: 1/(high - low) times their integral.
+    r"""The mean of the quantiles between two levels: 1/(high - low) times their integral.
+
+    $$\frac{1}{b - a} \int_a^b Q_p(u)\, du, \qquad a = \text{low}, \; b = \text{high}$$
 
     low = 0 is the mean of the worst `high` of the rewards (CVaR), high = 1 of the best 1 - low,
     both E_p R (arXiv 2510.00911). Exact: every action counts with the part of its probability that

@@ -15,7 +15,9 @@ from regdist.numerics.records import Number, Table, as_number, is_concrete, posi
 
 
 def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]:
-    """p^{1/T}, normalized: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
+    r"""p^{1/T}, normalized: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
+
+    $$p_i^{1/T} \Big/ \sum_j p_j^{1/T}$$
 
     Raises:
         ValueError: the temperature is not a finite number above 0.
@@ -81,7 +83,9 @@ def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
 
 
 def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Float[Array, " K"]:
-    """The arithmetic mean sum_n w_n p_n: the minimizer over p of sum_n w_n KL(p_n || p).
+    r"""The arithmetic mean sum_n w_n p_n: the minimizer over p of sum_n w_n KL(p_n || p).
+
+    $$\sum_n w_n p_n = \arg\min_p \sum_n w_n \mathrm{KL}(p_n \,\|\, p)$$
 
     Args:
         log_laws: N laws, shape [N, K].
@@ -102,7 +106,9 @@ def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Floa
 def geometric_mean(
     log_laws: Float[Array, "N K"], weights: Table | None = None
 ) -> Float[Array, " K"]:
-    """prod_n p_n^{w_n}, normalized: the minimizer over p of sum_n w_n KL(p || p_n).
+    r"""prod_n p_n^{w_n}, normalized: the minimizer over p of sum_n w_n KL(p || p_n).
+
+    $$\frac{1}{Z} \prod_n p_n^{w_n} = \arg\min_p \sum_n w_n \mathrm{KL}(p \,\|\, p_n)$$
 
     An action that any law with positive weight excludes is excluded. Arguments as in `mixture`.
 

@@ -26,7 +26,7 @@ class Bandit:
 
     @property
     def num_actions(self) -> int:
-        """K."""
+        """The number of actions, K."""
         return self.reward.shape[-1]
 
 

@@ -217,7 +217,9 @@ def _merge(parts: list[Reduced]) -> Reduced:
 
 
 def ReverseKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
+    r"""beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
+
+    $$\beta \sum_i p_i \log\frac{p_i}{q_i}, \qquad p_i \propto q_i e^{R_i/\beta}$$
 
     The optimum is p proportional to q e^{R/beta} (arXiv 2205.11275; 2510.20817).
 
@@ -236,7 +238,9 @@ def ReverseKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def ForwardKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
+    r"""beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
+
+    $$\beta \sum_i q_i \log\frac{q_i}{p_i}, \qquad p_i = \frac{\beta q_i}{\Lambda - R_i}$$
 
     The optimum is p = beta q/(Lambda - R) with Lambda > max R on the support of q
     (arXiv 2510.20817). Off the support an action may take mass: see `target`.
@@ -252,7 +256,10 @@ def ForwardKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
+    r"""beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
+
+    $$\beta \sum_i q_i \frac{t_i^\alpha - \alpha t_i + \alpha - 1}{\alpha (\alpha - 1)}, t = p/q$$
+    $$p_i = q_i \bigl(1 + (\alpha - 1)(R_i - L)/\beta\bigr)_+^{1/(\alpha - 1)}$$
 
     alpha = 1 is reverse KL, 0 forward KL, 2 half of Pearson's chi-squared, 1/2 four times
     1 - sum sqrt(p q). The optimum is q times the q-exponential of (R - L)/beta (arXiv 2302.08215
@@ -274,7 +281,9 @@ def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None
 def FDivergence(
     divergence: Divergence, beta: Number, *, anchor: Anchor | None = None
 ) -> Regularizer:
-    """Beta D_f(p || q) = beta sum_i q_i f(p_i/q_i) for an f of your own: see `rd.Divergence`.
+    r"""beta D_f(p || q) = beta sum_i q_i f(p_i/q_i) for an f of your own: see `rd.Divergence`.
+
+    $$\beta \sum_i q_i f(p_i/q_i), \qquad p_i = q_i \bigl[(f')^{-1}((R_i - L)/\beta)\bigr]_+$$
 
     The optimum is q (f')^{-1}((R - L)/beta), clipped at 0 (arXiv 2302.08215).
 
@@ -290,7 +299,9 @@ def FDivergence(
 
 
 def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta chi^2(p || q) / 2 = beta sum_i (p_i - q_i)^2/(2 q_i): the member alpha = 2.
+    r"""beta chi^2(p || q) / 2 = beta sum_i (p_i - q_i)^2/(2 q_i): the member alpha = 2.
+
+    $$\frac\beta2 \sum_i \frac{(p_i - q_i)^2}{q_i}, \qquad p_i = q_i (1 + (R_i - L)/\beta)_+$$
 
     Half of the textbook chi-squared. The optimum is q (1 + (R - L)/beta)_+, which is sparse.
     Arguments as in `AlphaDivergence`.
@@ -299,7 +310,9 @@ def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def Neyman(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta chi^2(q || p) / 2 = beta sum_i (p_i - q_i)^2/(2 p_i): the member alpha = -1.
+    r"""beta chi^2(q || p) / 2 = beta sum_i (p_i - q_i)^2/(2 p_i): the member alpha = -1.
+
+    $$\frac\beta2 \sum_i \frac{(p_i - q_i)^2}{p_i}, \quad p_i = q_i (1 - 2 (R_i - L)/\beta)^{-1/2}$$
 
     Half of the textbook chi-squared. The optimum is q (1 - 2 (R - L)/beta)^{-1/2}.
     Arguments as in `AlphaDivergence`.
@@ -308,7 +321,9 @@ def Neyman(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def Hellinger(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
+    r"""beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
+
+    $$2\beta \sum_i (\sqrt{p_i} - \sqrt{q_i})^2, \qquad p_i = q_i (1 - (R_i - L)/(2\beta))^{-2}$$
 
     Four times the textbook squared Hellinger distance. The optimum is
     q (1 - (R - L)/(2 beta))^{-2}.
@@ -318,7 +333,9 @@ def Hellinger(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def JensenShannon(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta JS(p, q) = beta (KL(p || m) + KL(q || m))/2 with m = (p + q)/2, in nats.
+    r"""beta JS(p, q) = beta (KL(p || m) + KL(q || m))/2 with m = (p + q)/2, in nats.
+
+    $$\frac\beta2 \sum_i [p_i \log\frac{2 p_i}{p_i + q_i} + q_i \log\frac{2 q_i}{p_i + q_i}]$$
 
     The optimum is q e^{2x}/(2 - e^{2x}) with x = (R - L)/beta (arXiv 2302.08215). As f' is
     bounded above, mass may leave the support of q: see `target`. Arguments as in `ReverseKL`.
@@ -327,7 +344,9 @@ def JensenShannon(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
 
 
 def TotalVariation(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta TV(p, q) = beta sum_i |p_i - q_i| / 2.
+    r"""beta TV(p, q) = beta sum_i |p_i - q_i| / 2.
+
+    $$\frac\beta2 \sum_i |p_i - q_i|$$
 
     Mass moves to the best action from every action more than beta below it; the others keep q, so
     q itself is optimal when max R - min R <= beta. The optimum need not be unique: see
@@ -337,7 +356,9 @@ def TotalVariation(beta: Number, *, anchor: Anchor | None = None) -> Regularizer
 
 
 def Tsallis(order: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
-    """The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
+    r"""The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
+
+    $$\beta S_n(p) = \beta\, \frac{1 - \sum_i p_i^n}{n - 1}$$
 
     Up to a constant it is beta n K^{1-n} times the alpha divergence, alpha = n, to the uniform
     policy. n = 2, beta = 1/2 gives sparsemax (arXiv 1602.02068); 1 < n < 2 lies between that and
@@ -365,7 +386,9 @@ def Tsallis(order: Number, beta: Number, *, anchor: Anchor | None = None) -> Reg
 
 
 def Entropy(alpha: Number) -> Regularizer:
-    """The entropy bonus alpha H(p): the term -alpha H(p) = alpha sum_i p_i log p_i, in nats.
+    r"""The entropy bonus alpha H(p): the term -alpha H(p) = alpha sum_i p_i log p_i, in nats.
+
+    $$-\alpha H(p) = \alpha \sum_i p_i \log p_i, \qquad p_i \propto e^{R_i/\alpha}$$
 
     Up to the constant alpha log K it is reverse KL to the uniform policy over all K actions,
     whatever the reference: the optimum is p proportional to e^{R/alpha}.

@@ -44,7 +44,7 @@ class Grid:
 
     @property
     def num(self) -> int:
-        """N."""
+        """The number of points, N."""
         return math.prod(self.lengths.values())
 
     def rows(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -60,7 +60,9 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
 
 
 def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
-    """Max E_p R subject to KL(p || q) <= radius, in nats.
+    r"""max E_p R subject to KL(p || q) <= radius, in nats.
+
+    $$\max_p \; \mathbb{E}_p R \quad \text{where } \mathrm{KL}(p \,\|\, q) \le \epsilon$$
 
     The tilt q e^{R/b} with b the root of KL = radius; b is the multiplier. From radius
     -log q(argmax R) on it is q restricted to the best actions, at multiplier 0. At radius 0 it is
@@ -68,7 +70,7 @@ def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
 
     Args:
         bandit: rewards and reference.
-        radius: >= 0, in nats; any radius.
+        radius: epsilon >= 0, in nats; any radius.
 
     Raises:
         ValueError: the radius is negative, NaN, or too small to leave forbidden actions out.
@@ -93,7 +95,9 @@ def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
 
 
 def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array, " N"]:
-    """The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
+    r"""The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
+
+    $$F(\epsilon) = \max \{\mathbb{E}_p R : \mathrm{KL}(p \,\|\, q) \le \epsilon\}$$
 
     Examples:
         >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])

@@ -45,16 +45,18 @@ class Constrained(Law):
 def constrained(
     bandit: Bandit, costs: Table, limits: Table, regularizer: Regularizer
 ) -> Constrained:
-    """Max E_p R - regularizer(p) subject to E_p costs_m <= limits_m for every m.
+    r"""max E_p R - regularizer(p) subject to E_p costs_m <= limits_m for every m.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } \mathbb{E}_p c_m \le l_m$$
 
     The optimum is the target of R - sum_m mu_m costs_m with prices mu >= 0 that minimize the dual,
     by projected Newton steps (arXiv 2310.04373 for reverse KL).
 
     Args:
         bandit: rewards and reference.
-        costs: shape [M, K].
-        limits: shape [M].
-        regularizer: strictly convex; any sum.
+        costs: c, shape [M, K].
+        limits: l, shape [M].
+        regularizer: Omega, strictly convex; any sum.
 
     Raises:
         ValueError: no law on the support of the reference keeps the limits; the message says which.
@@ -73,7 +75,9 @@ def constrained(
 def moment_matched(
     bandit: Bandit, features: Table, moments: Table, regularizer: Regularizer | None = None
 ) -> Constrained:
-    """Max E_p R - regularizer(p) subject to E_p features_m = moments_m for every m.
+    r"""max E_p R - regularizer(p) subject to E_p features_m = moments_m for every m.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } \mathbb{E}_p \phi_m = \mu_m$$
 
     With rewards 0 and the default, reverse KL with coefficient 1, it is the law nearest to q in
     KL(p || q) with these moments, q e^{lambda . features}, normalized (GDC, arXiv 2012.11635);
@@ -82,8 +86,8 @@ def moment_matched(
     Args:
         bandit: rewards and reference.
         features: phi, shape [M, K].
-        moments: shape [M].
-        regularizer: default `ReverseKL(1)`.
+        moments: mu, shape [M].
+        regularizer: Omega, default `ReverseKL(1)`.
 
     Raises:
         ValueError: no law on the support of the reference has these moments; it says which.

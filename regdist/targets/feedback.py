@@ -44,7 +44,9 @@ class Feedback:
 
 
 def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
-    """GRPO's division by the standard deviation: reward R/sigma(p), x = 1/sigma (2503.06639).
+    r"""GRPO's division by the standard deviation: reward R/sigma(p), x = 1/sigma (2503.06639).
+
+    $$p_i \propto q_i e^{x R_i/\beta}, \quad x = 1/\sqrt{\mathrm{Var}_p R}$$
 
     With a binary reward a fixed point has logit p_C = logit q_C + 1/(beta sqrt(p_C (1 - p_C))).
     The collapse onto the best actions, sigma = 0, is always a limit; it is not listed.
@@ -91,9 +93,11 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
 def pass_at_k(
     bandit: Bandit, regularizer: Regularizer, correct: Bool[Array, " K"], k: float | int
 ) -> Feedback:
-    """The utility 1 - (1 - p_C)^k: correct actions earn k (1 - p_C)^{k-1}, x = p_C.
+    r"""The utility 1 - (1 - p_C)^k: correct actions earn k (1 - p_C)^{k-1}, x = p_C.
 
-    The utility is concave in p: there is exactly one fixed point.
+    $$\max_p \; 1 - (1 - p_C)^k - \Omega(p)$$
+
+    Omega is the regularizer. The utility is concave in p: there is exactly one fixed point.
 
     Raises:
         ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or k < 1.
@@ -120,11 +124,14 @@ def pass_at_k(
 def tail_mean(
     bandit: Bandit, regularizer: Regularizer, level: float, side: str = "lower"
 ) -> Feedback:
-    """The mean of the worst (or best) `level` of the rewards, x the quantile that bounds it.
+    r"""The mean of the worst (or best) `level` of the rewards, x the quantile that bounds it.
 
-    Lower tail (CVaR, risk averse): reward -(x - R)_+/level at x = Q(level); upper tail (risk
-    seeking): (R - x)_+/level at x = Q(1 - level). Maximizing the lower tail pulls up its
-    worst actions only. (Quantile utilities: arXiv 2510.00911.)
+    $$\max_p \; \frac1l \int_0^l Q_p(u)\, du - \Omega(p), \quad \text{upper: } \int_{1 - l}^1$$
+
+    Q_p are the quantiles, l is the level, Omega the regularizer. Lower tail (CVaR, risk averse):
+    reward -(x - R)_+/level at x = Q(level); upper tail (risk seeking): (R - x)_+/level at
+    x = Q(1 - level). Maximizing the lower tail pulls up its worst actions only. (Quantile
+    utilities: arXiv 2510.00911.)
 
     Args:
         bandit: rewards and reference.

@@ -55,7 +55,11 @@ def fixed_points(
     *,
     resolution: float = 1e-9,
 ) -> FixedPoints:
-    """Every x in [low, high] where the target of the feedback's reward gives x back.
+    r"""Every x in [low, high] where the target of the feedback's reward gives x back.
+
+    $$m(x, p_x) = 0, \qquad p_x = \arg\max_p \; \mathbb{E}_p R_x - \Omega(p)$$
+
+    R_x is the feedback's reward, m its mismatch and Omega the regularizer.
 
     The interval is cut into cells. A cell whose mismatch in the middle is larger than its
     steepness lets it vary is empty; the others are halved, down to the resolution. A point is

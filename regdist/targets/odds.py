@@ -74,14 +74,14 @@ def critical_beta(
     j: Actions,
     regularizer: Callable[[Any], Regularizer],
 ) -> Float[Array, ""]:
-    """The beta at which i and j, two actions or two groups, are equally likely under the target.
+    r"""The beta at which i and j, two actions or two groups, are equally likely under the target.
 
     Two actions, one alpha divergence: in closed form. Reverse KL: (R_j - R_i)/(log q_i - log q_j).
     Forward KL: with Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which
     exists when Lambda > max R (arXiv 2510.20817). The family in between: with k = 1 - alpha and
     Y = k (R_j - R_i)/expm1(k (log q_i - log q_j)),
 
-        log beta = log Y - k log sum_m q_m (1 + k (R_j - R_m)/Y)^{-1/k}.
+    $$\log\beta = \log Y - k \log \sum_m q_m \bigl(1 + k (R_j - R_m)/Y\bigr)^{-1/k}$$
 
     Below it the one with the larger reward is ahead, above it the one with the larger reference.
 

@@ -21,7 +21,9 @@ _MAX_ITERATIONS = 200
 
 
 def bradley_terry(reward: Float[Array, " K"]) -> Float[Array, "K K"]:
-    """P(i beats j) = 1/(1 + e^{-(R_i - R_j)}), shape [K, K].
+    r"""P(i beats j) = 1/(1 + e^{-(R_i - R_j)}), shape [K, K].
+
+    $$P(i \succ j) = \frac{1}{1 + e^{-(R_i - R_j)}}$$
 
     Examples:
         >>> print(bradley_terry(jnp.array([1.0, 0.0]))[0, 1])
@@ -66,7 +68,7 @@ def independent_pairs(
 def implicit_reward(
     log_p: Float[Array, " K"], log_ref: Float[Array, " K"], beta: Number
 ) -> Float[Array, " K"]:
-    """Beta log(p/q): the reward, up to a constant, whose reverse-KL target is p (2305.18290).
+    """beta log(p/q): the reward, up to a constant, whose reverse-KL target is p (2305.18290).
 
     -inf where p = 0, +inf where only q = 0.
     """
@@ -79,7 +81,9 @@ def dpo(
     log_loser: Float[Array, " K"],
     beta: Number,
 ) -> Float[Array, " K"]:
-    """The optimum of population DPO for winners and losers drawn apart: q (w/l)^{1/beta}.
+    r"""The optimum of population DPO for winners and losers drawn apart: q (w/l)^{1/beta}.
+
+    $$\min_p \; -\sum_{ij} w_i l_j \log \sigma(h_i - h_j), \qquad h_i = \beta \log\frac{p_i}{q_i}$$
 
     It minimizes -E log sigmoid(beta (log p_i/q_i - log p_j/q_j)) over i ~ w, j ~ l: the margin of
     the best classifier is the log-odds of w against l (arXiv 2305.18290, eq. 7 for the loss). What
@@ -149,7 +153,9 @@ class Fit(Law):
 
 
 def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
-    """The minimizer of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
+    r"""The minimizer of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
+
+    $$\min_p \; -\sum_{ij} \pi_{ij} \log \sigma(h_i - h_j), \qquad h_i = \beta \log\frac{p_i}{q_i}$$
 
     With Bradley-Terry labels of rewards R the optimum is q e^{R/beta}, whoever is compared. A
     finite optimum exists if there is no split of the actions of which one side never loses to the
@@ -157,7 +163,7 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
 
     Args:
         log_ref: q.
-        pairs: joint law of (winner, loser), from `preference_pairs` or `independent_pairs`.
+        pairs: pi, joint law of (winner, loser), from `preference_pairs` or `independent_pairs`.
         beta: the coefficient of the loss.
 
     Raises:
@@ -213,14 +219,16 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
 
 
 def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
-    """The minimizer of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
+    r"""The minimizer of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
+
+    $$\min_p \sum_{ij} \pi_{ij} \Bigl(\log\frac{p_i q_j}{q_i p_j} - \frac{1}{2 \beta}\Bigr)^2$$
 
     With pairs of one sampler s it is q e^{P(y beats s)/beta}: bounded margins, whatever the labels
     (arXiv 2310.12036, with their tau as beta).
 
     Args:
         log_ref: q.
-        pairs: joint law of (winner, loser).
+        pairs: pi, joint law of (winner, loser).
         beta: the coefficient.
 
     Raises:

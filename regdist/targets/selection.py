@@ -29,7 +29,9 @@ class Selection(Law):
 
 
 def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None) -> Selection:
-    """The law of the best of n independent draws, F(y)^n - F(y-)^n in the order of rewards.
+    r"""The law of the best of n independent draws from q.
+
+    $$p_i = \frac{q_i}{F(R_i) - F(R_i^-)} \bigl(F(R_i)^n - F(R_i^-)^n\bigr), \; F(r) = P(R \le r)$$
 
     Ties share by their probability. KL(best of n || q) <= log n - (n - 1)/n, and at equal KL the
     tilt's E_p R is at least as good (arXiv 2404.01730). n may be any real number > 0.
@@ -89,7 +91,9 @@ def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None
 def rejection(
     bandit: Bandit, threshold: Number, log_p: Float[Array, " K"] | None = None
 ) -> Selection:
-    """The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
+    r"""The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
+
+    $$p_i = \frac{q_i\, 1[R_i \ge \tau]}{\sum_j q_j\, 1[R_j \ge \tau]}$$
 
     It keeps the odds of q among what it keeps, and is the limit of reverse KL with reward
     1[R >= threshold] for beta to 0.

@@ -43,7 +43,9 @@ class Target(Law):
 
 @jax.jit
 def target(bandit: Bandit, regularizer: Regularizer) -> Target:
-    """The distribution p that maximizes E_p R - regularizer(p) over the simplex.
+    r"""The distribution p that maximizes E_p R - regularizer(p) over the simplex.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } p_i \ge 0, \; \sum_i p_i = 1$$
 
     Reverse KL: p proportional to q e^{R/beta}. Forward KL: p = beta q/(Lambda - R). Alpha
     divergence: p = q e_alpha((R - L)/beta) with the q-exponential e_alpha. Entropy: p proportional
@@ -60,7 +62,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 
     Args:
         bandit: rewards and reference, K actions.
-        regularizer: any regularizer or sum.
+        regularizer: Omega, any regularizer or sum.
 
     Returns:
         A `Target`. Works under jit, vmap and grad; derivatives are exact (implicit function
@@ -118,12 +120,14 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 def objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
-    """J(p) = E_p R - regularizer(p), in units of reward; -inf is a legal value.
+    r"""J(p) = E_p R - regularizer(p), in units of reward; -inf is a legal value.
+
+    $$J(p) = \sum_i p_i R_i - \Omega(p)$$
 
     Args:
         log_probs: log p, normalized, in nats, shape [K]; -inf allowed.
         bandit: rewards R and reference.
-        regularizer: any regularizer or sum.
+        regularizer: Omega, any regularizer or sum.
 
     For reverse KL, J(p) = value - beta KL(p || target) at every p (arXiv 2205.11275).
 

@@ -117,7 +117,9 @@ def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Ba
 
 
 def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
-    """One reward from several: sum_m weights_m rewards_m.
+    r"""One reward from several: sum_m weights_m rewards_m.
+
+    $$\tilde R_i = \sum_m w_m R_{m i}$$
 
     The reverse-KL target is q e^{sum w_m R_m/beta}. An action that is the argmax of no weighting
     still has positive probability under all of them.
@@ -137,7 +139,9 @@ def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
 
 
 def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table = 0.0) -> Bandit:
-    """R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
+    r"""R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
+
+    $$\tilde R_i = R_i - \sum_m \mu_m (c_{m i} - \ell_m)$$
 
     `rd.constrained` finds the multipliers that keep E_p costs_m <= limits_m (arXiv 2310.04373).
 
@@ -180,7 +184,9 @@ def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) 
 
 
 def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = None) -> Bandit:
-    """R + weight p(answer of y): how likely the policy is to give the same answer (its label).
+    r"""R + weight p(answer of y): how likely the policy is to give the same answer (its label).
+
+    $$\tilde R_i = R_i + w \sum_{j: a_j = a_i} p_j$$
 
     With rewards 0 it is self-labeled training: soft majority voting, right or wrong.
 
@@ -207,7 +213,9 @@ def mara(
     *,
     anchor: str | int | Int[Array, ""] = "reference",
 ) -> Bandit:
-    """Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+    r"""Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+
+    $$\tilde R_i = R_z + \beta \log\frac{q_z}{q_i} \;\; \text{if } R_i \ge \tau, \text{ else } R_i$$
 
     Good actions are those with R >= threshold that the reference can take; z is one of them, the
     anchor. With q the reference and beta the coefficient of the term that is held to it:
