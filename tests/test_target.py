@@ -463,7 +463,7 @@ def test_wrong_calls_say_what_to_do():
             rd.ReverseKL(bad)
     with pytest.raises(ValueError, match="alpha must be a finite number"):
         rd.AlphaDivergence(np.nan, 1.0)
-    with pytest.raises(ValueError, match="normalised log-probabilities"):
+    with pytest.raises(ValueError, match="normalized log-probabilities"):
         rd.ReverseKL(1.0, anchor=jnp.array([0.5, 0.5]))
     both = rd.ForwardKL(1.0) + rd.Entropy(0.5)
     assert np.isclose(rd.objective(bandit.log_ref, bandit, both), 0.5 + 0.5 * np.log(2))

@@ -1,6 +1,6 @@
 """Functions of a law on actions, given as log-probabilities in nats.
 
-Each works on one normalised law of shape [K]; batch with `jax.vmap`. All are defined at
+Each works on one normalized law of shape [K]; batch with `jax.vmap`. All are defined at
 probability 0, in value and gradient: a term that is infinite is a constant, with gradient 0.
 Divergences have arguments `log_p, log_q` and say which sum they compute. Numbers that people sweep
 (an order, a floor, a count of samples) are data. Nothing here checks values, so nothing raises.

@@ -55,8 +55,9 @@ def normalize(log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
     Args:
         log_weights: any reals or -inf, at least one finite, shape [K].
 
-    >>> normalize(jnp.log(jnp.array([1.0, 3.0])))
-    Array([-1.38629436, -0.28768207], dtype=float64)
+    Examples:
+        >>> normalize(jnp.log(jnp.array([1.0, 3.0])))
+        Array([-1.38629436, -0.28768207], dtype=float64)
     """
     return log_weights - jax.nn.logsumexp(log_weights)
 
@@ -70,7 +71,7 @@ def log1mexp(x: Array) -> Array:
 
 
 def log_sum_exp(x: Array) -> Array:
-    """Log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
+    """log sum_i e^{x_i}; -inf, with gradient 0, where every x_i is."""
     none = jnp.all(jnp.isneginf(x))
     return jnp.where(none, -jnp.inf, jax.nn.logsumexp(jnp.where(none, 0, x)))
 
@@ -88,7 +89,7 @@ def log_ratio(log_p: Array, log_q: Array) -> Array:
 
 
 def times_exp(x: Array, log_w: Array) -> Array:
-    """X * exp(log_w), and exactly 0 where the weight is 0, whatever x is there."""
+    """x exp(log_w), and exactly 0 where the weight is 0, whatever x is there."""
     empty = jnp.isneginf(log_w)
     return jnp.where(empty, 0, jnp.where(empty, 0, x) * jnp.exp(log_w))
 
@@ -142,13 +143,14 @@ def _expm2(z: Array) -> Array:
 
 
 def log_q_exponential(x: Array, alpha: Array) -> Array:
-    """Log e_alpha(x) = log(1 + (alpha - 1) x)_+ / (alpha - 1); the identity at alpha = 1.
+    """log e_alpha(x) = log(1 + (alpha - 1) x)_+ / (alpha - 1); the identity at alpha = 1.
 
     Tsallis' q-exponential with q = 2 - alpha, in logs: -inf where alpha > 1 and the bracket is
     not positive, +inf where alpha < 1 and it is not positive.
 
-    >>> log_q_exponential(jnp.array([0.5]), jnp.array(0.0))   # -log(1 - x)
-    Array([0.69314718], dtype=float64)
+    Examples:
+        >>> log_q_exponential(jnp.array([0.5]), jnp.array(0.0))   # -log(1 - x)
+        Array([0.69314718], dtype=float64)
     """
     a = alpha - 1
     z = a * x
@@ -159,13 +161,13 @@ def log_q_exponential(x: Array, alpha: Array) -> Array:
 
 @jax.custom_jvp
 def q_shift(alpha: Array, s: Array, gap: Array) -> Array:
-    """Log e_alpha(x - gap) where x is the point with log e_alpha(x) = s.
+    r"""log e_alpha(x - gap) where x is the point with log e_alpha(x) = s.
 
     If the best action has log-ratio s = log(p/q) to its anchor, an action whose reward is lower by
     `gap` (in units of beta) has log-ratio q_shift(alpha, s, gap), under the alpha divergence. With
     k = 1 - alpha it is
 
-        s - log(1 + k gap e^{k s})/k,
+    $$s - \log(1 + k\, \text{gap}\, e^{k s})/k,$$
 
     which is s - gap at alpha = 1 and has no seam there; nothing cancels, and where e^{k s} would
     overflow the logarithm is taken term by term. Below the support (alpha > 1) it is -inf; past
@@ -271,7 +273,7 @@ q_log_difference.defjvp(_q_log_difference_jvp, symbolic_zeros=True)
 
 
 def log_mean_exp(log_q: Float[Array, " K"], r: Float[Array, " K"]) -> Float[Array, ""]:
-    """Log sum_i q_i e^{r_i} for a normalised q, to full *relative* accuracy as r tends to 0.
+    """log sum_i q_i e^{r_i} for a normalized q, to full *relative* accuracy as r tends to 0.
 
     Where the plain log-sum-exp leaves an error of one ulp of 1, this one leaves an error
     relative to the largest |r|. r = -inf is allowed; r > 0 may be large as long as q e^r is not.

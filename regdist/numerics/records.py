@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -13,9 +14,18 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+if sys.version_info >= (3, 12):
+    from typing import TypeAliasType
+else:
+    from typing_extensions import TypeAliasType
+
 T = TypeVar("T")
 
-Table = ArrayLike | Sequence[Any]
+# Aliases with a name, which `help` prints; of a bare union it prints all members.
+Number = TypeAliasType("Number", ArrayLike)
+"""What people type for a number: one of Python's, or an array."""
+
+Table = TypeAliasType("Table", ArrayLike | Sequence[Any])
 """What people type for a table of numbers: an array, a number or a list."""
 
 
@@ -154,7 +164,7 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
-def as_number(value: ArrayLike) -> Array:
+def as_number(value: Number) -> Array:
     """A number that people sweep, as one dtype whatever was typed: `1` and `1.0` are one trace."""
     return jnp.asarray(value, dtype=float)
 
@@ -169,7 +179,7 @@ def check_actions(name: str, actions: Any, size: int) -> None:
             )
 
 
-def positive(name: str, value: ArrayLike, advice: str) -> Array:
+def positive(name: str, value: Number, advice: str) -> Array:
     """`as_number(value)`, refused when it is known and not a finite number above zero."""
     if is_concrete(value):
         known = np.asarray(value)

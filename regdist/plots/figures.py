@@ -1,7 +1,7 @@
 """Figures of the records: each function draws on matplotlib axes and returns them.
 
-Series differ in colour (Okabe and Ito's colour-blind-safe set), line style and marker, so that
-they stay apart in grey. `style()` holds sizes for a figure one column (3.4 inches) wide.
+Series differ in color (Okabe and Ito's color-blind-safe set), line style and marker, so that
+they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inches) wide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ COLUMN = 3.4
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#555555"
+_GRAY = "#555555"
 
 
 def style() -> dict[Any, Any]:
@@ -55,14 +55,14 @@ def _axes(ax: Axes | None) -> Axes:
 def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None = None) -> Axes:
     """Probabilities of each target from the likeliest action down, against rank, on log axes.
 
-    The reference is the grey line. Actions of probability 0 are left out.
+    The reference is the gray line. Actions of probability 0 are left out.
     """
     ax = _axes(ax)
     series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
     for i, (name, log_p) in enumerate(series.items()):
         p = np.sort(np.exp(np.asarray(log_p)))[::-1]
         p = p[p > 0]
-        look = {"color": _GREY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
+        look = {"color": _GRAY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
         ax.plot(np.arange(1, p.size + 1), p, label=name, **look)
     ax.set(xscale="log", yscale="log", xlabel="rank of the action", ylabel="probability")
     ax.legend()
@@ -137,7 +137,7 @@ def effective_number(
     ax.set(xscale="log", yscale=yscale, ylabel=ylabel)
     ax.set_xlabel(r"coefficient $\beta$ (reward per nat)")
     for name, value in (ceilings or {}).items():
-        ax.axhline(value, color=_GREY, linewidth=0.7)
+        ax.axhline(value, color=_GRAY, linewidth=0.7)
         ax.annotate(
             name,
             (1, value),
@@ -146,7 +146,7 @@ def effective_number(
             xytext=(0, 2),
             textcoords="offset points",
             ha="right",
-            color=_GREY,
+            color=_GRAY,
         )
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax

@@ -16,7 +16,7 @@ class Bandit:
 
     Attributes:
         reward: R, shape [K], real; -inf forbids an action.
-        log_ref: log q, the reference policy in nats, normalised, shape [K]; -inf is off support.
+        log_ref: log q, the reference policy in nats, normalized, shape [K]; -inf is off support.
         label: the answer each action stands for, ints in [0, K), shape [K].
     """
 
@@ -26,7 +26,7 @@ class Bandit:
 
     @property
     def num_actions(self) -> int:
-        """K."""
+        """The number of actions, K."""
         return self.reward.shape[-1]
 
 
@@ -56,9 +56,10 @@ def bandit(
             with negative entries or another sum, shapes that differ, an empty table, bad labels.
             Values are checked when they are known, that is, not under jit or vmap.
 
-    >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
-    >>> b.reward
-    Array([1., 0., 0.], dtype=float64)
+    Examples:
+        >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
+        >>> b.reward
+        Array([1., 0., 0.], dtype=float64)
     """
     if is_concrete(reward):
         known = np.asarray(reward)
@@ -83,7 +84,7 @@ def bandit(
         if is_concrete(q) and not np.all(np.asarray(q) >= 0):
             raise ValueError(
                 f"reference must be probabilities >= 0; got a smallest entry of {np.min(q)}. "
-                "Unnormalised log-weights go through rd.logspace.normalize into log_reference"
+                "Unnormalized log-weights go through rd.logspace.normalize into log_reference"
             )
         given = _logarithm(q)
         _check_log_reference("reference", given)

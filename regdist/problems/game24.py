@@ -48,9 +48,10 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
     Raises:
         ValueError: the hand is not four positive integers, or the target not an integer.
 
-    >>> task = rd.problems.game_of_24([3, 3, 8, 8])
-    >>> [o for o, r in zip(task.outcomes, task.bandit.reward) if r == 1]
-    ['8 / (3 - (8 / 3))']
+    Examples:
+        >>> task = rd.problems.game_of_24([3, 3, 8, 8])
+        >>> [o for o, r in zip(task.outcomes, task.bandit.reward) if r == 1]
+        ['8 / (3 - (8 / 3))']
     """
     cards = tuple(hand)
     if len(cards) != 4 or not all(_is_integer(c) and c > 0 for c in cards):

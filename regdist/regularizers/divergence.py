@@ -27,24 +27,27 @@ from regdist.numerics.records import record
 
 
 class Divergence:
-    """What every f-divergence shares.
+    r"""What every f-divergence shares.
+
+    $$D_f(p \,\|\, q) = \sum_i q_i f(p_i/q_i), \qquad f(1) = f'(1) = 0$$
 
     A member is a record with three methods: `generator`, `slope` and `log_inverse`. The rest
     follows from them; a member may override what it knows in a form that does not cancel. Its
     numbers are fields, hence data:
 
-    >>> @rd.record
-    ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
-    ...     def generator(self, r):
-    ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
-    ...     def slope(self, r):
-    ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
-    ...     def log_inverse(self, x):
-    ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
-    >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
-    >>> bool(target.converged)
-    True
+    Examples:
+        >>> @rd.record
+        ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
+        ...     def generator(self, r):
+        ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
+        ...     def slope(self, r):
+        ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
+        ...     def log_inverse(self, x):
+        ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
+        >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
+        >>> bool(target.converged)
+        True
     """
 
     def generator(self, r: Array) -> Array:
@@ -137,19 +140,21 @@ class Divergence:
         """D_f(p || q) = sum_i q_i f(p_i/q_i) in nats; +inf is a legal value.
 
         The sum is of non-negative terms, so it does not cancel where p is near q. On arguments
-        that are not normalised it is the generalised divergence (for KL: sum p log(p/q) - p + q).
+        that are not normalized it is the generalized divergence (for KL: sum p log(p/q) - p + q).
         """
         return jnp.sum(self.term(log_p, log_q))
 
 
 def _times(weight: Array, limit: Array) -> Array:
-    """Weight * limit without a product with infinity, which would spoil gradients."""
+    """weight * limit without a product with infinity, which would spoil gradients."""
     finite = jnp.isfinite(limit)
     return jnp.where(finite, weight * jnp.where(finite, limit, 0), limit)
 
 
 class AlphaFamily(Divergence):
-    """The alpha family: f(t) = (t^alpha - alpha t + alpha - 1)/(alpha (alpha - 1)).
+    r"""The alpha family: f(t) = (t^alpha - alpha t + alpha - 1)/(alpha (alpha - 1)).
+
+    $$f(t) = \frac{t^\alpha - \alpha t + \alpha - 1}{\alpha (\alpha - 1)}$$
 
     f'(t) = (t^(alpha-1) - 1)/(alpha - 1), whose inverse is the q-exponential. alpha = 1 is reverse
     KL, KL(p || q); alpha = 0 is forward KL, KL(q || p); alpha = 2 is Pearson's chi-squared
@@ -165,15 +170,12 @@ class AlphaFamily(Divergence):
         return expm1_over(self.alpha - 1, r)
 
     def log_inverse(self, x):
-        """Log of the q-exponential."""
         return log_q_exponential(x, self.alpha)
 
     def drop(self, a, b):
-        """`logspace.q_log_difference`."""
         return q_log_difference(self.alpha, a, b)
 
     def shift(self, s, gap):
-        """`logspace.q_shift`."""
         return q_shift(self.alpha, s, gap)
 
     def ceiling(self, gap):
@@ -184,7 +186,6 @@ class AlphaFamily(Divergence):
         return jnp.where(bounded, -log_gap / jnp.where(bounded, k, 1), jnp.inf)
 
     def is_sparse(self):
-        """Whether alpha > 1."""
         return self.alpha > 1
 
     def newton_step(self, excess, rate):
@@ -215,7 +216,6 @@ class AlphaFamily(Divergence):
         return jnp.where(closed, edge[0], excess), jnp.where(closed, edge[1], rate)
 
     def term(self, log_p, log_q):
-        """See the class."""
         gone, new = jnp.isneginf(log_p), jnp.isneginf(log_q)
         both = ~(gone | new)
         base = jnp.where(both, log_q, 0)
@@ -267,12 +267,10 @@ class ForwardKL(AlphaFamily):
 
     @property
     def alpha(self) -> Array:
-        """0, of whatever dtype it meets."""
         return jnp.asarray(0.0)
 
     def is_sparse(self):
-        """1 - 1/t is not bounded below."""
-        return False
+        return False  # 1 - 1/t is not bounded below
 
     def surplus(self, s, gap):
         """With v = e^{-s}: e^r = 1/(v + gap)."""
@@ -288,24 +286,20 @@ class KL(Divergence):
     """
 
     def slope(self, r):
-        """f'(e^r) = r."""
         return r
 
     def log_inverse(self, x):
-        """The identity."""
         return x
 
     def drop(self, a, b):
-        """The difference a - b."""
         same = (a == b) & jnp.isinf(a)
         return jnp.where(same, 0, a - jnp.where(same, 0, b))
 
     def shift(self, s, gap):
-        """The difference s - gap."""
         return s - gap
 
     def ceiling(self, gap):
-        """No bound: f' = log has no finite limit."""
+        # f' = log has no finite limit.
         return jnp.full_like(gap, jnp.inf)
 
     def term(self, log_p, log_q):
@@ -341,7 +335,7 @@ class JensenShannon(Divergence):
         return jnp.where(same, 0, _softplus(-b) - jnp.where(same, 0, _softplus(-a))) / 2
 
     def shift(self, s, gap):
-        """S - 2 gap - log(1 + (1 - e^{-2 gap}) e^s)."""
+        """s - 2 gap - log(1 + (1 - e^{-2 gap}) e^s)."""
         grown = -jnp.expm1(-2 * gap)
         rises, closed = grown > 0, 1 + grown * jnp.exp(jnp.minimum(s, largest_exponent(s))) <= 0
         log_grown = s + jnp.log(jnp.where(rises, grown, 1))
@@ -356,8 +350,7 @@ class JensenShannon(Divergence):
         return jnp.where(closed & ~at_pole, jnp.inf, r)
 
     def is_sparse(self):
-        """Log is not bounded below."""
-        return False
+        return False  # the logarithm is not bounded below
 
     def term(self, log_p, log_q):
         """(p + q)/2 times a function of p/q alone: nothing is lost where p is near q."""
@@ -380,15 +373,12 @@ class TotalVariation(Divergence):
     """
 
     def slope(self, r):
-        """The sign of r, halved."""
         return jnp.sign(r) / 2
 
     def term(self, log_p, log_q):
-        """The terms |p - q|/2."""
         return jnp.abs(exp_difference(log_p, log_q)) / 2
 
     def weighted_slope(self, log_p, log_q):
-        """The terms p sign(p - q)/2."""
         return jnp.exp(log_p) * jnp.sign(log_ratio(log_p, log_q)) / 2
 
 

@@ -44,7 +44,7 @@ class Grid:
 
     @property
     def num(self) -> int:
-        """N."""
+        """The number of points, N."""
         return math.prod(self.lengths.values())
 
     def rows(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -342,9 +342,10 @@ def plan(
 def gaps(wanted: Range, finished: Sequence[Range]) -> list[Range]:
     """What is left of a range of blocks beside finished ones, sorted by their first.
 
-    >>> from regdist.scale.chunks import gaps
-    >>> gaps((0, 10), [(0, 2), (1, 4), (6, 20)])
-    [(4, 6)]
+    Examples:
+        >>> from regdist.scale.chunks import gaps
+        >>> gaps((0, 10), [(0, 2), (1, 4), (6, 20)])
+        [(4, 6)]
     """
     left, at = [], wanted[0]
     for first, last in finished:

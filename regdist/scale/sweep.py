@@ -148,13 +148,15 @@ def sweep(
         TypeError: `fn` does not take the names, or returns what is no array.
         RuntimeError: another process of the run has gone.
 
-    >>> bandit = rd.bandit([1.0, 0.8, 0.0], [0.1, 0.3, 0.6])
-    >>> def entropy(alpha, beta):
-    ...     law = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
-    ...     return rd.metrics.entropy(law.log_probs)
-    >>> made = rd.sweep(entropy, {"beta": jnp.geomspace(0.01, 10, 50), "alpha": [0.0, 0.5, 1.0]})
-    >>> print(made.values.shape, made.num)
-    (50, 3) 150
+    Examples:
+        >>> bandit = rd.bandit([1.0, 0.8, 0.0], [0.1, 0.3, 0.6])
+        >>> def entropy(alpha, beta):
+        ...     law = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
+        ...     return rd.metrics.entropy(law.log_probs)
+        >>> axes = {"beta": jnp.geomspace(0.01, 10, 50), "alpha": [0.0, 0.5, 1.0]}
+        >>> result = rd.sweep(entropy, axes)
+        >>> print(result.values.shape, result.num)
+        (50, 3) 150
     """
     began = time.perf_counter()
     points = grid(axes)

@@ -1,4 +1,4 @@
-"""Optima under constraints on expectations: prices that minimise a convex dual.
+"""Optima under constraints on expectations: prices that minimize a convex dual.
 
 K is the number of actions, M of constraints; laws are log-probabilities in nats.
 """
@@ -28,7 +28,7 @@ class Constrained(Law):
 
     Attributes:
         log_probs: log p in nats, shape [K].
-        value: the objective without the constraints: E_p R, less the regulariser if there is one.
+        value: the objective without the constraints: E_p R, less the regularizer if there is one.
         multipliers: the price of each constraint, d value / d limit, shape [M]; [] for a ball.
         residual: the KKT residual: the largest violation of a constraint, or product of a price
             and its slack, relative to the size of what is constrained.
@@ -45,24 +45,27 @@ class Constrained(Law):
 def constrained(
     bandit: Bandit, costs: Table, limits: Table, regularizer: Regularizer
 ) -> Constrained:
-    """Max E_p R - regulariser(p) subject to E_p costs_m <= limits_m for every m.
+    r"""max E_p R - regularizer(p) subject to E_p costs_m <= limits_m for every m.
 
-    The optimum is the target of R - sum_m mu_m costs_m with prices mu >= 0 that minimise the dual,
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } \mathbb{E}_p c_m \le l_m$$
+
+    The optimum is the target of R - sum_m mu_m costs_m with prices mu >= 0 that minimize the dual,
     by projected Newton steps (arXiv 2310.04373 for reverse KL).
 
     Args:
         bandit: rewards and reference.
-        costs: shape [M, K].
-        limits: shape [M].
-        regularizer: strictly convex; any sum.
+        costs: c, shape [M, K].
+        limits: l, shape [M].
+        regularizer: Omega, strictly convex; any sum.
 
     Raises:
         ValueError: no law on the support of the reference keeps the limits; the message says which.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
-    >>> t = constrained(b, [[1.0, 0.0]], [0.6], rd.ReverseKL(0.1))  # at most 0.6 on action 0
-    >>> print(t.probs.round(6), bool(t.converged))
-    [0.6 0.4] True
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
+        >>> t = constrained(b, [[1.0, 0.0]], [0.6], rd.ReverseKL(0.1))  # at most 0.6 on action 0
+        >>> print(t.probs.round(6), bool(t.converged))
+        [0.6 0.4] True
     """
     table, bound = _checked(bandit, costs, limits, "costs", "limits")
     _check_feasible(bandit, regularizer, table, bound, equal=False)
@@ -72,24 +75,27 @@ def constrained(
 def moment_matched(
     bandit: Bandit, features: Table, moments: Table, regularizer: Regularizer | None = None
 ) -> Constrained:
-    """Max E_p R - regulariser(p) subject to E_p features_m = moments_m for every m.
+    r"""max E_p R - regularizer(p) subject to E_p features_m = moments_m for every m.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } \mathbb{E}_p \phi_m = \mu_m$$
 
     With rewards 0 and the default, reverse KL with coefficient 1, it is the law nearest to q in
-    KL(p || q) with these moments, q e^{lambda . features}, normalised (GDC, arXiv 2012.11635);
+    KL(p || q) with these moments, q e^{lambda . features}, normalized (GDC, arXiv 2012.11635);
     the multipliers are -lambda.
 
     Args:
         bandit: rewards and reference.
         features: phi, shape [M, K].
-        moments: shape [M].
-        regularizer: default `ReverseKL(1)`.
+        moments: mu, shape [M].
+        regularizer: Omega, default `ReverseKL(1)`.
 
     Raises:
         ValueError: no law on the support of the reference has these moments; it says which.
 
-    >>> b = rd.bandit([0.0, 0.0], [0.9, 0.1])
-    >>> print(moment_matched(b, [[1.0, 0.0]], [0.5]).probs.round(6))  # half of all: action 0
-    [0.5 0.5]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0], [0.9, 0.1])
+        >>> print(moment_matched(b, [[1.0, 0.0]], [0.5]).probs.round(6))  # half of all: action 0
+        [0.5 0.5]
     """
     chosen = ReverseKL(1.0) if regularizer is None else regularizer
     table, bound = _checked(bandit, features, moments, "features", "moments")
@@ -181,7 +187,7 @@ def _checked(
 def _check_feasible(
     bandit: Bandit, regularizer: Regularizer, costs: Array, limits: Array, *, equal: bool
 ) -> None:
-    """Raise unless some law keeps all limits; the judge is a linear programme."""
+    """Raise unless some law keeps all limits; the judge is a linear program."""
     if not is_concrete(bandit, regularizer, costs, limits):
         return
     from scipy.optimize import linprog

@@ -55,7 +55,11 @@ def fixed_points(
     *,
     resolution: float = 1e-9,
 ) -> FixedPoints:
-    """Every x in [low, high] where the target of the feedback's reward gives x back.
+    r"""Every x in [low, high] where the target of the feedback's reward gives x back.
+
+    $$m(x, p_x) = 0, \qquad p_x = \arg\max_p \; \mathbb{E}_p R_x - \Omega(p)$$
+
+    R_x is the feedback's reward, m its mismatch and Omega the regularizer.
 
     The interval is cut into cells. A cell whose mismatch in the middle is larger than its
     steepness lets it vary is empty; the others are halved, down to the resolution. A point is
@@ -73,11 +77,12 @@ def fixed_points(
     Raises:
         ValueError: the interval of the feedback is empty or not finite.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> reg = rd.ReverseKL(0.2)
-    >>> found = rd.fixed_points(b, reg, rd.feedback.pass_at_k(b, reg, b.reward > 0, 4))
-    >>> print(found.x.round(4), found.stable, found.certified)
-    [0.5164] [ True] True
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> reg = rd.ReverseKL(0.2)
+        >>> found = rd.fixed_points(b, reg, rd.feedback.pass_at_k(b, reg, b.reward > 0, 4))
+        >>> print(found.x.round(4), found.stable, found.certified)
+        [0.5164] [ True] True
     """
     return _Search(bandit, regularizer, feedback, resolution).result()
 
@@ -192,8 +197,8 @@ class _Search:
             if len(left) > _MOST_CELLS:
                 complete = False
                 break
-            centre = (left + right) / 2
-            left, right = np.ravel([left, centre], "F"), np.ravel([centre, right], "F")
+            center = (left + right) / 2
+            left, right = np.ravel([left, center], "F"), np.ravel([center, right], "F")
         joined: list[tuple[float, float]] = []
         for a, b in zip(left, right, strict=True):
             if joined and a <= joined[-1][1] + 1e-3 * (b - a):

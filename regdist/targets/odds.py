@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.numerics.logspace import expm1_over, log_q_exponential
-from regdist.numerics.records import Table, check_actions, is_concrete
+from regdist.numerics.records import Number, Table, TypeAliasType, check_actions, is_concrete
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
@@ -19,21 +18,22 @@ from regdist.regularizers.regularizer import Reduced, Regularizer
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 
-Actions = Table
+Actions = TypeAliasType("Actions", Table)
 """One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
 
 _GRID = 193
 _DECADES = 6.0
 
 
-def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
+def log_odds(log_probs: Float[Array, " K"], i: Number, j: Number) -> Array:
     """log(p_i / p_j) in nats; NaN where both are 0, as then no odds exist.
 
     Raises:
         ValueError: i or j is not the index of an action.
 
-    >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
-    1.38629...
+    Examples:
+        >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
+        1.38629...
     """
     for name, action in (("i", i), ("j", j)):
         check_actions(name, action, log_probs.shape[-1])
@@ -48,7 +48,7 @@ class OddsParts(NamedTuple):
     reward: Array
 
 
-def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayLike) -> OddsParts:
+def odds_parts(bandit: Bandit, regularizer: Regularizer, i: Number, j: Number) -> OddsParts:
     """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
 
     The reference part is the log-odds of the target with all rewards equal: those of the anchor,
@@ -56,10 +56,11 @@ def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayL
     entropy bonus a beside reverse KL. The reward part is the rest: (R_i - R_j)/beta under reverse
     KL (arXiv 2510.20817), log((Lambda - R_j)/(Lambda - R_i)) under forward KL.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
-    >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
-    >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
-    0.6137 -1.3863 2.0
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
+        >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
+        >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
+        0.6137 -1.3863 2.0
     """
     total = log_odds(target(bandit, regularizer).log_probs, i, j)
     flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
@@ -73,14 +74,14 @@ def critical_beta(
     j: Actions,
     regularizer: Callable[[Any], Regularizer],
 ) -> Float[Array, ""]:
-    """The beta at which i and j, two actions or two groups, are equally likely under the target.
+    r"""The beta at which i and j, two actions or two groups, are equally likely under the target.
 
     Two actions, one alpha divergence: in closed form. Reverse KL: (R_j - R_i)/(log q_i - log q_j).
     Forward KL: with Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which
     exists when Lambda > max R (arXiv 2510.20817). The family in between: with k = 1 - alpha and
     Y = k (R_j - R_i)/expm1(k (log q_i - log q_j)),
 
-        log beta = log Y - k log sum_m q_m (1 + k (R_j - R_m)/Y)^{-1/k}.
+    $$\log\beta = \log Y - k \log \sum_m q_m \bigl(1 + k (R_j - R_m)/Y\bigr)^{-1/k}$$
 
     Below it the one with the larger reward is ahead, above it the one with the larger reference.
 
@@ -92,7 +93,7 @@ def critical_beta(
         bandit: rewards and reference.
         i: an action's index, or a group: indices or a boolean mask, shape [K].
         j: the other; the order does not matter.
-        regularizer: from a coefficient to a regulariser: `rd.ReverseKL`, `rd.ForwardKL`,
+        regularizer: from a coefficient to a regularizer: `rd.ReverseKL`, `rd.ForwardKL`,
             or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
 
     Returns:
@@ -102,11 +103,12 @@ def critical_beta(
     Raises:
         ValueError: an index names no action, a mask has another shape, or the groups overlap.
 
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
-    0.558110...
-    >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
-    0.3389...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
+        0.558110...
+        >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
+        0.3389...
     """
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     made = regularizer(1.0)

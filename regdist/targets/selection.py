@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.metrics import kl, label_log_probs
 from regdist.numerics.logspace import expect, log1mexp, normalize
-from regdist.numerics.records import Law, as_number, is_concrete, record
+from regdist.numerics.records import Law, Number, as_number, is_concrete, record
 from regdist.policies.laws import restrict
 from regdist.problems.bandit import Bandit
 
@@ -29,8 +28,10 @@ class Selection(Law):
     kl: Float[Array, "*batch"]
 
 
-def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = None) -> Selection:
-    """The law of the best of n independent draws, F(y)^n - F(y-)^n in the order of rewards.
+def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None) -> Selection:
+    r"""The law of the best of n independent draws from q.
+
+    $$p_i = \frac{q_i}{F(R_i) - F(R_i^-)} \bigl(F(R_i)^n - F(R_i^-)^n\bigr), \; F(r) = P(R \le r)$$
 
     Ties share by their probability. KL(best of n || q) <= log n - (n - 1)/n, and at equal KL the
     tilt's E_p R is at least as good (arXiv 2404.01730). n may be any real number > 0.
@@ -43,8 +44,9 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
     Raises:
         ValueError: n is not a finite number above 0.
 
-    >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
-    [0.75 0.25]
+    Examples:
+        >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
+        [0.75 0.25]
     """
     if is_concrete(n) and not np.all((np.asarray(n) > 0) & np.isfinite(np.asarray(n))):
         raise ValueError(
@@ -87,9 +89,11 @@ def best_of_n(bandit: Bandit, n: ArrayLike, log_p: Float[Array, " K"] | None = N
 
 
 def rejection(
-    bandit: Bandit, threshold: ArrayLike, log_p: Float[Array, " K"] | None = None
+    bandit: Bandit, threshold: Number, log_p: Float[Array, " K"] | None = None
 ) -> Selection:
-    """The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
+    r"""The law of draws kept when R >= threshold: q restricted to them (RAFT, arXiv 2304.06767).
+
+    $$p_i = \frac{q_i\, 1[R_i \ge \tau]}{\sum_j q_j\, 1[R_j \ge \tau]}$$
 
     It keeps the odds of q among what it keeps, and is the limit of reverse KL with reward
     1[R >= threshold] for beta to 0.
@@ -97,8 +101,9 @@ def rejection(
     Raises:
         ValueError: nothing that the law can draw reaches the threshold.
 
-    >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
-    [0.5 0.5 0. ]
+    Examples:
+        >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
+        [0.5 0.5 0. ]
     """
     law = bandit.log_ref if log_p is None else log_p
     keep = bandit.reward >= as_number(threshold).astype(bandit.reward.dtype)

@@ -1,4 +1,4 @@
-"""The exact optimum of a regularised objective. K is the number of actions, q the anchor."""
+"""The exact optimum of a regularized objective. K is the number of actions, q the anchor."""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from regdist.targets.solvers import mixed, polyhedral, single, tilt
 
 @record
 class Target(Law):
-    """The exact optimum of J(p) = E_p R - regulariser(p); made by `target()`.
+    """The exact optimum of J(p) = E_p R - regularizer(p); made by `target()`.
 
     Attributes:
-        log_probs: log p, normalised, in nats, shape [K]; -inf where p is exactly 0.
+        log_probs: log p, normalized, in nats, shape [K]; -inf where p is exactly 0.
         value: J at the optimum, in units of reward.
         multiplier: L with R_i - beta f'(p_i/q_i) = L wherever p_i > 0, under f'(1) = 0; between
             min R and max R for one term. Reverse KL: beta log sum q e^{R/beta}. The Lambda of the
@@ -43,7 +43,9 @@ class Target(Law):
 
 @jax.jit
 def target(bandit: Bandit, regularizer: Regularizer) -> Target:
-    """The distribution p that maximises E_p R - regulariser(p) over the simplex.
+    r"""The distribution p that maximizes E_p R - regularizer(p) over the simplex.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } p_i \ge 0, \; \sum_i p_i = 1$$
 
     Reverse KL: p proportional to q e^{R/beta}. Forward KL: p = beta q/(Lambda - R). Alpha
     divergence: p = q e_alpha((R - L)/beta) with the q-exponential e_alpha. Entropy: p proportional
@@ -60,7 +62,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 
     Args:
         bandit: rewards and reference, K actions.
-        regularizer: any regulariser or sum.
+        regularizer: Omega, any regularizer or sum.
 
     Returns:
         A `Target`. Works under jit, vmap and grad; derivatives are exact (implicit function
@@ -76,14 +78,15 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     Raises:
         ValueError: coefficients are not scalars, or the anchor of another size.
 
-    >>> t = target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ReverseKL(0.5))
-    >>> print(t.probs)
-    [0.45085306 0.54914694]
-    >>> betas = jnp.array([0.1, 1.0, 10.0])
-    >>> jax.vmap(lambda b: target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ForwardKL(b)))(betas).probs
-    Array([[0.91097722, 0.08902278],
-           [0.31622777, 0.68377223],
-           [0.10977223, 0.89022777]], dtype=float64)
+    Examples:
+        >>> bandit = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(target(bandit, rd.ReverseKL(0.5)).probs)
+        [0.45085306 0.54914694]
+        >>> betas = jnp.array([0.1, 1.0, 10.0])
+        >>> jax.vmap(lambda beta: target(bandit, rd.ForwardKL(beta)))(betas).probs
+        Array([[0.91097722, 0.08902278],
+               [0.31622777, 0.68377223],
+               [0.10977223, 0.89022777]], dtype=float64)
     """
     parts = regularizer.reduce(bandit.log_ref)
     reward = bandit.reward
@@ -117,18 +120,21 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 def objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
-    """J(p) = E_p R - regulariser(p), in units of reward; -inf is a legal value.
+    r"""J(p) = E_p R - regularizer(p), in units of reward; -inf is a legal value.
+
+    $$J(p) = \sum_i p_i R_i - \Omega(p)$$
 
     Args:
-        log_probs: log p, normalised, in nats, shape [K]; -inf allowed.
+        log_probs: log p, normalized, in nats, shape [K]; -inf allowed.
         bandit: rewards R and reference.
-        regularizer: any regulariser or sum.
+        regularizer: Omega, any regularizer or sum.
 
     For reverse KL, J(p) = value - beta KL(p || target) at every p (arXiv 2205.11275).
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
-    0.1000...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
+        0.1000...
     """
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
 

@@ -113,27 +113,30 @@ def falsify(
         ValueError: num, top or batch not positive, a tolerance below 0, or above 0 with a boolean.
         TypeError: the predicate returns something else than one real number or boolean.
 
-    Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward KL
-    at the same beta is the more diverse:
+    Examples:
+        Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward
+        KL at the same beta is the more diverse:
 
-    >>> problems = (rd.testing.bandits(3, rewards="binary"), rd.testing.betas(0.1, 10))
-    >>> def keeps_odds(bandit, beta):
-    ...     law = rd.target(bandit, rd.ReverseKL(beta))
-    ...     change = rd.log_odds(law.log_probs, 0, 1) - rd.log_odds(bandit.log_ref, 0, 1)
-    ...     return jnp.where(bandit.reward[0] == bandit.reward[1], -jnp.abs(change), 0)
-    >>> print(falsify(keeps_odds, problems, 4000, key=jax.random.key(0), tolerance=1e-12))
-    not refuted: it holds on all 4,000 problems; the smallest margin ...
-    >>> def forward_is_more_diverse(bandit, beta):
-    ...     laws = [rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)]
-    ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
-    >>> found = falsify(
-    ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
-    ... )
-    >>> print(found)
-    refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
-    >>> bandit, beta = found.candidates[0].problem
-    >>> bool(forward_is_more_diverse(bandit, beta) < 0)
-    True
+        >>> problems = (rd.testing.bandits(3, rewards="binary"), rd.testing.betas(0.1, 10))
+        >>> def keeps_odds(bandit, beta):
+        ...     law = rd.target(bandit, rd.ReverseKL(beta))
+        ...     change = rd.log_odds(law.log_probs, 0, 1) - rd.log_odds(bandit.log_ref, 0, 1)
+        ...     return jnp.where(bandit.reward[0] == bandit.reward[1], -jnp.abs(change), 0)
+        >>> print(falsify(keeps_odds, problems, 4000, key=jax.random.key(0), tolerance=1e-12))
+        not refuted: it holds on all 4,000 problems; the smallest margin ...
+        >>> def forward_is_more_diverse(bandit, beta):
+        ...     laws = [
+        ...         rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)
+        ...     ]
+        ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
+        >>> found = falsify(
+        ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
+        ... )
+        >>> print(found)
+        refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
+        >>> bandit, beta = found.candidates[0].problem
+        >>> bool(forward_is_more_diverse(bandit, beta) < 0)
+        True
     """
     for name, count in (("num", num), ("top", top), ("batch", batch)):
         if count < 1 or (name == "num" and count > 2**32):

@@ -111,7 +111,7 @@ class _Problem:
         return order, anchors[order]
 
     def law(self, s: Array, forces: Array, pivot: Array, more: Array | float = 0.0) -> Array:
-        """Log p of every action that some anchor holds, shape [K]; `more` is added to each gap."""
+        """log p of every action that some anchor holds, shape [K]; `more` is added to each gap."""
         gap = jnp.where(self.active, self.reward[pivot] - self.reward, 0)
         signs = np.array(list(itertools.product((1, -1), repeat=len(self.kinks))))
         moves = jnp.sum(jnp.asarray(signs, gap.dtype) * self.halves - forces, axis=1)

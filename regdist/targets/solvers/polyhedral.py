@@ -1,4 +1,4 @@
-"""Total variation to one or several anchors: a linear programme, solved exactly by sorting."""
+"""Total variation to one or several anchors: a linear program, solved exactly by sorting."""
 
 import jax.numpy as jnp
 from jax import Array

@@ -1,6 +1,6 @@
 """One strictly convex divergence to one anchor.
 
-Everything is parametrised by s, the log-ratio log(p/q) of the best action to its anchor. Given s
+Everything is parametrized by s, the log-ratio log(p/q) of the best action to its anchor. Given s
 the divergence says the log-ratio of every other action from its reward gap alone, without
 cancellation and without a seam in alpha; s is then the root of "the probabilities sum to 1".
 K is the number of actions, q the anchor.
