@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 
 import regdist as rd
 from regdist.cli import main
+from regdist.reports import report
 
 matplotlib.use("Agg")
 SHORT = ["--beta", "0.2", "--regularizers", "reverse-kl"]
@@ -39,11 +41,11 @@ def test_report_writes_everything(made):
 
 
 def test_report_numbers_are_the_librarys(made):
-    report = json.loads((made / "report.json").read_text())
-    assert report["passes"]
-    assert report["versions"]["regdist"]
+    saved = json.loads((made / "report.json").read_text())
+    assert saved["passes"]
+    assert saved["versions"]["regdist"]
     bandit = rd.problems.two_modes().bandit
-    cells = {(c["regularizer"], c["beta"]): c for c in report["cells"]}
+    cells = {(c["regularizer"], c["beta"]): c for c in saved["cells"]}
     assert len(cells) == 8
     for (name, beta), cell in cells.items():
         make = {"reverse-kl": rd.ReverseKL, "forward-kl": rd.ForwardKL, "entropy": rd.Entropy}.get(
@@ -59,7 +61,7 @@ def test_report_numbers_are_the_librarys(made):
     laws = np.load(made / "targets.npz")
     want = rd.target(bandit, rd.ForwardKL(0.5)).log_probs
     assert np.allclose(laws["forward-kl@0.5"], want, rtol=0, atol=1e-12)
-    rival = report["critical_betas"][0]
+    rival = saved["critical_betas"][0]
     assert np.isclose(rival["reverse_kl"], rd.critical_beta(bandit, 4, 0, rd.ReverseKL))
 
 
@@ -73,9 +75,9 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
     assert "pass@4" in shown
     hand = tmp_path / "hand"
     assert main(["report", "--problem", "game24:3,3,8,8", "--out", str(hand), *SHORT]) == 0
-    report = json.loads((hand / "report.json").read_text())
-    assert report["problem"]["solutions"] == 1
-    assert report["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
+    saved = json.loads((hand / "report.json").read_text())
+    assert saved["problem"]["solutions"] == 1
+    assert saved["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
 
 
 @pytest.mark.parametrize(
@@ -102,16 +104,37 @@ def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, arguments, 
 
 def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
     """A step size above the stability limit makes the runs cycle: the command must say so."""
-    from regdist.reports import report
-
-    rates = report._learning_rates
+    rates = report.learning_rates
     monkeypatch.setattr(
-        report, "_learning_rates", lambda *a: {k: 5 * r for k, r in rates(*a).items()}
+        report, "learning_rates", lambda *a: {k: 5 * r for k, r in rates(*a).items()}
     )
     grid = ["--beta", "0.5", "--regularizers", "reverse-kl"]
     assert main(["report", "--problem", "two-modes", "--out", str(tmp_path / "o"), *grid]) == 1
     assert "FAILS reverse-kl" in capsys.readouterr().err
     assert not json.loads((tmp_path / "o" / "report.json").read_text())["passes"]
+
+
+def test_the_verdict_on_a_sum_does_not_depend_on_the_order_of_its_terms():
+    """A step that is stable for the first term alone is too large where a steeper one stands by."""
+    sums = ["reverse-kl+forward-kl", "forward-kl+reverse-kl"]
+    first, second = report.build("two-modes", [0.02], sums, [8], None).cells
+    for kind, certificate in first.certificates.items():
+        assert certificate.verdict == second.certificates[kind].verdict != "diverges"
+    assert first.passes
+    assert second.passes
+
+
+def test_learning_rates_do_not_depend_on_the_order_of_a_sum():
+    """And a sum allows no more than a term of it does alone."""
+    families = ["reverse-kl", "forward-kl", "entropy", "jensen-shannon", "alpha:-1", "alpha:2"]
+
+    def rates(spec):
+        return report.learning_rates(report.regularizer(spec)(0.3), 2.0)
+
+    for one, other in itertools.combinations(families, 2):
+        both = rates(f"{one}+{other}")
+        assert both == rates(f"{other}+{one}"), (one, other)
+        assert both["natural"] < min(rates(one)["natural"], rates(other)["natural"])
 
 
 def test_the_command_keeps_what_it_compiles_unless_told_where(tmp_path):

@@ -168,7 +168,7 @@ def build(
     regularizers: Sequence[str],
     tries: Sequence[int],
     threshold: float | None,
-    progress: Progress,
+    progress: Progress | None = None,
 ) -> Report:
     """Compute the whole report; long, so it moves a bar.
 
@@ -183,6 +183,7 @@ def build(
     Raises:
         ValueError: anything asked for is unknown or out of range.
     """
+    progress = progress or Progress(disable=True)
     task = problem(spec)
     makers = {name: regularizer(name) for name in regularizers}
     bandit = task.bandit
@@ -234,16 +235,16 @@ def build(
     )
 
 
-def _learning_rates(reg: Regularizer, spread: float) -> dict[str, Array]:
+def learning_rates(reg: Regularizer, spread: float) -> dict[str, Array]:
     """Step sizes at half the stability limit, or less.
 
-    With k = 1 - alpha the natural field's Jacobian has entries c_i = beta + k (L - R_i) at the
-    target, which alpha <= 1 bounds by beta + k spread; the softmax's are smaller by p.
+    The natural field's Jacobian has entries sum_j beta_j t f_j''(t) at the target, t = p/q, where
+    beta_j |f_j'(t)| is at most the spread of the rewards for terms of one sign: term j adds
+    beta_j + k_j spread, with k_j its divergence's `steepening`. The softmax's entries are smaller by p.
     """
     beta = sum((t.beta for t in reg.terms), start=jnp.zeros(()))
-    alpha = getattr(reg.terms[0].divergence, "alpha", jnp.ones(()))
-    steep = beta + jnp.abs(1 - alpha) * spread
-    return {"natural": 0.5 / steep, "softmax": 1 / (beta + spread)}
+    steepening = sum((t.divergence.steepening() for t in reg.terms), start=jnp.zeros(()))
+    return {"natural": 0.5 / (beta + steepening * spread), "softmax": 1 / (beta + spread)}
 
 
 def _solve(
@@ -252,7 +253,7 @@ def _solve(
     import optax
 
     reg = make(beta)
-    rates = _learning_rates(reg, spread)
+    rates = learning_rates(reg, spread)
     paths = {
         kind: run(
             METHODS[kind](reg),
@@ -272,7 +273,7 @@ def _certificates(
 ) -> dict[str, Certificate]:
     import optax
 
-    rates = _learning_rates(reg, spread)
+    rates = learning_rates(reg, spread)
     return {
         kind: certify(
             METHODS[kind](reg),
