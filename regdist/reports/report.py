@@ -26,8 +26,8 @@ DEFAULT_BETAS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Coefficients, in units of the spread of the rewards."""
 DEFAULT_KS = (8, 64)
 METHODS = {"natural": methods.natural_policy_gradient, "softmax": methods.policy_gradient}
-# Steps of a run, and from record to record. At these rates the natural gradient of reverse KL halves
-# its distance at each step: it has long come to rounding. The plain one shows its plateau.
+# Steps of a run, and from record to record. At these rates the natural gradient of reverse KL
+# halves its distance at each step: it has long come to rounding. The plain one shows its plateau.
 _STEPS = {"natural": (400, 4), "softmax": (1000, 10)}
 
 
