@@ -147,32 +147,32 @@ class Cell:
     success: float
 
 
-def cell(method: str, problem: str, expectation: str) -> Cell:
-    """Compute one cell, from its names."""
-    task, composition = PROBLEMS[problem][1](), METHODS[method](BETA)
-    mean = EXPECTATIONS[expectation]
-    best = task.reward == jnp.max(task.reward)
-    paths = _paths(composition, task, mean)
-    if isinstance(mean, Sampled):
+def cell(method_name: str, problem_name: str, expectation_name: str) -> Cell:
+    """Compute one cell."""
+    method, problem = METHODS[method_name](BETA), PROBLEMS[problem_name][1]()
+    expectation = EXPECTATIONS[expectation_name]
+    best = problem.reward == jnp.max(problem.reward)
+    paths = _paths(method, problem, expectation)
+    if isinstance(expectation, Sampled):
         ends = paths[:, -1]
         verdict, sentence, nearest, rate = "drawn", f"{SEEDS} sampled runs", "", None
     else:
-        identification = identify(composition, task, expectation=mean)
+        identification = identify(method, problem, expectation=expectation)
         ends = jnp.asarray(identification.log_probs[None])
         verdict, sentence = identification.verdict, identification.sentence
         nearest = str(identification.candidates[0])
         stands = verdict in _STANDS
-        rate = _rate(composition, task, mean, identification.log_probs) if stands else None
+        rate = _rate(method, problem, expectation, identification.log_probs) if stands else None
     return Cell(
-        method=method,
-        problem=problem,
-        expectation=expectation,
+        method=method_name,
+        problem=problem_name,
+        expectation=expectation_name,
         verdict=verdict,
         sentence=sentence,
         nearest=nearest,
         distances={
             name: _mean(metrics.total_variation(end, law) for end in ends)
-            for name, law in targets(task).items()
+            for name, law in targets(problem).items()
         },
         rate=rate,
         entropy_at_level=_entropy_at_level(paths, best),
@@ -190,11 +190,11 @@ def _mean(values: Iterable[Array]) -> float:
     return float(np.mean(list(values)))
 
 
-def _paths(method: Method, task: Bandit, expectation: Expectation) -> Array:
+def _paths(method: Method, problem: Bandit, expectation: Expectation) -> Array:
     """The policies of a run, or of one for each seed where groups are drawn, shape [S, N, K]."""
 
     def walk(key: Array | None) -> Array:
-        return run(method, task, _STEPS, None, expectation, key, record_every=_EVERY).log_probs
+        return run(method, problem, _STEPS, None, expectation, key, record_every=_EVERY).log_probs
 
     if isinstance(expectation, Sampled):
         return jax.vmap(walk)(jax.random.split(jax.random.key(0), SEEDS))
@@ -214,10 +214,12 @@ def _entropy_at_level(paths: Array, best: Array) -> float | None:
     return float(np.mean(entropies)) if entropies else None
 
 
-def _rate(method: Method, task: Bandit, expectation: Expectation, end: np.ndarray) -> float | None:
+def _rate(
+    method: Method, problem: Bandit, expectation: Expectation, end: np.ndarray
+) -> float | None:
     if not method.differentiable:
         return None
-    slopes = field_jacobian(method, task, prepared(expectation, method, task), end)
+    slopes = field_jacobian(method, problem, prepared(expectation, method, problem), end)
     if not np.all(np.isfinite(slopes)):
         return None
     eigenvalues = np.linalg.eigvals(slopes)
@@ -256,8 +258,13 @@ def build(
     Raises:
         ValueError: an unknown name, or a folder that another version or setting has made.
     """
-    rows, columns = _known("method", methods, METHODS), _known("problem", problems, PROBLEMS)
-    names = [(row, column, mean) for column in columns for row in rows for mean in EXPECTATIONS]
+    methods, problems = _known("method", methods, METHODS), _known("problem", problems, PROBLEMS)
+    names = [
+        (method, problem, expectation)
+        for problem in problems
+        for method in methods
+        for expectation in EXPECTATIONS
+    ]
     progress = progress or Progress(disable=True)
     bar = progress.add_task("atlas", total=len(hosts.team(mesh).mine(len(names))))
     cells = jobs.run(
