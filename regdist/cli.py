@@ -1,4 +1,4 @@
-"""The command `regdist`."""
+"""The command `regdist`: parses, calls, prints."""
 
 import argparse
 import importlib.metadata
@@ -8,18 +8,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from regdist.problems import names as problems
+from regdist.regularizers import names as regularizers
+from regdist.reports import atlas, folder, report, tables
+from regdist.reports.atlas import Cell
+from regdist.reports.report import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, nothing written.
+    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, or a folder that
+    cannot be written; nothing is written.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     _keep_compiled()
-    return options.job(options)
+    complaints = Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else options.width)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        folder.check(options.out)
+        with Progress(*columns, TimeElapsedColumn(), console=complaints) as progress:
+            results = options.compute(options, progress)
+        return options.show(results, options.out, console, complaints)
+    except (ValueError, OSError) as error:
+        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
+        return 2
 
 
 def _keep_compiled() -> None:
@@ -33,126 +51,142 @@ def _keep_compiled() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="regdist",
-        description="Exact target distributions of regularised RL, and certificates of where "
+        description="Exact target distributions of regularized RL, and certificates of where "
         "policy-gradient methods go.",
     )
     version = importlib.metadata.version("regdist")
     parser.add_argument("--version", action="version", version=f"regdist {version}")
     jobs = parser.add_subparsers(required=True, metavar="JOB")
-    job = jobs.add_parser(
-        "report",
-        help="targets, certificates and figures for one problem",
-        description="For a grid of coefficients and regularisers: the exact targets, runs of two "
-        "methods, a certificate for each, tables, figures and a page.",
+    _add_report(
+        jobs.add_parser(
+            "report",
+            help="targets, certificates and figures for one problem",
+            description="For a grid of coefficients and regularizers: the exact targets, runs of "
+            "two methods, a certificate for each, tables, figures and a page.",
+        )
     )
-    job.set_defaults(job=_report)
-    job.add_argument(
+    _add_atlas(
+        jobs.add_parser(
+            "atlas",
+            help="where every method goes, on several problems, under three expectations",
+            description="A table and a figure per problem: verdicts, distances to the known "
+            "targets, rates, and the entropy left at matched success. Finished cells are kept: a "
+            "killed atlas goes on where it stopped.",
+        )
+    )
+    return parser
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(compute=_report, show=_show_report, width=100)
+    parser.add_argument(
         "--problem",
         metavar="P",
-        help="game24:4,7,8,8 (any hand), two-modes, or a .csv or .jsonl file with one outcome a "
-        "line: outcome, reward, and reference or log_reference or count, optionally label "
-        "(default: a built-in Game of 24 hand)",
+        default=report.DEFAULT_PROBLEM,
+        help=f"{problems.CHOICES} with one outcome a line: outcome, reward, and reference or "
+        "log_reference or count, optionally label (default: %(default)s, a Game of 24 hand)",
     )
-    job.add_argument(
+    spread = f"{min(report.DEFAULT_BETAS):g} to {max(report.DEFAULT_BETAS):g}"
+    parser.add_argument(
         "--beta",
         metavar="B,B,...",
         type=_numbers,
-        help="coefficients (default: 0.05 to 1 times the spread of the rewards)",
+        help=f"coefficients (default: {spread} times the spread of the rewards)",
     )
-    job.add_argument(
+    parser.add_argument(
         "--regularizers",
         metavar="N,N,...",
-        type=lambda text: text.split(","),
-        help="from reverse-kl, forward-kl, jensen-shannon, total-variation, entropy, alpha:A and "
-        "sums like reverse-kl+entropy (default: reverse-kl, forward-kl, alpha:0.5, entropy, "
-        "reverse-kl+entropy)",
+        type=_words,
+        default=report.DEFAULT_REGULARIZERS,
+        help=f"from {regularizers.CHOICES} and sums like reverse-kl+entropy "
+        f"(default: {', '.join(report.DEFAULT_REGULARIZERS)})",
     )
-    job.add_argument(
-        "--k", metavar="K,K,...", type=_integers, default=[8, 64], help="the k of pass@k"
+    parser.add_argument(
+        "--k",
+        metavar="K,K,...",
+        type=_integers,
+        default=report.DEFAULT_KS,
+        help=f"the k of pass@k (default: {', '.join(map(str, report.DEFAULT_KS))})",
     )
-    job.add_argument(
+    parser.add_argument(
         "--success",
         metavar="R",
         type=float,
         help="outcomes with at least this reward are solutions (default: the largest reward)",
     )
-    job.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("regdist-report"), help="where to write"
+    _add_out(parser, "regdist-report")
+
+
+def _add_atlas(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(compute=_atlas, show=_show_atlas, width=200)
+    for option, known in (("--methods", atlas.METHODS), ("--problems", atlas.PROBLEMS)):
+        text = f"from {', '.join(known)} (default: all)"
+        parser.add_argument(option, metavar="N,N,...", type=_words, help=text)
+    _add_out(parser, "regdist-atlas")
+
+
+def _add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path(default),
+        help="where to write (default: %(default)s)",
     )
-    atlas = jobs.add_parser(
-        "atlas",
-        help="where every method goes, on several problems, under three expectations",
-        description="A table and a figure per problem: verdicts, distances to the known targets, "
-        "rates, and the entropy left at matched success. Finished cells are kept: a killed atlas "
-        "goes on where it stopped.",
-    )
-    atlas.set_defaults(job=_atlas)
-    atlas.add_argument("--methods", metavar="N,N,...", type=lambda text: text.split(","))
-    atlas.add_argument("--problems", metavar="N,N,...", type=lambda text: text.split(","))
-    atlas.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("regdist-atlas"), help="where to write"
-    )
-    return parser
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write numbers as 0.1,0.5; got {text!r}") from error
 
 
 def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _report(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from regdist.reports import page, report
-
-    complaints = Console(stderr=True)
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
-        if options.out.exists() and not options.out.is_dir():
-            raise ValueError(f"--out {options.out} is a file; a folder is wanted")
-        with Progress(*columns, TimeElapsedColumn(), console=complaints) as progress:
-            made = report.build(
-                options.problem or report.DEFAULT_PROBLEM,
-                options.beta,
-                options.regularizers or report.DEFAULT_REGULARIZERS,
-                options.k,
-                options.success,
-                progress,
-            )
-    except (ValueError, OSError) as error:
-        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
-        return 2
-    console.print(made.task.about, highlight=False)
-    page.print_tables(made, console)
-    page.write(made, options.out)
-    for cell in made.cells:
-        for kind, proof in cell.certificates.items():
-            if not proof.passes or not cell.target.converged:
-                complaints.print(f"FAILS {cell.regularizer} beta={cell.beta:g} {kind}: {proof}")
-    console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
-    return 0 if made.passes else 1
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write integers as 8,64; got {text!r}") from error
 
 
-def _atlas(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
+def _report(options: argparse.Namespace, progress: Progress) -> Report:
+    return report.build(
+        options.problem,
+        options.beta,
+        options.regularizers,
+        options.k,
+        options.success,
+        progress,
+    )
 
-    from regdist.reports import atlas
 
-    complaints = Console(stderr=True)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
-        with Progress(console=complaints) as progress:
-            cells = atlas.build(options.out, options.methods, options.problems, progress)
-    except (ValueError, OSError) as error:
-        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
-        return 2
-    atlas.print_tables(cells, console)
-    atlas.write(cells, options.out)
-    console.print(f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it).")
+def _show_report(results: Report, out: Path, console: Console, complaints: Console) -> int:
+    from regdist.reports import page  # imports matplotlib, which bad input need not wait for
+
+    console.print(results.task.about, highlight=False, markup=False)
+    tables.show(page.sheets(results), console)
+    page.write(results, out)
+    for cell in results.cells:
+        for kind, certificate in cell.certificates.items():
+            if not certificate.passes or not cell.target.converged:
+                name = f"{cell.regularizer} beta={cell.beta:g} {kind}"
+                complaints.print(f"FAILS {name}: {certificate}", markup=False)
+    console.print(f"Open {out / 'index.html'} (figures, tables, report.json beside it).")
+    return 0 if results.passes else 1
+
+
+def _atlas(options: argparse.Namespace, progress: Progress) -> list[Cell]:
+    return atlas.build(options.out, options.methods, options.problems, progress)
+
+
+def _show_atlas(results: list[Cell], out: Path, console: Console, complaints: Console) -> int:
+    from regdist.reports import atlas_page  # imports matplotlib, as above
+
+    tables.show(atlas_page.sheets(results).values(), console)
+    atlas_page.write(results, out)
+    console.print(f"Open {out / 'atlas.md'} (figures and atlas.json beside it).")
     return 0

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+import regdist as rd
 from regdist.cli import main
 from regdist.reports import atlas
 from tests.test_sweep import finish, pair
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("atlas")  # what the fixture makes is made 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("atlas") / "out"
     assert (
         main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(out)]) == 0
@@ -26,8 +27,8 @@ def made(tmp_path_factory):
     return out
 
 
-def test_a_cell_is_what_identify_says(made):
-    about = json.loads((made / "atlas.json").read_text())
+def test_a_cell_is_what_identify_says(written):
+    about = json.loads((written / "atlas.json").read_text())
     cells = {c["expectation"]: c for c in about["cells"]}
     assert set(cells) == set(atlas.EXPECTATIONS)
     for name in ("population", f"groups of {atlas.GROUP}"):
@@ -37,8 +38,8 @@ def test_a_cell_is_what_identify_says(made):
         assert cells[name]["rate"] > 0
     assert cells["sampled"]["verdict"] == "drawn"
     assert cells["sampled"]["distances"]["forward KL"] < 0.1
-    assert "forward KL" in (made / "atlas.md").read_text()
-    assert {p.name for p in made.iterdir()} == {
+    assert "forward KL" in (written / "atlas.md").read_text()
+    assert {p.name for p in written.iterdir()} == {
         "atlas.json",
         "atlas.md",
         "cells",
@@ -47,21 +48,22 @@ def test_a_cell_is_what_identify_says(made):
     }
 
 
-def test_a_second_run_takes_what_is_there(made, monkeypatch):
+def test_a_second_run_takes_what_is_there(written, monkeypatch):
     monkeypatch.setattr(atlas, "cell", lambda *_: pytest.fail("computed again"))
-    before = (made / "atlas.json").read_text()
+    before = (written / "atlas.json").read_text()
     assert (
-        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(made)]) == 0
+        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(written)])
+        == 0
     )
-    assert (made / "atlas.json").read_text() == before
+    assert (written / "atlas.json").read_text() == before
 
 
-def test_wrong_calls_write_nothing(made, tmp_path, monkeypatch, capsys):
+def test_wrong_calls_write_nothing(written, tmp_path, monkeypatch, capsys):
     assert main(["atlas", "--methods", "PPO", "--out", str(tmp_path / "new")]) == 2
     assert "unknown method: PPO" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(atlas, "BETA", 0.5)
-    assert main(["atlas", "--methods", "k3 in loss", "--out", str(made)]) == 2
+    assert main(["atlas", "--methods", "k3 in loss", "--out", str(written)]) == 2
     assert "made with other settings" in " ".join(capsys.readouterr().err.split())
 
 
@@ -69,9 +71,7 @@ def test_every_method_of_the_atlas_has_a_finite_field():
     for _, problem in atlas.PROBLEMS.values():
         bandit = problem()
         for make in atlas.METHODS.values():
-            from regdist import field
-
-            assert np.all(np.isfinite(field(make(atlas.BETA), bandit.log_ref, bandit)))
+            assert np.all(np.isfinite(rd.field(make(atlas.BETA), bandit.log_ref, bandit)))
 
 
 def test_each_device_of_a_mesh_has_a_thread(tmp_path):
@@ -87,8 +87,8 @@ def cell(*names):
     return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
 atlas.cell = cell
 mesh = jax.make_mesh((1, 3), ("a", "b"))
-made = atlas.build(Path(sys.argv[1]), ["RLOO"], ["rare"], mesh=mesh)
-assert [c.expectation for c in made] == list(atlas.EXPECTATIONS)
+cells = atlas.build(Path(sys.argv[1]), ["RLOO"], ["rare"], mesh=mesh)
+assert [c.expectation for c in cells] == list(atlas.EXPECTATIONS)
 assert len(set(used)) == 3, used
 """
     flags = "--xla_force_host_platform_device_count=3"
@@ -109,11 +109,11 @@ jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)
 def cell(*names):
     return atlas.Cell(*names, "drawn", rank, "", {}, None, None, 0.0, 0.0)
 atlas.cell = cell
-made = atlas.build(Path(out), ["RLOO", "GRPO"], ["rare"])
-assert [(c.method, c.expectation) for c in made] == [
+cells = atlas.build(Path(out), ["RLOO", "GRPO"], ["rare"])
+assert [(c.method, c.expectation) for c in cells] == [
     (m, e) for m in ("RLOO", "GRPO") for e in atlas.EXPECTATIONS
 ]
-assert {c.sentence for c in made} == {"0", "1"}
+assert {c.sentence for c in cells} == {"0", "1"}
 """
     finish(*pair(text, tmp_path / "out", tmp_path))
     assert not list(tmp_path.glob("**/*.part"))

@@ -7,10 +7,12 @@ they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from regdist.metrics import kl
 from regdist.problems.bandit import Bandit
 from regdist.runs.certify import Certificate
 from regdist.runs.driver import Trajectory
@@ -199,8 +201,4 @@ def convergence(
 
 def kl_to(path: Trajectory, target: Target) -> np.ndarray:
     """KL(p || target) at every record of a run, in nats, shape [N]."""
-    import jax
-
-    from regdist.metrics import kl
-
     return np.asarray(jax.vmap(lambda p: kl(p, target.log_probs))(path.log_probs))

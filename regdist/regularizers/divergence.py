@@ -91,6 +91,13 @@ class Divergence:
         """
         return jnp.isfinite(self.slope(jnp.asarray(-jnp.inf)))
 
+    def steepening(self) -> Array | float:
+        """The k of t f''(t) <= 1 + k |f'(t)|, by which steps along f' grow unstable with the gaps.
+
+        0, unless overridden: then t f''(t) is at most 1, as it is for reverse KL.
+        """
+        return 0.0
+
     def newton_step(self, excess: Array, rate: Array) -> Array:
         """The step in s that removes a log-mass `excess` whose derivative in s is `rate`."""
         return -excess / rate
@@ -187,6 +194,10 @@ class AlphaFamily(Divergence):
 
     def is_sparse(self):
         return self.alpha > 1
+
+    def steepening(self):
+        """|1 - alpha|, as t f''(t) = 1 + (alpha - 1) f'(t)."""
+        return jnp.abs(1 - self.alpha)
 
     def newton_step(self, excess, rate):
         """Newton on the power mean (sum p)^{-k}, which is concave or convex in e^{-k s}.

@@ -6,6 +6,8 @@ K is the number of actions, q the anchor (by default the reference policy of the
 """
 
 import functools
+import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,7 +30,8 @@ from regdist.numerics.records import (
 from regdist.policies.laws import log_pool, temper
 from regdist.problems.bandit import uniform
 from regdist.regularizers import divergence as divergences
-from regdist.regularizers.divergence import KL, Alpha, AlphaFamily, Divergence
+from regdist.regularizers import names
+from regdist.regularizers.divergence import KL, Alpha, Divergence
 
 
 class Reduced(NamedTuple):
@@ -121,16 +124,11 @@ class Term:
         if self.is_bonus:
             order = f"{_show(d.alpha)}, " if isinstance(d, Alpha) else ""
             return f"{'Tsallis' if order else 'Entropy'}({order}{beta})"
-        if isinstance(d, AlphaFamily):
-            named = {"0": "ForwardKL", "0.5": "Hellinger", "2": "Pearson", "-1": "Neyman"}
-            alpha = _show(d.alpha)
-            if alpha in named:
-                return f"{named[alpha]}({beta}{about})"
-            return f"AlphaDivergence({alpha}, {beta}{about})"
-        if isinstance(d, KL):
-            return f"ReverseKL({beta}{about})"
-        if isinstance(d, divergences.JensenShannon | divergences.TotalVariation):
-            return f"{type(d).__name__}({beta}{about})"
+        name = names.constructor(d)
+        if name is not None:
+            return f"{name}({beta}{about})"
+        if isinstance(d, Alpha):
+            return f"AlphaDivergence({_show(d.alpha)}, {beta}{about})"
         return f"FDivergence({type(d).__name__}, {beta}{about})"
 
 
@@ -401,6 +399,32 @@ def Entropy(alpha: Number) -> Regularizer:
     """
     coefficient = positive("alpha", alpha, "Without an entropy bonus leave the term out")
     return Regularizer((Term(KL(), coefficient, None, True),))
+
+
+def by_name(spec: str) -> Callable[[Number], Regularizer]:
+    """The constructor from beta of the regularizer that a name means, see `names.parse`.
+
+    Each term of a sum has the coefficient beta.
+
+    Raises:
+        ValueError: an unknown name.
+
+    >>> by_name("reverse-kl+entropy")(0.5)
+    ReverseKL(0.5) + Entropy(0.5)
+    >>> by_name("forward-kl+jensen-shannon")(0.5)
+    ForwardKL(0.5) + JensenShannon(0.5)
+    """
+    kinds = names.parse(spec)
+
+    def term(kind: names.Kind, beta: Number) -> Regularizer:
+        if kind is None:
+            return Entropy(beta)
+        return FDivergence(kind(), beta) if isinstance(kind, type) else AlphaDivergence(kind, beta)
+
+    def make(beta: Number) -> Regularizer:
+        return functools.reduce(operator.add, [term(kind, beta) for kind in kinds])
+
+    return make
 
 
 _BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"

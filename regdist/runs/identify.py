@@ -22,28 +22,15 @@ from regdist.metrics import total_variation
 from regdist.numerics.records import Table
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
-from regdist.regularizers.regularizer import (
-    AlphaDivergence,
-    Entropy,
-    ForwardKL,
-    JensenShannon,
-    Regularizer,
-    ReverseKL,
-    TotalVariation,
-)
+from regdist.regularizers.names import NAMED
+from regdist.regularizers.regularizer import AlphaDivergence, Regularizer, by_name
 from regdist.runs.certify import starts as begin_anywhere
 from regdist.runs.driver import run
+from regdist.targets.selection import limit_laws
 from regdist.targets.solve import target
 
 FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
-    "reverse KL": ReverseKL,
-    "forward KL": ForwardKL,
-    "entropy": Entropy,
-    "total variation": TotalVariation,
-    "Jensen-Shannon": JensenShannon,
-    "Hellinger": lambda b: AlphaDivergence(0.5, b),
-    "Pearson": lambda b: AlphaDivergence(2.0, b),
-    "Neyman": lambda b: AlphaDivergence(-1.0, b),
+    family.label: by_name(spec) for spec, family in NAMED.items()
 }
 """The targets that `identify` knows, each a family in beta."""
 
@@ -312,14 +299,10 @@ def _candidates(
         ]
         d, beta = options[-1]
         found.append(Candidate(name, beta, d))
-    laws = {"reference": log_q}
-    best = inside & (reward == reward[inside].max())
-    laws["reference on the best actions"] = np.where(best, log_q, -np.inf)
-    likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
-    laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
-    for name, law in laws.items():
-        log_p = log_softmax(jnp.asarray(law, aim.dtype))
-        found.append(Candidate(name, None, float(total_variation(aim, log_p))))
+    found += [
+        Candidate(name, None, float(total_variation(aim, log_p)))
+        for name, log_p in limit_laws(bandit).items()
+    ]
 
     def rank(c: Candidate) -> tuple:
         known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
@@ -454,9 +437,8 @@ def _distances_to(name: str, bandit: Bandit, aim: Array, betas: np.ndarray) -> n
 
     Always of one shape, and the alpha family by its number, so that few programs are compiled.
     """
-    make = FAMILIES[name]
-    if make is ForwardKL:
-        make = functools.partial(AlphaDivergence, 0.0)
+    forward = name == NAMED["forward-kl"].label
+    make = functools.partial(AlphaDivergence, 0.0) if forward else FAMILIES[name]
     regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), aim.dtype))
     found = np.asarray(_distances(regularizers, bandit, aim))[: len(betas)]
     return np.where(np.isfinite(found), found, 1.0)

@@ -10,6 +10,7 @@ from regdist.metrics import kl, label_log_probs
 from regdist.numerics.logspace import expect, log1mexp, normalize
 from regdist.numerics.records import Law, Number, as_number, is_concrete, record
 from regdist.policies.laws import restrict
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 
 
@@ -111,3 +112,27 @@ def rejection(
         raise ValueError(f"threshold {threshold!r} is above every reward that the law can draw")
     kept = restrict(law, keep)
     return Selection(kept, expect(kept, bandit.reward), kl(kept, bandit.log_ref))
+
+
+def limit_laws(bandit: Bandit) -> dict[str, Float[Array, " K"]]:
+    """Laws without a coefficient that methods end on, by name.
+
+    The reference; the reference given a best action that it can take, the limit of both KLs for
+    beta to 0; and the one of those actions that it holds likeliest, alone.
+
+    >>> laws = limit_laws(rd.bandit([1.0, 1.0, 0.0], [0.1, 0.3, 0.6]))
+    >>> print(jnp.exp(laws["reference on the best actions"]))
+    [0.25 0.75 0.  ]
+    >>> print(jnp.exp(laws["likeliest of the best actions"]))
+    [0. 1. 0.]
+    """
+    log_q, reward = np.asarray(bandit.log_ref), np.asarray(bandit.reward)
+    best = reward == reward[~np.isneginf(log_q)].max()
+    on_best = np.where(best, log_q, -np.inf)
+    likeliest = np.where(np.arange(len(reward)) == np.argmax(on_best), 0.0, -np.inf)
+    laws = {
+        "reference": log_q,
+        "reference on the best actions": on_best,
+        "likeliest of the best actions": likeliest,
+    }
+    return {name: log_softmax(jnp.asarray(law, reward.dtype)) for name, law in laws.items()}
