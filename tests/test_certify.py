@@ -8,7 +8,7 @@ import pytest
 
 import regdist as rd
 from regdist.numerics.spectrum import spectrum
-from tests.problems import REGULARIZERS
+from tests.strategies import REGULARIZERS
 
 BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])
 SGD = optax.sgd(0.5)

@@ -5,7 +5,7 @@ import pytest
 
 from regdist.regularizers.divergence import KL, Alpha
 from tests import judge
-from tests.problems import laws
+from tests.strategies import laws
 
 ALPHAS = [1.0, 0.0, 0.5, 2.0, -1.0, 3.0, 1 - 1e-8, 1e-8, 1 + 1e-8, 0.999]
 

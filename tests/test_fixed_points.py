@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from regdist import feedback
-from tests.problems import bandits
+from tests.strategies import bandits
 
 
 def binary(q):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from tests.problems import bandits, betas
+from tests.strategies import bandits, betas
 
 BANDIT = rd.bandit([1.0, 0.0, 0.5, 0.9, -1.0], [0.1, 0.5, 0.2, 0.15, 0.05])
 COSTS = np.array([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 2.0, 0.0, 3.0]])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import regdist as rd
-from tests.problems import bandits
+from tests.strategies import bandits
 
 m = rd.methods
 BANDIT = rd.bandit([1.0, 0.0, 0.4, 0.7], [0.2, 0.4, 0.3, 0.1])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from tests.problems import bandits, laws
+from tests.strategies import bandits, laws
 
 LAW = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1, 0.0]))
 

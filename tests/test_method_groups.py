@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import regdist as rd
 from regdist.methods.groups import draw
 from tests import losses as w
-from tests.problems import bandits
+from tests.strategies import bandits
 
 m = rd.methods
 part = functools.partial

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from tests.problems import REGULARIZERS, bandits, betas
+from tests.strategies import REGULARIZERS, bandits, betas
 
 every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)
 

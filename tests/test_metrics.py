@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from regdist import metrics
-from tests.problems import laws
+from tests.strategies import laws
 
 LAWS = [*laws(6, 1), jnp.log(jnp.array([0.5, 0.25, 0.25, 0.0, 0.0, 0.0]))]
 hill_number = jax.jit(metrics.hill_number)

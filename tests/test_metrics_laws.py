@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from regdist import metrics
-from tests.problems import laws
-from tests.problems_metrics import DEFINITIONS, DISTANCES, INFINITE, METRICS, SIZE
+from tests.registry_metrics import DEFINITIONS, DISTANCES, INFINITE, METRICS, SIZE
+from tests.strategies import laws
 
 DTYPES = [jnp.float64, jnp.float32]
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -15,8 +15,8 @@ import scipy.spatial.distance
 import scipy.stats
 
 from regdist import metrics
-from tests.problems import laws
-from tests.problems_metrics import REWARD, SEQUENCES, SIZE
+from tests.registry_metrics import REWARD, SEQUENCES, SIZE
+from tests.strategies import laws
 
 PAIRS = list(zip(laws(SIZE, 1), laws(SIZE, 2), strict=True))
 BITS = np.log(2)

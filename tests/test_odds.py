@@ -7,7 +7,7 @@ from hypothesis import given
 
 import regdist as rd
 from tests import judge
-from tests.problems import bandits, betas
+from tests.strategies import bandits, betas
 
 BY_ALPHA = [1.0, 0.0, 0.5, 2.0, -1.0, 1 - 1e-9, 1 + 1e-9, 1e-9]
 

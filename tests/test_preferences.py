@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from regdist import preferences as pref
-from tests.problems import betas
+from tests.strategies import betas
 
 Q = jnp.log(jnp.array([0.4, 0.1, 0.2, 0.3]))
 W = jnp.log(jnp.array([0.5, 0.2, 0.2, 0.1]))

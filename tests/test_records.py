@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import regdist as rd
 from regdist.regularizers.divergence import KL, JensenShannon, TotalVariation
-from tests.problems import LeCam
+from tests.strategies import LeCam
 
 
 def test_each_class_is_a_tree_of_its_own():
@@ -48,7 +48,7 @@ def test_flattening_keeps_choices_static_and_names_its_leaves():
 
 SINGLE = """
 import jax, numpy as np, regdist as rd
-from tests.problems import REGULARIZERS
+from tests.strategies import REGULARIZERS
 assert not jax.config.jax_enable_x64
 bandit = rd.bandit([1.0, 0.5, 0.0], [0.2, 0.3, 0.5])
 for name, member in REGULARIZERS.items():

@@ -170,3 +170,11 @@ def test_derivatives_of_a_run_beside_an_excluded_action(make):
     assert np.isclose(
         back[1][0], (end(at[0], at[1] + moved) - end(at[0], at[1] - moved)) / (2 * h), rtol=1e-7
     )
+
+
+def test_a_start_beyond_the_reference_is_pulled_back_as_the_field_says():
+    """Logits with mass where the reference has none: an infinite pull, hence a non-finite step."""
+    bandit = rd.bandit([1.0, 0.0, 0.0], [0.5, 0.5, 0.0])
+    method = rd.methods.policy_gradient(rd.ReverseKL(0.1))
+    path = rd.run(method, bandit, 3, optax.sgd(0.1), init=[0.0, 0.0, 0.0], record_every=1)
+    assert path.nonfinite == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from tests import judge
-from tests.problems import REGULARIZERS, LeCam, bandits, betas
+from tests.strategies import REGULARIZERS, LeCam, bandits, betas
 from tests.test_target import hard_problem
 
 KINDS = {

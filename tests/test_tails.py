@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regdist import metrics
-from tests.problems import bandits
+from tests.strategies import bandits
 
 
 @given(bandit=bandits(sizes=(5,), zeros=True), level=st.floats(0.01, 1))

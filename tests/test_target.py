@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
+from regdist.numerics.roots import where_unknown
 from tests import judge
-from tests.problems import REGULARIZERS, bandits, betas, laws
+from tests.strategies import REGULARIZERS, bandits, betas, laws
 
 every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)
 # One member of each solver: the others are the same program with other numbers.
@@ -52,6 +53,20 @@ def test_hard_problems_against_50_digits(alpha):
         assert judge.log_error(*zip(*kept, strict=True)) <= 1e-12 if kept else True
         assert target.converged
         assert target.residual <= 1e-11
+
+
+def test_forward_kl_by_name_on_hard_problems_against_50_digits():
+    """As `test_hard_problems_against_50_digits`, for the record that knows alpha at trace time."""
+    random = np.random.default_rng(8)
+    for trial in range(60):
+        bandit, beta = hard_problem(random, (2, 3, 6)[trial % 3])
+        target = rd.target(bandit, rd.ForwardKL(beta))
+        exact = judge.alpha_target(bandit.reward, bandit.log_ref, 0.0, beta)
+        assert judge.total_variation(target.log_probs, exact) <= 1e-11
+        log_p, well = list(target.log_probs), well_conditioned(bandit, exact, 0.0)
+        kept = [(a, b) for a, b, ok in zip(log_p, exact, well, strict=True) if ok]
+        assert judge.log_error(*zip(*kept, strict=True)) <= 1e-12 if kept else True
+        assert target.converged
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5, 1.5, 2.0, 3.0])
@@ -467,3 +482,47 @@ def test_wrong_calls_say_what_to_do():
         rd.ReverseKL(1.0, anchor=jnp.array([0.5, 0.5]))
     both = rd.ForwardKL(1.0) + rd.Entropy(0.5)
     assert np.isclose(rd.objective(bandit.log_ref, bandit, both), 0.5 + 0.5 * np.log(2))
+
+
+def test_the_quick_search_agrees_with_the_safe_one(monkeypatch):
+    """On hard problems, total variation 1e-12; most of them never need the safe one."""
+    import sys
+
+    single = sys.modules["regdist.targets.solvers.single"]
+    random = np.random.default_rng(3)
+    made = [hard_problem(random, 6) for _ in range(300)]
+    bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))
+    betas = jnp.asarray([beta for _, beta in made])
+    left = []
+
+    def solve(unknown_of):
+        def choose(unknown, search, found):
+            jax.debug.callback(lambda x: left.append(bool(x)), unknown)
+            return where_unknown(unknown_of(unknown), search, found)
+
+        monkeypatch.setattr(single, "where_unknown", choose)
+        fresh = jax.jit(
+            jax.vmap(lambda b, beta: rd.target.__wrapped__(b, rd.AlphaDivergence(0.5, beta)))
+        )
+        return jax.block_until_ready(fresh(bandits, betas))
+
+    quick, safe = solve(lambda x: x), solve(jnp.ones_like)
+    jax.effects_barrier()
+    assert len(left) == 2 * len(betas)
+    assert 0 < np.mean(left) < 0.3
+    assert np.all(quick.converged)
+    assert np.all(safe.converged)
+    apart = 0.5 * np.sum(np.abs(np.asarray(quick.probs) - np.asarray(safe.probs)), axis=1)
+    assert apart.max() <= 1e-12
+
+
+def test_the_tilt_is_differentiable_beside_forbidden_and_excluded_actions():
+    bandit = rd.bandit([1.0, 0.0, -np.inf, 0.5], [0.2, 0.5, 0.3, 0.0])
+    by_beta = jax.jacfwd(lambda b: rd.target(bandit, rd.ReverseKL(b)).log_probs)(jnp.asarray(0.5))
+    back = jax.jacrev(lambda b: rd.target(bandit, rd.ReverseKL(b)).log_probs)(jnp.asarray(0.5))
+    p = rd.target(bandit, rd.ReverseKL(0.5)).probs
+    # d log p_i / d beta = (E_p R - R_i)/beta^2 on the support
+    want = (p[0] - np.array([1.0, 0.0])) / 0.25
+    assert np.allclose(by_beta[:2], want, rtol=1e-14)
+    assert np.array_equal(by_beta[2:], [0, 0])
+    assert np.allclose(back, by_beta, rtol=0, atol=1e-14)

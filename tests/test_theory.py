@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from tests.problems import bandits, betas
+from tests.strategies import bandits, betas
 
 
 @given(bandit=bandits(sizes=(5,), zeros=True), beta=betas(-1, 1.5))

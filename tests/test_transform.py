@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import regdist as rd
 from regdist import transform
-from tests.problems import bandits, betas
+from tests.strategies import bandits, betas
 
 # name: a transform with one number x, as a function of a bandit of five actions
 TRANSFORMS = {
