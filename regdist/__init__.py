@@ -120,7 +120,7 @@ def __getattr__(name: str) -> object:
     if name == "plot":
         return importlib.import_module("regdist.plots")
     if name == "softmax":
-        raise AttributeError("rd.softmax returned logarithms: it is rd.log_softmax now")
+        raise AttributeError("rd.log_softmax returned logarithms: it is rd.log_softmax now")
     raise AttributeError(f"module 'regdist' has no attribute {name!r}")
 
 

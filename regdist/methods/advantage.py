@@ -43,8 +43,9 @@ class GroupRelative(Advantage):
         baseline: "none"; "mean" of the group, its own sample included; "others", the mean of the
             other samples (RLOO), whose singleton keeps its reward; "greedy", the reward of the
             likeliest action (ReMax); "value", the old policy's expected reward (a perfect critic).
-        scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(biased
-            variance + eps); "mean" (MaxRL); "sqrt_mean"; "nonzero", the share of nonzero rewards.
+        scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(unbiased
+            variance + eps); "whiten_biased", sqrt(max(biased variance, eps)); "mean" (MaxRL);
+            "sqrt_mean"; "nonzero", the share of nonzero rewards.
         singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
             counts as 0, its standard deviation as 1.
     """
@@ -52,7 +53,15 @@ class GroupRelative(Advantage):
     eps: Array
     baseline: str = choice("none", "mean", "others", "greedy", "value", default="none")
     scale: str = choice(
-        "none", "std", "std_biased", "whiten", "mean", "sqrt_mean", "nonzero", default="none"
+        "none",
+        "std",
+        "std_biased",
+        "whiten",
+        "whiten_biased",
+        "mean",
+        "sqrt_mean",
+        "nonzero",
+        default="none",
     )
     singleton: str = choice("formula", "raw", default="formula")
 
@@ -86,7 +95,9 @@ class GroupRelative(Advantage):
         if self.scale == "std_biased":
             return batch.std(r, unbiased=False) + self.eps
         if self.scale == "whiten":
-            return jnp.sqrt(batch.std(r, unbiased=False) ** 2 + self.eps)
+            return jnp.sqrt(batch.std(r, unbiased=True) ** 2 + self.eps)
+        if self.scale == "whiten_biased":
+            return jnp.sqrt(jnp.maximum(batch.std(r, unbiased=False) ** 2, self.eps))
         if self.scale == "nonzero":
             return batch.sum(jnp.where(r != 0, 1.0, 0.0).astype(r.dtype)) + self.eps
         mean = batch.mean(r)

@@ -181,8 +181,9 @@ class Pairwise(SeesPolicy):
     Attributes:
         beta: as in DPO (2305.18290) or IPO (2310.12036).
         loss: "dpo" or "ipo".
-        hard: the judge always takes the larger reward (ties at random), or prefers it with
-            probability sigmoid(R_i - R_j).
+        hard: the judge always takes the larger reward (ties at random: the two samples of a pair
+            are of one law and come in random order), or prefers it with probability
+            sigmoid(R_i - R_j).
     """
 
     beta: Array
@@ -204,9 +205,12 @@ class Pairwise(SeesPolicy):
         others = jnp.where(batch.inv_size == 1, 1, 1 - batch.inv_size)
         return 2 * jnp.sum(partners[None, :] * force, axis=1) / others
 
-    def force(self, delta: Array, gap: Array) -> Array:
-        """Minus the derivative of the expected loss in the first of a pair, given l and R gaps."""
-        wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)).astype(gap.dtype)
+    def force(self, delta: Array, gap: Array, tie: float = 0.5) -> Array:
+        """Minus the derivative of the expected loss in the first of a pair, given l and R gaps.
+
+        `tie` is how often a hard judge prefers the first of two equal rewards.
+        """
+        wins = jnp.where(gap == 0, tie, jnp.where(gap > 0, 1.0, 0.0)).astype(gap.dtype)
         if not self.hard:
             wins = jax.nn.sigmoid(gap)
         if self.loss == "dpo":
@@ -218,7 +222,8 @@ class Pairwise(SeesPolicy):
 class WithReference(SeesPolicy):
     """XPO: one of each pair from the policy, the other from the reference, and optimism.
 
-    The loss of the pair plus alpha log p of the reference's sample (2405.21046; TRL). Its samples
+    The loss of the pair plus alpha log p of the reference's sample (2405.21046; TRL). A hard judge
+    gives ties to the policy's sample (TRL `xpo_trainer`, model_scores >= ref_scores). Its samples
     come from two laws, so that it is given in `Population` only.
     """
 
@@ -232,10 +237,11 @@ class WithReference(SeesPolicy):
         tables = batch.tables
         gap = batch.reward[:, None] - batch.reward[None, :]
         ratio = batch.log_ratio(tables.log_p, tables.log_ref)
-        force = self.pair.force(ratio[:, None] - ratio[None, :], gap)
+        delta = ratio[:, None] - ratio[None, :]
+        as_own, as_reference = (self.pair.force(delta, gap, tie) for tie in (1.0, 0.0))
         reference = batch.pick(jnp.exp(tables.log_ref))
-        own = force @ jnp.where(batch.here, batch.weight, 0)
-        return force @ reference + jnp.exp(-ratio) * (own - self.alpha)
+        other = as_reference @ jnp.where(batch.here, batch.weight, 0)
+        return as_own @ reference + jnp.exp(-ratio) * (other - self.alpha)
 
 
 @record
