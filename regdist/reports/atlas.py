@@ -27,7 +27,8 @@ from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import by_name
 from regdist.runs.driver import run
-from regdist.runs.identify import field_jacobian, identify
+from regdist.runs.identify import identify
+from regdist.runs.jacobian import field_jacobian
 from regdist.scale import hosts, jobs
 from regdist.targets.selection import limit_laws
 from regdist.targets.solve import target

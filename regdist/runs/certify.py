@@ -22,6 +22,8 @@ from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
+from regdist.runs.jacobian import jacobian_product
+from regdist.runs.starts import starts
 from regdist.targets.solve import Target, objective
 
 if TYPE_CHECKING:
@@ -391,15 +393,6 @@ class _Judgement:
         return "plateau", f"{about}; at the end it is {where}"
 
 
-def starts(bandit: Bandit, random_ones: int) -> np.ndarray:
-    """Logits to start from: the reference, the uniform law on its support and random ones."""
-    log_q = np.asarray(bandit.log_ref)
-    inside = ~np.isneginf(log_q) & ~np.isneginf(np.asarray(bandit.reward))
-    noise = np.random.default_rng(0).normal(scale=1.5, size=(random_ones, len(log_q)))
-    rows = [log_q, np.zeros_like(log_q), *noise.astype(log_q.dtype)]
-    return np.stack([np.where(inside, row, -np.inf).astype(log_q.dtype) for row in rows])
-
-
 def _spread(
     rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
 ) -> float | None:
@@ -425,26 +418,6 @@ def _rate(factor: float) -> float:
 @jax.jit
 def _distances(log_probs: Array, aim: Array) -> Array:
     return jax.vmap(lambda p: kl(p, aim))(log_probs)
-
-
-def jacobian_product(
-    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
-) -> Array:
-    """The derivative of the field along v: exact, or by central differences of a written loss."""
-    if method.differentiable:
-        return _jacobian_product(method, bandit, expectation, at, v)
-    size = jnp.max(jnp.abs(v))
-    width = 1e-3 / jnp.where(size > 0, size, 1)
-    points = jnp.array([-2.0, -1.0, 1.0, 2.0], at.dtype)[:, None] * width * v
-    f = jax.vmap(lambda d: field(method, at + d, bandit, expectation))(points)
-    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * width)
-
-
-@jax.jit
-def _jacobian_product(
-    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
-) -> Array:
-    return jax.jvp(lambda z: field(method, z, bandit, expectation), (at,), (v,))[1]
 
 
 def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:

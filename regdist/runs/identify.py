@@ -13,19 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
-from regdist.methods.field import field
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import AlphaDivergence, Regularizer, by_name
-from regdist.runs.certify import starts as begin_anywhere
-from regdist.runs.driver import run
+from regdist.runs.flow import Flow, field_at, flow_to_end
+from regdist.runs.starts import starts as begin_anywhere
 from regdist.targets.selection import limit_laws
 from regdist.targets.solve import target
 
@@ -37,9 +35,6 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 _GRID, _ZOOMS = 128, 7
 _VERTEX = 1e-6
 _SLID = 1e-3
-_STILL = 1e-7
-_WALK = 20_000
-_MOST_STEPS = 3000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +137,7 @@ def identify(
     begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
     if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
-    flows = [_flow(method, bandit, over, z) for z in begin]
+    flows = [flow_to_end(method, bandit, over, z) for z in begin]
     dtype = bandit.reward.dtype
     ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])
     norms = np.array([f.norm for f in flows])
@@ -164,119 +159,6 @@ def identify(
         ends=ends,
         field_norm=norms,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flow:
-    logits: np.ndarray
-    norm: float
-    settled: bool
-    finite: bool
-    turns: bool
-
-
-def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
-    """The end of dz/dt = field(z), in time units of the largest reward gap."""
-    import scipy.integrate
-
-    inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
-
-    def place(z: np.ndarray) -> np.ndarray:
-        full = np.full(bandit.num_actions, -np.inf, bandit.reward.dtype)
-        full[inside] = z
-        return full
-
-    def f(_: float, z: np.ndarray) -> np.ndarray:
-        return np.asarray(_field(method, place(z), bandit, expectation))[inside]
-
-    def jacobian(_: float, z: np.ndarray) -> np.ndarray:
-        return field_jacobian(method, bandit, expectation, place(z))
-
-    reward = np.asarray(bandit.reward)[inside]
-    unit = float(np.ptp(reward)) or 1.0
-    z = start[inside] - np.max(start[inside])
-    solver = scipy.integrate.BDF(
-        f,
-        0.0,
-        z,
-        1e12 / unit,
-        rtol=1e-8,
-        atol=1e-9,
-        jac=jacobian if method.differentiable else None,
-    )
-    quiet = max(1e-13, float(np.finfo(bandit.reward.dtype).eps))
-    settled, finite = False, True
-    for _ in range(_MOST_STEPS):
-        try:
-            with np.errstate(all="ignore"):
-                solver.step()
-            finite = bool(np.all(np.isfinite(solver.y)))
-        except ValueError:  # scipy refuses a Jacobian that is not finite
-            finite = False
-        if not finite:
-            break
-        z = solver.y
-        if np.max(np.abs(f(0.0, z))) <= quiet * unit or solver.status == "finished":
-            settled = True
-            break
-        if solver.status == "failed":
-            break
-    if not finite:  # logits may run off for ever while the law stands still
-        p, f_z = np.exp(np.asarray(log_softmax(jnp.asarray(z)))), f(0.0, z)
-        speed = np.max(np.abs(p * (f_z - p @ f_z)))
-        settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
-    logits = np.full(bandit.num_actions, -np.inf)
-    logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
-    turns = False
-    if finite and not settled:
-        logits, turns = _slide(method, bandit, expectation, logits)
-    norm = float(np.max(np.abs(f(0.0, logits[inside]))))
-    return _Flow(logits, norm, settled, finite, turns)
-
-
-def _slide(
-    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """The end of steps that shrink, where the field jumps and no solver stands still.
-
-    And whether it still turns at the end.
-    """
-    unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
-    path = run(
-        method,
-        bandit,
-        2 * _WALK,
-        optimizer=_shrinking(unit),
-        expectation=expectation,
-        init=start,
-        record_every=_WALK // 10,
-    )
-    walk = np.exp(np.asarray(path.log_probs[5:11]))
-    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > 0.3
-
-
-@functools.cache
-def _shrinking(unit: float) -> Any:
-    """Half a unit for as long as it takes to get there, then down by ten thousand."""
-    import optax
-
-    return optax.sgd(optax.exponential_decay(0.5 / unit, _WALK, 1e-4, transition_begin=_WALK))
-
-
-def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
-    """Newton steps onto the fixed point nearby, as long as they shrink the field."""
-    for _ in range(4):
-        value = f(0.0, z)
-        slopes = jacobian(0.0, z)
-        if not np.all(np.isfinite(slopes)):
-            break
-        step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
-        fresh = z + step
-        smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
-        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:
-            break
-        z = fresh
-    return z
 
 
 def _candidates(
@@ -339,7 +221,7 @@ def _misfit(
     for _ in range(3):
         z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
         log_p = log_softmax(jnp.asarray(z, bandit.reward.dtype))
-        gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
+        gain = np.asarray(field_at(natural, log_p, bandit, expectation))[inside]
         slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
         columns = np.column_stack([constant, slope])
         left = gain - columns @ np.linalg.lstsq(columns, gain, rcond=None)[0]
@@ -356,7 +238,7 @@ def _own_betas(method: Method) -> np.ndarray:
 
 def _verdict(
     bandit: Bandit,
-    flows: list[_Flow],
+    flows: list[Flow],
     begin: np.ndarray,
     ends: np.ndarray,
     candidates: list[Candidate],
@@ -397,26 +279,6 @@ def _verdict(
     if best.distance <= tolerance or (stuck and best.distance <= _SLID):
         return "converges", f"{many} to {best}{stuck}"
     return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
-
-
-def field_jacobian(
-    method: Method, bandit: Bandit, expectation: Expectation, log_probs: np.ndarray
-) -> np.ndarray:
-    """The derivative of the field in the logits of the actions that are not at 0, there."""
-    inside = np.flatnonzero(~np.isneginf(log_probs))
-    return np.asarray(_jacobian(method, log_probs, bandit, expectation))[np.ix_(inside, inside)]
-
-
-@jax.jit
-def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)
-
-
-@jax.jit
-def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(
-        jnp.asarray(z, bandit.reward.dtype)
-    )
 
 
 def _nearest_member(name: str, bandit: Bandit, aim: Array, spread: float) -> tuple[float, float]:
