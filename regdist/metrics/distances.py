@@ -91,9 +91,9 @@ def chi_squared(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[A
     # (p - q)/sqrt q = p/sqrt q - sqrt q, with the terms that overflow held aside.
     finite_q = jnp.where(jnp.isneginf(log_q), 0, log_q)
     weighted = log_p - finite_q / 2
-    over = (weighted > largest_exponent(log_p) / 2) | (jnp.isneginf(log_q) & (log_p > -jnp.inf))
-    term = exp_difference(jnp.where(over, 0, weighted), jnp.where(over, 0, log_q / 2)) ** 2
-    return jnp.sum(jnp.where(over, jnp.inf, term))
+    large = (weighted > largest_exponent(log_p) / 2) | (jnp.isneginf(log_q) & (log_p > -jnp.inf))
+    term = exp_difference(jnp.where(large, 0, weighted), jnp.where(large, 0, log_q / 2)) ** 2
+    return jnp.sum(jnp.where(large, jnp.inf, term))
 
 
 @jax.jit
@@ -150,7 +150,8 @@ def renyi_divergence(
     inside = both & ~beyond
     exponent = n * jnp.where(inside, log_p, 0) + (1 - n) * jnp.where(inside, log_q, 0)
     log_sum = jax.nn.logsumexp(jnp.where(inside | beyond, exponent, -jnp.inf))
-    # Near 1 the sum is 1 + (n-1) x with x = n D_alpha(n), a sum of non-negative terms.
+    # Near 1 the sum is 1 + (n-1) x with x = n D_alpha(n), a sum of non-negative terms. At 0.4 the
+    # plain form takes over: it loses 1/0.4 ulps there, and this one is still well conditioned.
     near = jnp.abs(jax.lax.stop_gradient(log_sum)) < 0.4
     close_p, close_q = (jnp.where(inside & near, x, -jnp.inf) for x in (log_p, log_q))
     lost = jnp.sum(jnp.where(p_zero, jnp.exp(log_q), 0))

@@ -80,7 +80,7 @@ def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     m = jnp.where(infinite, 1, n) - 1
     # sum p^n = 1 - m S_n, whose log is divided by -m without a seam at m = 0.
     tsallis = _tsallis(log_p, m + 1)
-    near = jnp.abs(m * tsallis) < 0.5
+    near = jnp.abs(m * tsallis) < 0.5  # log1p keeps its digits, and beyond 1/2 the plain log does
     seamless = tsallis * log1p_ratio(jnp.where(near, -m * tsallis, 0))
     gone = jnp.isneginf(log_p)
     powers = jnp.where(gone, -jnp.inf, jnp.where(gone, 0, log_p) * (m + 1))

@@ -52,13 +52,13 @@ def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
         0.75
     """
     chance = _chance(success)
-    tries = jnp.asarray(k, dtype=chance.dtype)
-    endless = jnp.isposinf(tries)
+    draws = jnp.asarray(k, dtype=chance.dtype)
+    endless = jnp.isposinf(draws)
     sure = chance >= 1
     log_miss = jnp.log1p(-jnp.where(sure, 0, chance))
-    partly = -jnp.expm1(jnp.where(endless, 1, tries) * log_miss)
+    partly = -jnp.expm1(jnp.where(endless, 1, draws) * log_miss)
     # At success = 1 the derivative in it is 1 for one try and 0 for more.
-    surely = jnp.where(tries == 1, chance, jnp.where(tries > 0, 1.0, 0.0))
+    surely = jnp.where(draws == 1, chance, jnp.where(draws > 0, 1.0, 0.0))
     possible = jnp.where(chance > 0, 1.0, 0.0)
     return jnp.where(sure, surely, jnp.where(endless, possible, partly))
 
@@ -147,9 +147,9 @@ def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
         2.000000
     """
     top = jnp.max(log_ratio(log_p, log_q))
-    over = top > largest_exponent(top)
-    ratio = jnp.exp(jnp.where(over, 0, top))
-    return jnp.where(over, jnp.inf, jnp.where(ratio > 1, ratio, 1))
+    overflows = top > largest_exponent(top)
+    ratio = jnp.exp(jnp.where(overflows, 0, top))
+    return jnp.where(overflows, jnp.inf, jnp.where(ratio > 1, ratio, 1))
 
 
 @jax.jit

@@ -36,7 +36,7 @@ def quantile(
     taken = ~jnp.isneginf(log_p)
     order = jnp.argsort(jnp.where(taken, reward, jnp.inf))
     below = jnp.cumsum(jnp.exp(log_p[order]))
-    rounding = 4 * len(log_p) * jnp.finfo(log_p.dtype).eps
+    rounding = 4 * len(log_p) * jnp.finfo(log_p.dtype).eps  # of a sum over all actions
     reached = (below >= wanted - rounding) & taken[order]
     last = jnp.sum(taken) - 1
     return reward[order][jnp.where(jnp.any(reached), jnp.argmax(reached), last)]

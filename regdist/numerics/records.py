@@ -38,8 +38,8 @@ def record(cls: type[T]) -> type[T]:
     are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
     another.
     """
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields: tuple[Any, ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
+    frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields: tuple[Any, ...] = dataclasses.fields(frozen)  # pyright: ignore[reportArgumentType]
     data = [f.name for f in fields if not f.metadata.get("static")]
     choices = [f.name for f in fields if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in data]
@@ -52,13 +52,13 @@ def record(cls: type[T]) -> type[T]:
         return list(zip(keys, values, strict=True)), chosen
 
     def unflatten(chosen: tuple, values: Iterable[Any]) -> T:
-        x = object.__new__(made)
+        x = object.__new__(frozen)
         for name, value in (*zip(choices, chosen, strict=True), *zip(data, values, strict=True)):
             object.__setattr__(x, name, value)
         return x
 
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    return made
+    jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
+    return frozen
 
 
 class Law:
