@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from regdist.metrics.checks import checked
 from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
 from regdist.numerics.records import Number, as_number
@@ -33,6 +34,7 @@ class SupportChange(NamedTuple):
     gained_mass: Float[Array, ""]
 
 
+@checked
 def support_change(
     log_p: Float[Array, " K"], log_q: Float[Array, " K"], floor: Number = 0.0
 ) -> SupportChange:
@@ -65,6 +67,7 @@ def support_change(
     )
 
 
+@checked
 def vendi_score(
     log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: Number = 1.0
 ) -> Float[Array, ""]:
@@ -95,6 +98,7 @@ def vendi_score(
     return hill_number(spectrum, order)
 
 
+@checked
 def quality_diversity(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],

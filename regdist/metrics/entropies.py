@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from regdist.metrics.checks import metric
 from regdist.numerics.logspace import expect, expm1_over, log1p_ratio
 from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
 
-@jax.jit
+@metric
 def entropy(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     r"""H(p) = -sum_i p_i log p_i, in nats (Shannon 1948).
 
@@ -34,7 +35,7 @@ def _tsallis(log_p: Array, n: Array) -> Array:
     return jnp.sum(power * -expm1_over(jnp.where(low, 1 - n, n - 1), safe))
 
 
-@jax.jit
+@metric
 def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     r"""S_n(p) = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is the entropy in nats.
 
@@ -58,7 +59,7 @@ def tsallis_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""
     return jnp.where(infinite, 0, _tsallis(log_p, jnp.where(infinite, 1, n)))
 
 
-@jax.jit
+@metric
 def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     r"""H_n(p) = log(sum_i p_i^n)/(1 - n), n = order, in nats; n = 1 is the entropy.
 
@@ -80,7 +81,7 @@ def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     m = jnp.where(infinite, 1, n) - 1
     # sum p^n = 1 - m S_n, whose log is divided by -m without a seam at m = 0.
     tsallis = _tsallis(log_p, m + 1)
-    near = jnp.abs(m * tsallis) < 0.5
+    near = jnp.abs(m * tsallis) < 0.5  # log1p keeps its digits, and beyond 1/2 the plain log does
     seamless = tsallis * log1p_ratio(jnp.where(near, -m * tsallis, 0))
     gone = jnp.isneginf(log_p)
     powers = jnp.where(gone, -jnp.inf, jnp.where(gone, 0, log_p) * (m + 1))
@@ -89,7 +90,7 @@ def renyi_entropy(log_p: Float[Array, " K"], order: Number) -> Float[Array, ""]:
     return jnp.where(infinite, -jnp.max(log_p), jnp.where(near, seamless, far))
 
 
-@jax.jit
+@metric
 def hill_number(log_p: Float[Array, " K"], order: Number = 1.0) -> Float[Array, ""]:
     r"""The effective number of outcomes (sum_i p_i^n)^{1/(1-n)}, n = order, without units.
 
@@ -112,7 +113,7 @@ def hill_number(log_p: Float[Array, " K"], order: Number = 1.0) -> Float[Array, 
     return jnp.where(none, 0, jnp.exp(renyi_entropy(jnp.where(none, 0, log_p), order)))
 
 
-@jax.jit
+@metric
 def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, " K"]:
     """log of the mass of each label: entry a is log sum of p_i over label_i = a; -inf if none.
 
@@ -130,7 +131,7 @@ def label_log_probs(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, scaled)) + base)
 
 
-@jax.jit
+@metric
 def effective_labels(
     log_p: Float[Array, " K"],
     label: Int[Array, " K"],
@@ -151,7 +152,7 @@ def effective_labels(
     return hill_number(label_log_probs(law, label), order)
 
 
-@jax.jit
+@metric
 def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[Array, ""]:
     """-sum_a m_a log m_a over the masses m_a of the labels, in nats: the entropy of the label.
 
@@ -166,7 +167,7 @@ def answer_entropy(log_p: Float[Array, " K"], label: Int[Array, " K"]) -> Float[
     return entropy(label_log_probs(log_p, label))
 
 
-@jax.jit
+@metric
 def token_entropies(log_p: Float[Array, " K"], sequences: Int[Array, "K T"]) -> Float[Array, " T"]:
     r"""H(Y_t | Y_<t) = -sum_y p(y) log p(y_t | y_<t) for t = 1 ... T, in nats.
 

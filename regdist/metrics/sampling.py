@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from regdist.metrics.checks import checked, metric
 from regdist.metrics.distances import renyi_divergence
 from regdist.metrics.entropies import tsallis_entropy
 from regdist.numerics.logspace import expect, largest_exponent, log_ratio
@@ -15,7 +16,7 @@ from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
 
-@jax.jit
+@metric
 def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Float[Array, ""]:
     """E_p R = sum_i p_i R_i; an action of probability 0 does not count, even at R = -inf.
 
@@ -26,7 +27,7 @@ def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Fl
     return expect(log_p, reward)
 
 
-@jax.jit
+@metric
 def success(log_p: Float[Array, " K"], correct: Bool[Array, " K"]) -> Float[Array, ""]:
     """The probability of the actions marked `correct`.
 
@@ -41,6 +42,7 @@ def _chance(success: Number) -> Array:
     return success if isinstance(success, Array) else as_number(success)
 
 
+@checked
 def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
     """1 - (1 - success)^k: the chance that one of k independent samples is right.
 
@@ -52,13 +54,13 @@ def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
         0.75
     """
     chance = _chance(success)
-    tries = jnp.asarray(k, dtype=chance.dtype)
-    endless = jnp.isposinf(tries)
+    draws = jnp.asarray(k, dtype=chance.dtype)
+    endless = jnp.isposinf(draws)
     sure = chance >= 1
     log_miss = jnp.log1p(-jnp.where(sure, 0, chance))
-    partly = -jnp.expm1(jnp.where(endless, 1, tries) * log_miss)
+    partly = -jnp.expm1(jnp.where(endless, 1, draws) * log_miss)
     # At success = 1 the derivative in it is 1 for one try and 0 for more.
-    surely = jnp.where(tries == 1, chance, jnp.where(tries > 0, 1.0, 0.0))
+    surely = jnp.where(draws == 1, chance, jnp.where(draws > 0, 1.0, 0.0))
     possible = jnp.where(chance > 0, 1.0, 0.0)
     return jnp.where(sure, surely, jnp.where(endless, possible, partly))
 
@@ -95,6 +97,7 @@ def pass_at_k_unbiased(samples: Number, correct: Number, k: Number) -> Float[Arr
     return jnp.where(size > n, jnp.nan, estimate)
 
 
+@checked
 def zero_advantage_probability(success: Number, group_size: Number) -> Float[Array, "..."]:
     """p^G + (1-p)^G: the chance that a group of G samples is all right or all wrong.
 
@@ -117,7 +120,7 @@ def zero_advantage_probability(success: Number, group_size: Number) -> Float[Arr
     return chance**size + jnp.where(sure, surely, partly)
 
 
-@jax.jit
+@metric
 def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     r"""1/sum_i p_i^2/q_i, the effective fraction of samples of q that stand for p: in [0, 1].
 
@@ -134,7 +137,7 @@ def effective_sample_size(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) 
     return jnp.exp(-renyi_divergence(log_p, log_q, 2))
 
 
-@jax.jit
+@metric
 def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:
     """max over i of p_i/q_i, the largest importance weight: at least 1, +inf where p > 0 = q.
 
@@ -147,12 +150,12 @@ def concentrability(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Flo
         2.000000
     """
     top = jnp.max(log_ratio(log_p, log_q))
-    over = top > largest_exponent(top)
-    ratio = jnp.exp(jnp.where(over, 0, top))
-    return jnp.where(over, jnp.inf, jnp.where(ratio > 1, ratio, 1))
+    overflows = top > largest_exponent(top)
+    ratio = jnp.exp(jnp.where(overflows, 0, top))
+    return jnp.where(overflows, jnp.inf, jnp.where(ratio > 1, ratio, 1))
 
 
-@jax.jit
+@metric
 def squared_score_norm(log_p: Float[Array, " K"]) -> Float[Array, ""]:
     """E_p |S|^2 = 1 - sum_i p_i^2 with S(y) = e_y - p, the logit gradient of log p(y).
 
@@ -179,7 +182,7 @@ def _log_score_norms(log_p: Array) -> Array:
     return jnp.where(best, jnp.where(vertex, -jnp.inf, at_best), elsewhere)
 
 
-@jax.jit
+@metric
 def optimal_baseline(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],

@@ -8,9 +8,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from regdist.metrics.checks import checked
 from regdist.numerics.records import Number, as_number, is_concrete
 
 
+@checked
 def quantile(
     log_p: Float[Array, " K"], reward: Float[Array, " K"], level: Number
 ) -> Float[Array, ""]:
@@ -36,12 +38,13 @@ def quantile(
     taken = ~jnp.isneginf(log_p)
     order = jnp.argsort(jnp.where(taken, reward, jnp.inf))
     below = jnp.cumsum(jnp.exp(log_p[order]))
-    rounding = 4 * len(log_p) * jnp.finfo(log_p.dtype).eps
+    rounding = 4 * len(log_p) * jnp.finfo(log_p.dtype).eps  # of a sum over all actions
     reached = (below >= wanted - rounding) & taken[order]
     last = jnp.sum(taken) - 1
     return reward[order][jnp.where(jnp.any(reached), jnp.argmax(reached), last)]
 
 
+@checked
 def range_value_at_risk(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -41,8 +42,8 @@ def record(cls: type[T]) -> type[T]:
     are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
     another.
     """
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields: tuple[Any, ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
+    frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields: tuple[Any, ...] = dataclasses.fields(frozen)  # pyright: ignore[reportArgumentType]
     data = [f.name for f in fields if not f.metadata.get("static")]
     choices = [f.name for f in fields if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in data]
@@ -55,14 +56,14 @@ def record(cls: type[T]) -> type[T]:
         return list(zip(keys, values, strict=True)), chosen
 
     def unflatten(chosen: tuple, values: Iterable[Any]) -> T:
-        x = object.__new__(made)
+        x = object.__new__(frozen)
         for name, value in (*zip(choices, chosen, strict=True), *zip(data, values, strict=True)):
             object.__setattr__(x, name, value)
         return x
 
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    _check_choices(made, {f.name: f.metadata["known"] for f in fields if "known" in f.metadata})
-    return made
+    jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
+    _check_choices(frozen, {f.name: f.metadata["known"] for f in fields if "known" in f.metadata})
+    return frozen
 
 
 def _check_choices(cls: Any, known: dict[str, tuple[str, ...]]) -> None:
@@ -143,6 +144,70 @@ def check_kind(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         shown = text if len(text) <= 60 else text[:57] + "..."
         got = f"{type(value).__name__} {shown}"
     raise TypeError(f"{name} must be a {wanted}; got {got}. {advice}")
+
+
+def check_log_probs(name: str, values: Any, where: str) -> Any:
+    """Refuses, when known, what is not one row of normalized log-probabilities in nats.
+
+    Their exponentials must sum to 1 within the square root of the dtype's epsilon: 1.5e-8 in
+    float64, 3.5e-4 in float32. NaN passes: it is the answer of what did not converge.
+
+    Args:
+        name: of the argument.
+        values: what was given; a list becomes an array.
+        where: the call, such as "rd.metrics.kl(log_p, log_q)".
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: probabilities, unnormalized weights, or another shape than [K].
+    """
+    if isinstance(values, list | tuple):
+        values = jnp.asarray(values, dtype=float)
+    if not (isinstance(values, Array | np.ndarray) and jnp.issubdtype(values.dtype, jnp.floating)):
+        got = values.dtype if isinstance(values, Array | np.ndarray) else type(values).__name__
+        hint = ": give its log_probs" if hasattr(values, "log_probs") else ""
+        raise TypeError(
+            f"{name} of {where} must be log-probabilities, a table of real numbers; got {got}{hint}"
+        )
+    if np.ndim(values) != 1:
+        raise ValueError(
+            f"{name} of {where} must be one row of log-probabilities, shape [K]; got shape "
+            f"{np.shape(values)}. For a batch use jax.vmap"
+        )
+    if not is_concrete(values):
+        return values
+    warn_if_cut(name, values)
+    known = np.asarray(values)
+    with np.errstate(over="ignore"):
+        total = float(np.sum(np.exp(known.astype(float))))
+    if abs(total - 1) > float(np.sqrt(jnp.finfo(known.dtype).eps)):
+        plain = bool(np.all((known >= 0) & (known <= 1))) and abs(float(np.sum(known)) - 1) < 1e-3
+        advice = (
+            "These look like probabilities: give their logarithms, or a record's log_probs"
+            if plain
+            else "Weights go through rd.logspace.normalize(log_weights)"
+        )
+        raise ValueError(
+            f"{name} of {where} must be normalized log-probabilities in nats; the exponentials of "
+            f"what was given sum to {total:.6g}. {advice}"
+        )
+    return values
+
+
+_warned: list[str] = []  # what was cut to float32 first, once in a process
+
+
+def warn_if_cut(name: str, values: Any) -> None:
+    """Says once that float64 input becomes float32 where jax's x64 mode is off."""
+    is_double = isinstance(values, np.ndarray | np.floating) and values.dtype == np.float64
+    if is_double and not jax.config.jax_enable_x64 and not _warned:
+        _warned.append(name)
+        warnings.warn(
+            f"{name} is float64 and becomes float32, with some 7 digits, because jax's x64 mode is "
+            'off: jax.config.update("jax_enable_x64", True) keeps 16. Said once.',
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def check_key(key: Any) -> None:

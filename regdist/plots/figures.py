@@ -170,6 +170,7 @@ def convergence(
     for i, (name, path) in enumerate(paths.items()):
         step = np.asarray(path.step)
         distance = kl_to(path, targets[name])
+        # Laws that agree to 14 digits are 1e-28 apart: below that the distance is rounding.
         shown = (distance > 1e-28) & np.append(True, np.diff(step) > 0)
         ax.plot(
             step[shown],
@@ -182,6 +183,7 @@ def convergence(
         rate = certificates[name].predicted_rate if certificates else None
         if rate is None or not np.isfinite(rate) or shown.sum() < 2:
             continue
+        # The line goes through the last record that is clear of rounding.
         clear = np.flatnonzero(distance > 1e-22)[-1]
         line = distance[clear] * np.exp(-2 * rate * (step - step[clear]))
         inside = (line > distance[shown].min() / 3) & (line < distance.max() * 3)

@@ -61,7 +61,7 @@ def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
     wanted = _fraction("mass", mass).astype(log_p.dtype)
     ordered = jnp.sort(log_p, descending=True)
     before = jnp.cumsum(jnp.exp(ordered)) - jnp.exp(ordered)
-    # The last action whose likelier ones hold less than the mass.
+    # The last action whose likelier ones hold less than the mass, beyond the rounding of their sum.
     needed = (before < wanted - 4 * jnp.finfo(log_p.dtype).eps) & ~jnp.isneginf(ordered)
     floor = jnp.min(jnp.where(needed, ordered, jnp.inf))
     return restrict(log_p, log_p >= floor)
@@ -78,6 +78,7 @@ def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
         [0.625 0.375 0.   ]
     """
     share = _fraction("fraction", fraction).astype(log_p.dtype)
+    # 4 ulps: an action at the fraction itself stays, however the logarithms round.
     floor = jnp.max(log_p) + jnp.log(share) - 4 * jnp.finfo(log_p.dtype).eps
     return restrict(log_p, log_p >= floor)
 

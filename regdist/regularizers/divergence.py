@@ -123,10 +123,10 @@ class Divergence:
         inside = jnp.exp(base) * self.generator(jnp.where(both, log_p, 0) - base)
         far = jnp.full_like(log_p, jnp.inf)
         at_zero, beyond = jax.lax.stop_gradient((self.generator(-far), self.slope(far)))
-        lost, found = gone & ~new, new & ~gone
+        lost, gained = gone & ~new, new & ~gone
         q = jnp.exp(jnp.where(lost, log_q, 0))
-        p = jnp.exp(jnp.where(found, log_p, 0))
-        edge = jnp.where(lost, _times(q, at_zero), jnp.where(found, _times(p, beyond), 0))
+        p = jnp.exp(jnp.where(gained, log_p, 0))
+        edge = jnp.where(lost, _times(q, at_zero), jnp.where(gained, _times(p, beyond), 0))
         return jnp.where(both, inside, edge)
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
@@ -134,7 +134,8 @@ class Divergence:
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
         inside = jnp.exp(log_p) * self.slope(jnp.where(finite, r, 0))
-        # t f'(t) tends to 0 with t where f(0) is finite; elsewhere its limit is read off far out.
+        # t f'(t) tends to 0 with t where f(0) is finite; elsewhere its limit is read off far out,
+        # at a quarter of the range, where slopes up to t^-3 are finite; above 1e9 it is infinite.
         far = jnp.full_like(log_p, 0.25 * largest_exponent(r))
         limit = jax.lax.stop_gradient(jnp.exp(-far) * self.slope(-far))
         limit = jnp.where(jnp.abs(limit) < 1e9, limit, -jnp.inf)
@@ -215,7 +216,7 @@ class AlphaFamily(Divergence):
     def surplus(self, s, gap):
         """With z = (1 - alpha) gap e^{(1 - alpha) s}: r = s - log1p(z)/(1 - alpha)."""
         k = 1 - self.alpha
-        extreme = k * s > 0.5 * largest_exponent(s)
+        extreme = k * s > 0.5 * largest_exponent(s)  # the other half is left to the gap, a factor
         y = gap * jnp.exp(jnp.where(extreme, jnp.nan, k * s))
         z = k * y
         closed, none = z <= -1, z == 0
@@ -238,10 +239,10 @@ class AlphaFamily(Divergence):
         p = jnp.exp(jnp.where(new & ~gone, log_p, 0))
         at_zero = jnp.where(a > 0, q / jnp.where(a > 0, a, 1), jnp.inf)
         beyond = jnp.where(k > 0, p / jnp.where(k > 0, k, 1), jnp.inf)
-        exponent = base + top
-        over = exponent + 2 * jnp.log(jnp.maximum(jnp.abs(r), 1)) > largest_exponent(exponent)
-        inside = r**2 * g * jnp.exp(jnp.where(over, 0, exponent))
-        inside = jnp.where(over, jnp.inf, inside)
+        exponent = base + top  # r^2 g e^exponent, with g <= 1/2, must not overflow
+        overflows = exponent + 2 * jnp.log(jnp.maximum(jnp.abs(r), 1)) > largest_exponent(exponent)
+        inside = r**2 * g * jnp.exp(jnp.where(overflows, 0, exponent))
+        inside = jnp.where(overflows, jnp.inf, inside)
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 
     def weighted_slope(self, log_p, log_q):
@@ -249,7 +250,7 @@ class AlphaFamily(Divergence):
         a = self.alpha - 1
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
-        steep = finite & (a * jnp.where(finite, r, 0) > 1)
+        steep = finite & (a * jnp.where(finite, r, 0) > 1)  # e^{a r} may overflow where p is small
         mild = jnp.where(finite & ~steep, r, 0)
         p = jnp.exp(log_p)
         exponent = jnp.where(steep, log_p + a * jnp.where(steep, r, 0), 0)
@@ -406,7 +407,7 @@ def _js_generator(r: Array) -> Array:
     remains: nothing is lost.
     """
     size = jnp.abs(r)
-    near = size < 1
+    near = size < 1  # the form in e^{-|r|} keeps a sixth of its largest term there, more beyond
     x = jnp.where(near, r, 0) / 2
     t = jnp.tanh(x)
     close = t * x + jnp.log1p(-(t**2)) / 2

@@ -436,7 +436,7 @@ def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
     log_q = jnp.asarray(anchor, dtype=float)
     if is_concrete(log_q):
         total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
-        if not np.all(np.abs(total - 1) <= 1e-6):
+        if not np.all(np.abs(total - 1) <= 1e-6):  # float32 logarithms miss 1 by some 1e-7
             raise ValueError(
                 "anchor must be normalized log-probabilities in nats; "
                 f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"

@@ -167,13 +167,14 @@ def sweep(
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes
-    mapped = out is not None and size > budget // 2
+    mapped = out is not None and size > budget // 2  # the other half is for the chunks
     kept = _opened(out, work, members, mapped)
     mine, unit = _shares(work, members)
-    found = kept.finished() if kept is not None else []
-    todo = [gap for blocks in mine for gap in gaps(blocks, found)]
+    finished = kept.finished() if kept is not None else []
+    todo = [gap for blocks in mine for gap in gaps(blocks, finished)]
     held = 0 if mapped else size
     if members.size > 1 and not mapped:
+        # The exchange holds a unit of each process three times: sent, gathered, put together.
         held += 3 * members.size * unit * work.block * work.point_bytes
     planned, chunk, chunks = held, 0, iter(())
     if todo:
@@ -184,7 +185,7 @@ def sweep(
         chunk = ready.capacity * work.block * len(members.devices)
     flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
     if kept is not None and not mapped:
-        for blocks in found:
+        for blocks in finished:
             _put(flat, work, blocks, kept.read(blocks))
     computed, start = 0, time.perf_counter()
     with _bar(progress, members, _points(work, mine), _points(work, todo)) as advance:
@@ -259,10 +260,10 @@ def _exchange(flat: Sequence[np.ndarray], work: Program, members: hosts.Team, un
     """Give every process the units of the others, one of each at a time."""
     for whole in flat:
         for first in range(0, work.blocks, unit * members.size):
-            around = np.zeros((unit * members.size * work.block, *whole.shape[1:]), whole.dtype)
+            units = np.zeros((unit * members.size * work.block, *whole.shape[1:]), whole.dtype)
             rows = work.rows((first, first + unit * members.size))
-            around[: rows.stop - rows.start] = whole[rows]
-            own = np.split(around, members.size)[members.rank]
+            units[: rows.stop - rows.start] = whole[rows]
+            own = np.split(units, members.size)[members.rank]
             together = np.concatenate(hosts.gather(members, own))
             whole[rows] = together[: rows.stop - rows.start]
 

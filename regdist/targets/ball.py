@@ -46,11 +46,13 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     def excess(v: Array, inputs: tuple) -> Array:
         return jnp.log(kl(law(v, inputs), inputs[2])) - jnp.log(jnp.where(fixed, 1, inputs[3]))
 
+    # v = log(span/b). At e^-40 = 4e-18 the tilt is below an ulp of log q; at e^60 = 1e26 an action
+    # that is worse than the best by an ulp of the span has nothing left.
     low, high = jnp.full_like(radius, -40.0), jnp.full_like(radius, 60.0)
     still = jax.lax.stop_gradient(inputs)
-    found, _ = increasing_root(lambda v: excess(v, still), low, high, ended=fixed)
-    found = jnp.where(fixed, 0, found)
-    v = implicit_root(lambda v: jnp.where(fixed, v - found, excess(v, inputs)), found)
+    root, _ = increasing_root(lambda v: excess(v, still), low, high, ended=fixed)
+    root = jnp.where(fixed, 0, root)
+    v = implicit_root(lambda v: jnp.where(fixed, v - root, excess(v, inputs)), root)
     log_p = jnp.where(free, on_top, jnp.where(shut, normalize(log_q), law(v, inputs)))
     beta = jnp.where(free, 0, jnp.where(shut, jnp.inf, scale * jnp.exp(-v)))
     used = kl(log_p, bandit.log_ref)
@@ -86,7 +88,7 @@ def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
         least = -float(
             jax.nn.logsumexp(jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.log_ref))
         )
-        if np.any(np.asarray(radius) < least * (1 - 1e-12)):
+        if np.any(np.asarray(radius) < least * (1 - 1e-12)):  # one computed as `least` may round
             raise ValueError(
                 f"radius must be at least {least:.6g}: no law nearer to the reference leaves out "
                 f"the forbidden actions; got radius={radius!r}"

@@ -57,8 +57,8 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
 
     Examples:
         >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-        >>> found = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
-        >>> print(found.probs[:, 0].round(4), found.stable)
+        >>> points = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
+        >>> print(points.probs[:, 0].round(4), points.stable)
         [0.4531 0.9665] [ True False]
     """
     beta, log_q, reward = _tilt(bandit, regularizer)
@@ -70,6 +70,7 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     gap = float(r.max() - r[~best].max())
     # Var <= span^2 P(not best) <= span^2 odds e^{-x gap/beta}: beyond `high` x sigma stays below 1.
     log_odds = math.log(q[~best].sum()) - math.log(q[best].sum())
+    # From 2 beta/gap on the bound falls, so that once below 1 it stays.
     high = max(4 / span, 2 * beta / gap)
     while 2 * math.log(high * span) + log_odds >= high * gap / beta:
         high *= 1.5
@@ -84,7 +85,7 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     return Feedback(
         lambda x: jnp.where(jnp.isneginf(centered), -jnp.inf, x * centered),
         mismatch,
-        2 / span,
+        2 / span,  # sigma <= span/2
         high,
         lambda a, b: 2 / a + span / beta + 0 * b,
     )
@@ -115,6 +116,7 @@ def pass_at_k(
 
     def steepness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         # p_C (1 - p_C)/beta <= 1/(4 beta), times the largest slope of the reward
+        # (below k = 2 it is infinite at p_C = 1, and there as large as a float can hold)
         at = np.maximum(1 - a, 0.0) if k >= 2 else np.maximum(1 - b, 1e-300)
         return 1 + k * (k - 1) * at ** (k - 2) / (4 * beta)
 

@@ -21,8 +21,10 @@ from regdist.targets.transform import with_reward
 Actions = TypeAliasType("Actions", Table)
 """One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
 
-_GRID = 193
+# Beyond a factor of 10^6 from the spread of the rewards a target is close to a limit: the best
+# actions below, the anchors above. Sixteen points a decade, the ends included.
 _DECADES = 6.0
+_GRID = 193
 
 
 def log_odds(log_probs: Float[Array, " K"], i: Number, j: Number) -> Array:
@@ -111,8 +113,8 @@ def critical_beta(
         0.3389...
     """
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
-    made = regularizer(1.0)
-    parts = made.reduce(bandit.log_ref)
+    unit = regularizer(1.0)
+    parts = unit.reduce(bandit.log_ref)
     first, second = _group("i", i, bandit), _group("j", j, bandit)
     if is_concrete(first, second) and np.any(np.asarray(first & second)):
         raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
@@ -120,7 +122,7 @@ def critical_beta(
     def search(bandit: Bandit) -> Array:
         return _search(bandit, first, second, regularizer)
 
-    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
+    if not (single and len(unit.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
         return search(bandit)
 
     def closed_form(bandit: Bandit) -> Array:
@@ -179,20 +181,20 @@ def _search(
     crosses = sign[:-1] * sign[1:] < 0
     at = _GRID - 2 - jnp.argmax(crosses[::-1])
     upward = sign[at + 1]
-    found, _ = increasing_root(
+    root, _ = increasing_root(
         lambda x: upward * lead(x, still), grid[at], grid[at + 1], ended=~jnp.any(crosses)
     )
-    log_beta = implicit_root(lambda x: lead(x, bandit), found)
+    log_beta = implicit_root(lambda x: lead(x, bandit), root)
     return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
 
 
 def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
-    chosen = jnp.asarray(actions)
-    check_actions(name, chosen, bandit.num_actions)
-    if chosen.dtype == bool:
-        if chosen.shape != bandit.reward.shape:
+    index = jnp.asarray(actions)
+    check_actions(name, index, bandit.num_actions)
+    if index.dtype == bool:
+        if index.shape != bandit.reward.shape:
             raise ValueError(
-                f"a mask of actions must have shape {bandit.reward.shape}; got {chosen.shape}"
+                f"a mask of actions must have shape {bandit.reward.shape}; got {index.shape}"
             )
-        return chosen
-    return jnp.zeros(bandit.num_actions, bool).at[chosen].set(True)
+        return index
+    return jnp.zeros(bandit.num_actions, bool).at[index].set(True)

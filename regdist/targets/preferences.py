@@ -1,4 +1,4 @@
-"""Preferences and distillation: what population DPO and IPO aim at, and which data aim where.
+"""Preferences and distillation: the targets of population DPO and IPO, and data for a target.
 
 A preference law is the joint law of (winner, loser): probabilities, shape [K, K], sum 1. Policies
 are log-probabilities in nats, shape [K]; q is the reference. Teachers are averaged by
@@ -17,6 +17,7 @@ from regdist.numerics.records import Law, Number, is_concrete, positive, record
 from regdist.numerics.roots import accepted, implicit_roots
 
 _BETA = "It is the coefficient of the KL term that the loss implies"
+# Margins that diverge grow by about 1 a step: they end the search within some 60 of them.
 _MAX_ITERATIONS = 200
 
 
@@ -48,7 +49,7 @@ def preference_pairs(
     """
     if is_concrete(preference):
         both = np.asarray(preference + preference.T)
-        if not np.allclose(both, 1, rtol=0, atol=1e-5):
+        if not np.allclose(both, 1, rtol=0, atol=1e-5):  # float32 tables, and those typed by hand
             i, j = np.unravel_index(np.argmax(np.abs(both - 1)), both.shape)
             raise ValueError(
                 "preference must hold P(i beats j) with P(i, j) + P(j, i) = 1, and 1/2 on the "
@@ -204,14 +205,15 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
         return count + 1, h, scale, jnp.max(jnp.abs(gradient(h)))
 
     def unfinished(state: tuple) -> Array:
-        wide = jnp.max(jnp.abs(state[1])) > 60
+        wide = jnp.max(jnp.abs(state[1])) > 60  # they diverge: e^-60 is nothing beside the loss
         return (state[0] < _MAX_ITERATIONS) & (state[-1] > jnp.finfo(one.dtype).eps / 4) & ~wide
 
     start = (0, 0 * one, one[0], jnp.inf * one[0])
     h = jax.lax.while_loop(unfinished, step, jax.lax.stop_gradient(start))[1]
 
     h = implicit_roots(lambda h: gradient(h) + jnp.mean(h), h)
-    # Margins that diverge still move by about 1 a step when the gradient has long vanished.
+    # Margins that diverge still move by about 1 a step when the gradient has long vanished; those
+    # that have settled, by rounding. eps^0.4, 6e-7 in float64 and 2e-3 in float32, lies between.
     still = jax.lax.stop_gradient(h)
     left = jnp.max(jnp.abs(newton_step(still)))
     settled = left <= jnp.finfo(one.dtype).eps ** 0.4 * (1 + jnp.max(jnp.abs(still)))

@@ -57,18 +57,22 @@ def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None
     law = bandit.log_ref if log_p is None else log_p
     reward = bandit.reward
     draws = as_number(n).astype(law.dtype)
+    # By rank of reward: up[i] and down[i] are the log-mass of the i worst, and of all but these.
     order = jnp.argsort(reward)
     ranked, log_w = reward[order], law[order]
     empty = jnp.full(1, -jnp.inf, law.dtype)
     up = jnp.concatenate([empty, jax.lax.cumlogsumexp(log_w)])
     down = jnp.concatenate([jax.lax.cumlogsumexp(log_w, reverse=True), empty])
+    # Each action's level: the actions of its reward, those ranked from `first` to before `after`.
     first = jnp.searchsorted(ranked, reward, side="left")
     after = jnp.searchsorted(ranked, reward, side="right")
     log_level = label_log_probs(law, first)[first]
-    # log F from what lies above where F is near 1; log F-/F from the level where that is small.
+    # The level's share of the draws is F^n - F-^n = F^n (1 - (F-/F)^n). Where F is near 1 its
+    # logarithm comes from what lies above the level; 1/2 is where neither form cancels.
     tail = jnp.exp(down[after])
     near = tail < 0.5
     log_f = jnp.where(near, jnp.log1p(-jnp.where(near, tail, 0)), jnp.where(near, 0, up[after]))
+    # log F-/F from log of level/F where that is small, else from the masses; again 1/2 divides.
     drawn = ~jnp.isneginf(log_level)
     share = jnp.where(drawn, jnp.minimum(jnp.where(drawn, log_level, 0) - log_f, 0), -1)
     lowest = jnp.isneginf(up[first])
@@ -77,6 +81,7 @@ def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None
     log_less = jnp.where(large, below, log1mexp(jnp.where(large, -1, share)))
     rest = jnp.where(lowest, 0, log1mexp(jnp.where(lowest, -1, draws * log_less)))
     log_share = draws * log_f + rest
+    # An action gets of its level's share what it holds of the level.
     taken = ~jnp.isneginf(law)
     log_best = jnp.where(
         taken, jnp.where(taken, law, 0) - jnp.where(drawn, log_level, 0) + log_share, -jnp.inf

@@ -154,6 +154,7 @@ def _kkt_residual(
         never = empty & jnp.isneginf(log_q)
         r = jnp.where(never, jnp.inf, log_ratio(log_p, log_q))
         if isinstance(divergence, TotalVariation):
+            # r is a difference of logarithms, each rounded: 4 ulps of their size are no distance.
             rounding = 4 * jnp.finfo(r.dtype).eps * (1 + jnp.where(empty, 0, jnp.abs(log_p)))
             corner = jnp.abs(r) <= rounding
             half = jnp.full_like(r, beta / 2)

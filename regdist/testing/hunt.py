@@ -129,17 +129,17 @@ def falsify(
         ...         rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)
         ...     ]
         ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
-        >>> found = falsify(
+        >>> hunt = falsify(
         ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
         ... )
-        >>> print(found)
+        >>> print(hunt)
         refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
-        >>> bandit, beta = found.candidates[0].problem
+        >>> bandit, beta = hunt.candidates[0].problem
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
     """
     for name, count in (("num", num), ("top", top), ("batch", batch)):
-        if count < 1 or (name == "num" and count > 2**32):
+        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
             raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
@@ -172,21 +172,21 @@ def falsify(
         }
 
     starts = np.arange(0, num, size, dtype=np.uint64).astype(np.uint32)
-    made = sweep(
+    result = sweep(
         worst_of, {"start": starts}, budget=budget, out=out, mesh=mesh, block=1, progress=progress
     )
-    real = made.values["real"].reshape(-1)
-    margin, index = (made.values[name].reshape(-1)[real] for name in ("margin", "index"))
+    real = result.values["real"].reshape(-1)
+    margin, index = (result.values[name].reshape(-1)[real] for name in ("margin", "index"))
     level = np.where(np.isnan(margin), -np.inf, margin)
     first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
-    found = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
+    worst = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
     candidates = [
         Candidate(
-            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], found)
+            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], worst)
         )
         for place, i in enumerate(first)
     ]
-    violations = int(made.values["violations"].sum())
+    violations = int(result.values["violations"].sum())
     return Hunt(
         holds=violations == 0,
         num=num,
@@ -194,8 +194,8 @@ def falsify(
         tolerance=tolerance,
         worst=candidates[0].margin,
         candidates=candidates,
-        seconds=made.seconds,
-        rate=made.rate * num / len(starts),
+        seconds=result.seconds,
+        rate=result.rate * num / len(starts),
     )
 
 
