@@ -45,7 +45,7 @@ def checked(fn: Function) -> Function:
 
 def metric(fn: Function) -> Function:
     """`checked`, and compiled."""
-    return checked(functools.wraps(fn)(jax.jit(fn)))
+    return checked(cast(Function, functools.wraps(fn)(jax.jit(fn))))
 
 
 def _check_chance(success: Any, where: str) -> None:

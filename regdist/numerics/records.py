@@ -200,7 +200,7 @@ _warned: list[str] = []  # what was cut to float32 first, once in a process
 def warn_if_cut(name: str, values: Any) -> None:
     """Says once that float64 input becomes float32 where jax's x64 mode is off."""
     is_double = isinstance(values, np.ndarray | np.floating) and values.dtype == np.float64
-    if is_double and not jax.config.jax_enable_x64 and not _warned:
+    if is_double and jnp.asarray(0.0).dtype != np.float64 and not _warned:
         _warned.append(name)
         warnings.warn(
             f"{name} is float64 and becomes float32, with some 7 digits, because jax's x64 mode is "

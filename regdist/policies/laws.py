@@ -147,3 +147,8 @@ def _weights(weights: Table | None, log_laws: Array) -> Array:
         raise ValueError(f"weights must be >= 0 and not all 0; got {weights!r}")
     w = w.astype(log_laws.dtype)
     return w / jnp.sum(w)
+
+
+def uniform(like: Array) -> Array:
+    """The uniform policy over the K actions of `like`, as log-probabilities [K]."""
+    return jnp.full_like(like, -np.log(like.shape[0]))

@@ -1,5 +1,9 @@
 """A bandit: K outcomes with rewards, a reference policy, and the answer each outcome stands for."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, is_concrete, record
+from regdist.numerics.records import Table, check_kind, is_concrete, record, warn_if_cut
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @record
@@ -28,6 +34,26 @@ class Bandit:
     def num_actions(self) -> int:
         """The number of actions, K."""
         return self.reward.shape[-1]
+
+
+def check_bandit(bandit: Any) -> None:
+    """Refuses what is not a `Bandit`.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+
+
+def takes_bandit(fn: Function) -> Function:
+    """Lets a function of a bandit refuse anything else as its first argument."""
+
+    @functools.wraps(fn)
+    def call(bandit: Any, *args: Any, **kwargs: Any) -> Any:
+        check_bandit(bandit)
+        return fn(bandit, *args, **kwargs)
+
+    return cast(Function, call)
 
 
 def bandit(
@@ -61,6 +87,14 @@ def bandit(
         >>> b.reward
         Array([1., 0., 0.], dtype=float64)
     """
+    for name, given in (
+        ("reward", reward),
+        ("reference", reference),
+        ("log_reference", log_reference),
+    ):
+        if isinstance(given, Bandit | str) or callable(given):
+            raise TypeError(f"{name} must be numbers, one for each action; got {given!r}")
+        warn_if_cut(name, given)
     if is_concrete(reward):
         known = np.asarray(reward)
         if not (np.issubdtype(known.dtype, np.number) or known.dtype == bool):
@@ -94,11 +128,6 @@ def bandit(
     if is_concrete(r, log_q):
         check_reward(np.asarray(r), np.asarray(log_q))
     return Bandit(r, log_q, _labels(label, r.shape[0]))
-
-
-def uniform(like: Array) -> Array:
-    """The uniform policy over the K actions of `like`, as log-probabilities [K]."""
-    return jnp.full_like(like, -np.log(like.shape[0]))
 
 
 _normalized = jax.jit(normalize)

@@ -8,7 +8,7 @@ K is the number of actions, q the anchor (by default the reference policy of the
 import functools
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ from regdist.numerics.records import (
     Table,
     TypeAliasType,
     as_number,
+    check_kind,
     is_concrete,
     positive,
     record,
     static,
 )
-from regdist.policies.laws import log_pool, temper
-from regdist.problems.bandit import uniform
+from regdist.policies.laws import log_pool, temper, uniform
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers import names
 from regdist.regularizers.divergence import KL, Alpha, Divergence
@@ -198,6 +198,16 @@ class Regularizer:
         parts = [term.reduce(log_ref, log_p) for term in self.terms]
         slopes = [p.beta * p.divergence.weighted_slope(log_p, p.log_anchor) for p in parts]
         return functools.reduce(jnp.add, slopes)
+
+
+def check_regularizer(regularizer: Any) -> None:
+    """Refuses what is not a `Regularizer`.
+
+    Raises:
+        TypeError: it is something else, such as a coefficient or a constructor.
+    """
+    advice = "Make one with its coefficient: rd.ReverseKL(0.1)"
+    check_kind("regularizer", regularizer, Regularizer, advice)
 
 
 def _net(beta: Array) -> Array:

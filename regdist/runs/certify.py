@@ -6,7 +6,7 @@ are per step, the natural logarithm of the factor by which sqrt(KL to the target
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from jaxtyping import Key
 
 from regdist.methods import Expectation, Method, Sampled, update_moments
 from regdist.methods.expectation import prepared
-from regdist.methods.field import field
+from regdist.methods.field import check_problem, field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
+from regdist.numerics.records import Law, check_key, check_kind
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
@@ -138,17 +139,24 @@ def certify(
         loop: as in `run`. The target is judged on-policy.
 
     Raises:
-        ValueError: the path is a batch of runs, or groups too many to enumerate.
+        TypeError: an argument of another kind, such as a regularizer for the target.
+        ValueError: a target over other actions, the path is a batch of runs, or groups too many to
+            enumerate.
 
     >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
     >>> reg = rd.ReverseKL(0.5)
     >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
     converges: ... at total variation ...
     """
+    check_problem(method, bandit, None)
+    check_target(target, bandit)
     chosen = default_optimizer() if optimizer is None else optimizer
     over = prepared(expectation, method, bandit)
     ends = np.zeros((0, bandit.num_actions))
-    if path is None:
+    check_key(key)
+    if path is not None:
+        check_kind("path", path, Trajectory, "It is what rd.run returns, or None for a run here")
+    else:
         every = max(1, steps // (1000 if over.draws else 100))
 
         def walk(start: Array | None, every: int) -> Trajectory:
@@ -174,6 +182,21 @@ def certify(
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
     return _Judgement(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
+
+
+def check_target(target: Any, bandit: Bandit) -> None:
+    """Refuses what is not a record of one distribution over the actions of a bandit.
+
+    Raises:
+        TypeError: of another kind, such as a regularizer.
+        ValueError: over other actions, or a batch.
+    """
+    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
+    if target.log_probs.shape != bandit.reward.shape:
+        raise ValueError(
+            f"target must be over the actions of the bandit, shape {bandit.reward.shape}; got "
+            f"log_probs of shape {target.log_probs.shape}"
+        )
 
 
 class _Judgement:

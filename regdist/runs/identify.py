@@ -16,6 +16,7 @@ from jax import Array
 
 from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
+from regdist.methods.field import check_problem
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
 from regdist.policies.table import log_softmax
@@ -117,6 +118,7 @@ def identify(
         decides, where their slopes differ; `candidates` has all of them.
 
     Raises:
+        TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: a `Sampled` expectation, or starts of another shape.
 
     >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
@@ -128,6 +130,7 @@ def identify(
     >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
     ReverseKL(0.3)
     """
+    check_problem(method, bandit, None)
     over = prepared(expectation, method, bandit)
     if over.draws:
         raise ValueError(

@@ -14,7 +14,7 @@ from regdist.numerics.logspace import expect, normalize
 from regdist.numerics.records import Number, as_number, is_concrete
 from regdist.numerics.roots import accepted, implicit_root, increasing_root
 from regdist.policies.laws import restrict
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.targets.constraints import Constrained
 
 
@@ -61,6 +61,7 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     return Constrained(log_p, expect(log_p, reward), beta, residual, accepted(residual))
 
 
+@takes_bandit
 def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
     r"""max E_p R subject to KL(p || q) <= radius, in nats.
 
@@ -96,6 +97,7 @@ def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
     return _kl_ball(bandit, as_number(radius).astype(bandit.reward.dtype))
 
 
+@takes_bandit
 def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array, " N"]:
     r"""The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 
 from regdist.numerics.records import Law, Table, is_concrete, record
 from regdist.numerics.roots import accepted, implicit_roots
-from regdist.problems.bandit import Bandit
-from regdist.regularizers.regularizer import Regularizer, ReverseKL
+from regdist.problems.bandit import Bandit, takes_bandit
+from regdist.regularizers.regularizer import Regularizer, ReverseKL, check_regularizer
 from regdist.targets.solve import objective, target
 from regdist.targets.solvers.optimum import reachable
 from regdist.targets.transform import with_reward
@@ -45,6 +45,7 @@ class Constrained(Law):
     converged: Bool[Array, "*batch"]
 
 
+@takes_bandit
 def constrained(
     bandit: Bandit, costs: Table, limits: Table, regularizer: Regularizer
 ) -> Constrained:
@@ -70,11 +71,13 @@ def constrained(
         >>> print(t.probs.round(6), bool(t.converged))
         [0.6 0.4] True
     """
+    check_regularizer(regularizer)
     table, bound = _checked(bandit, costs, limits, "costs", "limits")
     _check_feasible(bandit, regularizer, table, bound, equal=False)
     return _solve(bandit, table, bound, regularizer, jnp.zeros_like(bound))
 
 
+@takes_bandit
 def moment_matched(
     bandit: Bandit, features: Table, moments: Table, regularizer: Regularizer | None = None
 ) -> Constrained:

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from regdist.metrics import success
 from regdist.numerics.logspace import expect, times_exp
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.regularizer import Regularizer
 
 
@@ -43,6 +43,7 @@ class Feedback:
     breaks: tuple[float, ...] = ()
 
 
+@takes_bandit
 def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     r"""GRPO's division by the standard deviation: reward R/sigma(p), x = 1/sigma (2503.06639).
 
@@ -91,6 +92,7 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     )
 
 
+@takes_bandit
 def pass_at_k(
     bandit: Bandit, regularizer: Regularizer, correct: Bool[Array, " K"], k: float | int
 ) -> Feedback:
@@ -123,6 +125,7 @@ def pass_at_k(
     return Feedback(reward, mismatch, 0.0, 1.0, steepness)
 
 
+@takes_bandit
 def tail_mean(
     bandit: Bandit, regularizer: Regularizer, level: float, side: str = "lower"
 ) -> Feedback:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from regdist.problems.bandit import Bandit
-from regdist.regularizers.regularizer import Regularizer
+from regdist.problems.bandit import Bandit, takes_bandit
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
 from regdist.targets.feedback import Feedback
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
@@ -52,6 +52,7 @@ class FixedPoints:
         return np.exp(self.log_probs)
 
 
+@takes_bandit
 def fixed_points(
     bandit: Bandit,
     regularizer: Regularizer,
@@ -88,6 +89,7 @@ def fixed_points(
         >>> print(points.x.round(4), points.stable, points.certified)
         [0.5164] [ True] True
     """
+    check_regularizer(regularizer)
     return _Search(bandit, regularizer, feedback, resolution).result()
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from regdist.numerics.logspace import expm1_over, log_q_exponential
 from regdist.numerics.records import Number, Table, TypeAliasType, check_actions, is_concrete
 from regdist.numerics.roots import implicit_root, increasing_root
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
-from regdist.regularizers.regularizer import Reduced, Regularizer
+from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 
@@ -50,6 +50,7 @@ class OddsParts(NamedTuple):
     reward: Array
 
 
+@takes_bandit
 def odds_parts(bandit: Bandit, regularizer: Regularizer, i: Number, j: Number) -> OddsParts:
     """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
 
@@ -64,12 +65,14 @@ def odds_parts(bandit: Bandit, regularizer: Regularizer, i: Number, j: Number) -
         >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
         0.6137 -1.3863 2.0
     """
+    check_regularizer(regularizer)
     total = log_odds(target(bandit, regularizer).log_probs, i, j)
     flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
     reference = log_odds(target(with_reward(bandit, flat), regularizer).log_probs, i, j)
     return OddsParts(total, reference, total - reference)
 
 
+@takes_bandit
 def critical_beta(
     bandit: Bandit,
     i: Actions,
@@ -112,6 +115,11 @@ def critical_beta(
         >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
         0.3389...
     """
+    if isinstance(regularizer, Regularizer) or not callable(regularizer):
+        raise TypeError(
+            "regularizer must be a constructor from beta, such as rd.ReverseKL or "
+            f"lambda beta: rd.ReverseKL(beta) + rd.Entropy(0.1); got {regularizer!r}"
+        )
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     unit = regularizer(1.0)
     parts = unit.reduce(bandit.log_ref)

@@ -11,7 +11,7 @@ from regdist.numerics.logspace import expect, log1mexp, normalize
 from regdist.numerics.records import Law, Number, as_number, is_concrete, record
 from regdist.policies.laws import restrict
 from regdist.policies.table import log_softmax
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 
 
 @record
@@ -29,6 +29,7 @@ class Selection(Law):
     kl: Float[Array, "*batch"]
 
 
+@takes_bandit
 def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None) -> Selection:
     r"""The law of the best of n independent draws from q.
 
@@ -94,6 +95,7 @@ def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None
     return Selection(log_best, value, kl(log_best, bandit.log_ref))
 
 
+@takes_bandit
 def rejection(
     bandit: Bandit, threshold: Number, log_p: Float[Array, " K"] | None = None
 ) -> Selection:

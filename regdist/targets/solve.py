@@ -1,16 +1,18 @@
 """The exact optimum of a regularized objective. K is the number of actions, q the anchor."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
 from regdist.numerics.logspace import expect, log_ratio
-from regdist.numerics.records import Law, record
+from regdist.numerics.records import Law, check_log_probs, record
 from regdist.numerics.roots import accepted
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, check_bandit
 from regdist.regularizers.divergence import KL, TotalVariation
-from regdist.regularizers.regularizer import Reduced, Regularizer
+from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
 from regdist.targets.solvers import mixed, polyhedral, single, tilt
 
 
@@ -41,7 +43,6 @@ class Target(Law):
     converged: Bool[Array, "*batch"]
 
 
-@jax.jit
 def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     r"""The distribution p that maximizes E_p R - regularizer(p) over the simplex.
 
@@ -76,6 +77,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     no optimum is known.
 
     Raises:
+        TypeError: an argument of another kind, such as a coefficient or a constructor.
         ValueError: coefficients are not scalars, or the anchor of another size.
 
     Examples:
@@ -88,6 +90,13 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
                [0.31622777, 0.68377223],
                [0.10977223, 0.89022777]], dtype=float64)
     """
+    check_bandit(bandit)
+    check_regularizer(regularizer)
+    return _target(bandit, regularizer)
+
+
+@jax.jit
+def _target(bandit: Bandit, regularizer: Regularizer) -> Target:
     parts = regularizer.reduce(bandit.log_ref)
     reward = bandit.reward
     if all(isinstance(part.divergence, TotalVariation) for part in parts):
@@ -104,7 +113,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         bounded &= jnp.isfinite(spread)  # not so where an action of alpha <= 0 is forbidden
         value -= part.beta * jnp.where(jnp.isfinite(spread), spread, 0) - part.offset
     if regularizer.follows_policy():
-        value = objective(best.log_p, bandit, regularizer)
+        value = _objective(best.log_p, bandit, regularizer)
     residual = _kkt_residual(parts, reward, best.log_p, best.gap, best.level)
     return Target(
         log_probs=best.log_p,
@@ -116,7 +125,6 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     )
 
 
-@jax.jit
 def objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
@@ -136,7 +144,33 @@ def objective(
         >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
         0.1000...
     """
+    check_bandit(bandit)
+    check_regularizer(regularizer)
+    log_probs = check_policy_row(log_probs, bandit)
+    return _objective(log_probs, bandit, regularizer)
+
+
+@jax.jit
+def _objective(
+    log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
+) -> Float[Array, ""]:
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
+
+
+def check_policy_row(log_probs: Any, bandit: Bandit) -> Array:
+    """One row of log-probabilities over the actions of a bandit.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: no log-probabilities, or of another size.
+    """
+    log_probs = check_log_probs("log_probs", log_probs, "rd.objective(log_probs, bandit, ...)")
+    if log_probs.shape != bandit.reward.shape:
+        raise ValueError(
+            f"log_probs must have shape {bandit.reward.shape}, one for each action of the bandit; "
+            f"got {log_probs.shape}"
+        )
+    return log_probs
 
 
 def _kkt_residual(

@@ -13,11 +13,12 @@ from regdist.metrics import label_log_probs
 from regdist.numerics.logspace import normalize
 from regdist.numerics.records import Number, Table, as_number, check_actions, is_concrete
 from regdist.policies import laws
-from regdist.problems.bandit import Bandit, check_reward
+from regdist.problems.bandit import Bandit, check_reward, takes_bandit
 from regdist.regularizers.divergence import KL
-from regdist.regularizers.regularizer import Regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
 
 
+@takes_bandit
 def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     """The same problem with another reward, shape [K].
 
@@ -35,6 +36,7 @@ def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     return Bandit(row, bandit.log_ref, bandit.label)
 
 
+@takes_bandit
 def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
     """The same problem with another reference: log-probabilities, shape [K].
 
@@ -49,11 +51,13 @@ def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
     return Bandit(bandit.reward, log_q, bandit.label)
 
 
+@takes_bandit
 def temper(bandit: Bandit, temperature: Number) -> Bandit:
     """The reference at another temperature: q^{1/T}, normalized. See `rd.laws.temper`."""
     return with_reference(bandit, laws.temper(bandit.log_ref, temperature))
 
 
+@takes_bandit
 def nucleus(bandit: Bandit, mass: Number) -> Bandit:
     """The reference cut to its smallest set of likeliest actions that holds `mass`.
 
@@ -62,6 +66,7 @@ def nucleus(bandit: Bandit, mass: Number) -> Bandit:
     return with_reference(bandit, laws.nucleus(bandit.log_ref, mass))
 
 
+@takes_bandit
 def min_p(bandit: Bandit, fraction: Number) -> Bandit:
     """The reference cut to actions at least `fraction` times as likely as the likeliest.
 
@@ -70,6 +75,7 @@ def min_p(bandit: Bandit, fraction: Number) -> Bandit:
     return with_reference(bandit, laws.min_p(bandit.log_ref, fraction))
 
 
+@takes_bandit
 def verify(bandit: Bandit, threshold: Number) -> Bandit:
     """A verifier: reward 1 where R >= threshold, else 0. Forbidden actions stay forbidden.
 
@@ -84,6 +90,7 @@ def verify(bandit: Bandit, threshold: Number) -> Bandit:
     return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
 
 
+@takes_bandit
 def typicality_bias(bandit: Bandit, weight: Number) -> Bandit:
     """R + weight log q: raters who like what is typical (arXiv 2510.01171).
 
@@ -98,6 +105,7 @@ def typicality_bias(bandit: Bandit, weight: Number) -> Bandit:
     return condition(bandit, bandit.log_ref, weight)
 
 
+@takes_bandit
 def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Bandit:
     """R + weight log P(c | y): conditioning on an event c with guidance weight (2406.12120).
 
@@ -116,6 +124,7 @@ def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Ba
     return with_reward(bandit, jnp.where(never, -jnp.inf, bandit.reward + gain))
 
 
+@takes_bandit
 def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
     r"""One reward from several: sum_m weights_m rewards_m.
 
@@ -138,6 +147,7 @@ def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
     return with_reward(bandit, jnp.sum(w[:, None] * table, axis=0))
 
 
+@takes_bandit
 def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table = 0.0) -> Bandit:
     r"""R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
 
@@ -156,6 +166,7 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
     return with_reward(bandit, bandit.reward - jnp.sum(prices[:, None] * above, axis=0))
 
 
+@takes_bandit
 def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
     """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
 
@@ -167,6 +178,7 @@ def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
     return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
 
 
+@takes_bandit
 def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) -> Bandit:
     """R - weight (-log p(y)): each action pays for its surprisal; in the mean weight H(p).
 
@@ -183,6 +195,7 @@ def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) 
     return condition(bandit, law, weight)
 
 
+@takes_bandit
 def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = None) -> Bandit:
     r"""R + weight p(answer of y): how likely the policy is to give the same answer (its label).
 
@@ -205,6 +218,7 @@ def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = Non
     return with_reward(bandit, bandit.reward + as_number(weight).astype(mass.dtype) * mass)
 
 
+@takes_bandit
 def mara(
     bandit: Bandit,
     regularizer: Regularizer,
@@ -247,6 +261,7 @@ def mara(
         >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
         [0.4836 0.4836 0.0327]
     """
+    check_regularizer(regularizer)
     if form not in ("reward", "substitute"):
         raise ValueError(f'form must be "reward" or "substitute"; got {form!r}')
     reward, log_q = bandit.reward, bandit.log_ref
