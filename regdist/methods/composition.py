@@ -107,9 +107,10 @@ def compose(
     Raises:
         ValueError: an unknown choice, or parts that cannot act together.
 
-    >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
-    >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
-    Clip(...)
+    Examples:
+        >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
+        >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
+        Clip(...)
     """
     clips = clip_low is not None or clip_high is not None
     if surrogate is None:

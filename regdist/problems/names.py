@@ -25,8 +25,9 @@ def by_name(spec: str) -> Task:
         ValueError: unknown, or a bad hand or file.
         OSError: the file cannot be read.
 
-    >>> by_name("two-modes").bandit.num_actions
-    40
+    Examples:
+        >>> by_name("two-modes").bandit.num_actions
+        40
     """
     if spec in NAMED:
         return NAMED[spec]()

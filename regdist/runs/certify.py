@@ -143,10 +143,11 @@ def certify(
         ValueError: a target over other actions, the path is a batch of runs, or groups too many to
             enumerate.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> reg = rd.ReverseKL(0.5)
-    >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
-    converges: ... at total variation ...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> reg = rd.ReverseKL(0.5)
+        >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
+        converges: ... at total variation ...
     """
     check_problem(method, bandit, None)
     check_target(target, bandit)

@@ -121,14 +121,15 @@ def identify(
         TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: a `Sampled` expectation, or starts of another shape.
 
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
-    >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
-    >>> print(found)
-    converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
-    >>> found.regularizer
-    ForwardKL(0.3)
-    >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
-    ReverseKL(0.3)
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+        >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
+        >>> print(found)
+        converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
+        >>> found.regularizer
+        ForwardKL(0.3)
+        >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
+        ReverseKL(0.3)
     """
     check_problem(method, bandit, None)
     over = prepared(expectation, method, bandit)
