@@ -27,8 +27,8 @@ from regdist.regularizers.regularizer import (
     ReverseKL,
     TotalVariation,
     Tsallis,
-    tempered_self,
 )
+from regdist.regularizers.term import tempered_self
 from regdist.runs.certify import Certificate, certify
 from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify

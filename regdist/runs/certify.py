@@ -24,6 +24,7 @@ from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
 from regdist.runs.jacobian import jacobian_product
+from regdist.runs.linear import decay_rate, plain_step, stationary_spread
 from regdist.runs.starts import starts
 from regdist.targets.solve import Target, objective
 
@@ -221,7 +222,7 @@ class _Judgement:
         self.last = path.log_probs[-1]
         self.kept = np.flatnonzero(np.exp(np.asarray(target.log_probs)) > _NEGLIGIBLE)
         self.likeliest = int(np.argmax(np.asarray(target.log_probs)[self.kept]))
-        self.learning_rate = _plain_step(optimizer, bandit.num_actions)
+        self.learning_rate = plain_step(optimizer, bandit.num_actions)
         self.distance = np.asarray(_distances(path.log_probs, target.log_probs))
 
     def product(self, v: np.ndarray) -> np.ndarray:
@@ -242,7 +243,7 @@ class _Judgement:
         asymptotic = None
         if self.learning_rate is not None and len(eigenvalues):
             factors = np.abs(1 + self.learning_rate * np.append(eigenvalues, fastest))
-            asymptotic = _rate(float(factors.max()))
+            asymptotic = decay_rate(float(factors.max()))
         measured, predicted = self.rates()
         numbers = {
             "field_norm": self.field_norm(),
@@ -329,7 +330,7 @@ class _Judgement:
                 return measured, None
             moved = v + self.learning_rate * self.product(v)
             moved = moved - weight @ moved
-            both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
+            both.append(decay_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
         return measured, sum(both) / 2
 
     def spreads(self) -> dict[str, float | None]:
@@ -348,7 +349,7 @@ class _Judgement:
             size = len(self.kept)
             jacobian = np.column_stack([self.product(v) for v in np.eye(size)])
             centre = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
-            predicted = _spread(self.learning_rate, jacobian, covariance, centre, weight)
+            predicted = stationary_spread(self.learning_rate, jacobian, covariance, centre, weight)
         noise = math.sqrt(max(np.trace(covariance), 0.0))
         return {"noise": noise, "predicted_spread": predicted, "measured_spread": measured}
 
@@ -417,39 +418,6 @@ class _Judgement:
         return "plateau", f"{about}; at the end it is {where}"
 
 
-def _spread(
-    rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
-) -> float | None:
-    """The stationary standard deviation of x <- x + rate (J x + noise), x = centre z.
-
-    None where the linear step does not contract.
-    """
-    import scipy.linalg
-
-    basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
-    step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
-    if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:
-        return None
-    kick = basis.T @ centre @ noise @ centre.T @ basis
-    reduced = scipy.linalg.solve_discrete_lyapunov(step, rate**2 * kick)
-    return math.sqrt(max(weight @ np.diag(basis @ reduced @ basis.T), 0.0))
-
-
-def _rate(factor: float) -> float:
-    return math.inf if factor == 0 else -math.log(factor)
-
-
 @jax.jit
 def _distances(log_probs: Array, aim: Array) -> Array:
     return jax.vmap(lambda p: kl(p, aim))(log_probs)
-
-
-def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
-    """The learning rate of an optimiser that multiplies gradients by a constant, else None."""
-    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
-    state = optimizer.init(probe)
-    if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
-        return None
-    update = np.asarray(optimizer.update(-probe, state, probe)[0])
-    rate = float(update[0] / probe[0])
-    return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None

@@ -14,7 +14,8 @@ from regdist.numerics.records import Number, Table, TypeAliasType, check_actions
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
-from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 

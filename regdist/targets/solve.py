@@ -12,8 +12,12 @@ from regdist.numerics.records import Law, check_log_probs, record
 from regdist.numerics.roots import accepted
 from regdist.problems.bandit import Bandit, check_bandit
 from regdist.regularizers.divergence import KL, TotalVariation
-from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
-from regdist.targets.solvers import mixed, polyhedral, single, tilt
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
+from regdist.targets.solvers.mixed import mixed
+from regdist.targets.solvers.polyhedral import polyhedral
+from regdist.targets.solvers.single import single
+from regdist.targets.solvers.tilt import tilt
 
 
 @record
