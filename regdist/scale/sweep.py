@@ -161,9 +161,7 @@ def sweep(
     began = time.perf_counter()
     points = grid(axes)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
-    for name, number in (("budget", budget), ("block", block)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+    _check_positive(budget=budget, block=block)
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes
@@ -210,6 +208,12 @@ def sweep(
         devices=len(members.devices),
         processes=members.size,
     )
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
 
 
 def _scheduled(

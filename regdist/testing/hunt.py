@@ -138,9 +138,7 @@ def falsify(
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
     """
-    for name, count in (("num", num), ("top", top), ("batch", batch)):
-        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
-            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+    _check_counts(num=num, top=top, batch=batch)
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
     several = isinstance(problems, Sequence)
@@ -189,6 +187,12 @@ def falsify(
         seconds=result.seconds,
         rate=result.rate * num / len(starts),
     )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
+            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
 
 
 def _worst(
