@@ -1,12 +1,3 @@
 """Figures of records: public as `rd.plot`."""
 
-from regdist.plots.figures import (
-    convergence,
-    effective_number,
-    kl_to,
-    mass_bars,
-    rank_curves,
-    style,
-)
-
-__all__ = ["convergence", "effective_number", "kl_to", "mass_bars", "rank_curves", "style"]
+from regdist.plots.figures import *  # noqa: F403

@@ -18,6 +18,15 @@ from regdist.runs.certify import Certificate
 from regdist.runs.driver import Trajectory
 from regdist.targets.solve import Target
 
+__all__ = [
+    "convergence",
+    "effective_number",
+    "kl_to",
+    "mass_bars",
+    "rank_curves",
+    "style",
+]
+
 COLUMN = 3.4
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))

@@ -84,6 +84,11 @@ class Identification:
     ends: np.ndarray
     field_norm: np.ndarray
 
+    @property
+    def probs(self) -> np.ndarray:
+        """The limit from the reference policy, shape [K]."""
+        return np.exp(self.log_probs)
+
     def __str__(self) -> str:
         return f"{self.verdict}: {self.sentence}"
 
