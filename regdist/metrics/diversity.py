@@ -15,6 +15,14 @@ from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
 from regdist.numerics.records import Number, as_number
 
+__all__ = [
+    "SupportChange",
+    "hypervolume",
+    "quality_diversity",
+    "support_change",
+    "vendi_score",
+]
+
 
 class SupportChange(NamedTuple):
     """How the support of p differs from that of q; made by `support_change`.

@@ -15,6 +15,18 @@ from regdist.numerics.logspace import expect, largest_exponent, log_ratio
 from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
+__all__ = [
+    "concentrability",
+    "effective_sample_size",
+    "expected_reward",
+    "optimal_baseline",
+    "pass_at_k",
+    "pass_at_k_unbiased",
+    "squared_score_norm",
+    "success",
+    "zero_advantage_probability",
+]
+
 
 @metric
 def expected_reward(log_p: Float[Array, " K"], reward: Float[Array, " K"]) -> Float[Array, ""]:
