@@ -190,3 +190,8 @@ def test_a_method_knows_no_enumeration():
         reached.add(name)
         left |= {module for module, _ in imports(name) if ".methods." in module} - reached
     assert reached & {"regdist.methods.expectation", "regdist.methods.groups"} == set()
+
+
+def test_the_citation_is_of_this_version():
+    (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version == rd.__version__
