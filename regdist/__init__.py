@@ -1,4 +1,4 @@
-"""regdist: exact target distributions of regularised RL, and where policy gradients really go."""
+"""regdist: exact target distributions of regularized RL, and where policy gradients really go."""
 
 import importlib
 import importlib.metadata
