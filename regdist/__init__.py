@@ -1,4 +1,4 @@
-"""regdist: exact target distributions of regularised RL, and where policy gradients really go."""
+"""regdist: exact target distributions of regularized RL, and where policy gradients really go."""
 
 import importlib
 import importlib.metadata
@@ -8,7 +8,7 @@ from regdist import methods, metrics, policies, problems, testing
 from regdist.methods import Group, Method, Population, Sampled
 from regdist.methods.field import field
 from regdist.numerics import logspace
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
@@ -79,6 +79,7 @@ __all__ = [
     "bandit",
     "best_of_n",
     "certify",
+    "choice",
     "constrained",
     "critical_beta",
     "divergences",

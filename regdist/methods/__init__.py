@@ -1,6 +1,7 @@
 """Methods: how a policy is moved. A method is a composition; `presets` names the known ones."""
 
 from regdist.methods import advantage as advantage
+from regdist.methods import batch as batch
 from regdist.methods import controller as controller
 from regdist.methods import matching as matching
 from regdist.methods import penalty as penalty
