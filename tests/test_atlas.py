@@ -38,6 +38,7 @@ def test_a_cell_is_what_identify_says(written):
         assert cells[name]["rate"] > 0
     assert cells["sampled"]["verdict"] == "drawn"
     assert cells["sampled"]["distances"]["forward KL"] < 0.1
+    assert not [path for path in written.glob("*.pdf") if b"/Type3" in path.read_bytes()]
     assert "forward KL" in (written / "atlas.md").read_text()
     assert {p.name for p in written.iterdir()} == {
         "atlas.json",

@@ -37,6 +37,7 @@ def test_report_writes_everything(written):
     drawings = {"targets", "solutions", "effective_number", "convergence"}
     images = {f"{n}.{kind}" for n in drawings for kind in ("pdf", "png")}
     assert names == images | {"report.json", "targets.npz", "index.html"}
+    assert not [path for path in written.glob("*.pdf") if b"/Type3" in path.read_bytes()]
     page = (written / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)='(?!data:)", page)
