@@ -142,7 +142,7 @@ def test_unknown_names_are_refused_with_the_nearest():
         m.named("grpo/k4")
     with pytest.raises(ValueError, match=r"'roo'.*rloo"):
         m.named("roo")
-    with pytest.raises(ValueError, match=r"'zzzzzz': rd\.methods\.catalog\(\) has them"):
+    with pytest.raises(ValueError, match=r"'zzzzzz': rd\.methods\.catalog\(\) and `regdist"):
         m.named("zzzzzz")
     with pytest.raises(ValueError, match=r"aepo needs target: give target="):
         m.named("aepo")

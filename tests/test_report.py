@@ -12,8 +12,6 @@ import pytest
 
 import regdist as rd
 from regdist.cli import main
-from regdist.problems import names as problems
-from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import by_name
 from regdist.reports import atlas, report
 
@@ -122,17 +120,6 @@ def test_what_is_no_number_is_shown_with_an_example(capsys, option):
     with pytest.raises(SystemExit, match="2"):
         main(["report", option, "1,x"])
     assert "got '1,x'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("job", "names"),
-    [("report", [*NAMED, *problems.NAMED, "game24:"]), ("atlas", atlas.PROBLEMS)],
-)
-def test_the_help_lists_what_can_be_asked_for(capsys, job, names):
-    with pytest.raises(SystemExit, match="0"):
-        main([job, "--help"])
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in names)
 
 
 def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):

@@ -181,7 +181,8 @@ def entry_of(name: str) -> Preset:
     known = {n: p for p in catalog() for n in p.names}
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "rd.methods.catalog() has them"
+        listed = "rd.methods.catalog() and `regdist methods` list them"
+        hint = f"did you mean {' or '.join(near)}?" if near else listed
         raise ValueError(f"no preset is called {name!r}: {hint}")
     return known[name]
 
