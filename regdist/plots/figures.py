@@ -5,12 +5,14 @@ they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inch
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from regdist.metrics import kl
 from regdist.problems.bandit import Bandit
@@ -53,6 +55,16 @@ def style() -> dict[Any, Any]:
         "axes.spines.right": False,
         "pdf.fonttype": 42,
     }
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Writes `stem`.pdf and `stem`.png in the style of `style()`.
+
+    Matplotlib chooses the fonts of a file as it writes: a figure does not remember its style.
+    """
+    with plt.rc_context(style()):
+        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+        figure.savefig(f"{stem}.png")
 
 
 def _look(i: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regdist.plots.figures import style
+from regdist.plots.figures import save, style
 from regdist.reports import folder
 from regdist.reports.atlas import BETA, EXPECTATIONS, GROUP, LEVEL, PROBLEMS, SEEDS, Cell
 from regdist.reports.tables import Sheet, short
@@ -129,7 +129,5 @@ def write(cells: Sequence[Cell], out: Path) -> None:
         for problem, sheet in sheets(cells).items():
             text.append(f"## {sheet.title}\n\n![{problem}]({problem}.png)\n")
             text.append(sheet.markdown() + "\n")
-            drawing = figure(cells, problem)
-            drawing.savefig(fresh / f"{problem}.pdf", metadata={"CreationDate": None})
-            drawing.savefig(fresh / f"{problem}.png")
+            save(figure(cells, problem), fresh / problem)
         (fresh / "atlas.md").write_text("\n".join(text))

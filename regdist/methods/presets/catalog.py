@@ -63,6 +63,17 @@ class Preset:
         """What `named` knows it by: its own name, then its variants."""
         return (self.name, *(f"{self.name}/{suffix}" for suffix in self.variants))
 
+    @property
+    def own_defaults(self) -> Mapping[str, Any]:
+        """The defaults that `compose` does not have, or has otherwise."""
+        common = inspect.signature(compose).parameters
+        return {k: v for k, v in self.defaults.items() if k not in common or v != common[k].default}
+
+    def missing(self, name: str) -> tuple[str, ...]:
+        """What one of `names` needs beside a coefficient."""
+        given = (self.coefficient, *self.variants.get(name.partition("/")[2], ()))
+        return tuple(p for p in self.required if p not in given)
+
 
 _PRESETS: dict[str, Preset] = {}
 
@@ -157,6 +168,25 @@ def catalog() -> tuple[Preset, ...]:
     return tuple(_PRESETS.values())
 
 
+def entry_of(name: str) -> Preset:
+    """The entry that a name belongs to, its own or a variant's.
+
+    Raises:
+        ValueError: an unknown name; the nearest ones are given.
+
+    Examples:
+        >>> entry_of("grpo/k2").name
+        'grpo'
+    """
+    known = {n: p for p in catalog() for n in p.names}
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        listed = "rd.methods.catalog() and `regdist methods` list them"
+        hint = f"did you mean {' or '.join(near)}?" if near else listed
+        raise ValueError(f"no preset is called {name!r}: {hint}")
+    return known[name]
+
+
 def named(name: str, beta: ArrayLike | None = None, **arguments: Any) -> Method:
     """The method of a name of the catalog, at a coefficient.
 
@@ -175,12 +205,7 @@ def named(name: str, beta: ArrayLike | None = None, **arguments: Any) -> Method:
         >>> rd.methods.named("grpo/k2", beta=0.2).penalties[0].estimator
         'k2'
     """
-    known = {n: p for p in catalog() for n in p.names}
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "rd.methods.catalog() has them"
-        raise ValueError(f"no preset is called {name!r}: {hint}")
-    entry = known[name]
+    entry = entry_of(name)
     chosen = {**entry.variants.get(name.partition("/")[2], {}), **arguments}
     coefficient = entry.coefficient or ("beta" if "estimator" in chosen else None)
     if beta is not None and coefficient is not None:
