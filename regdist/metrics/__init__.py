@@ -3,7 +3,8 @@
 Each works on one normalized law of shape [K]; batch with `jax.vmap`. All are defined at
 probability 0, in value and gradient: a term that is infinite is a constant, with gradient 0.
 Divergences have arguments `log_p, log_q` and say which sum they compute. Numbers that people sweep
-(an order, a floor, a count of samples) are data. Nothing here checks values, so nothing raises.
+(an order, a floor, a count of samples) are data. What is no law is refused, where it is known:
+not under jit, vmap or grad.
 """
 
 from regdist.metrics.distances import alpha_divergence as alpha_divergence

@@ -19,8 +19,6 @@ from jaxtyping import Float
 from regdist.numerics.logspace import expm1_over, log_ratio
 from regdist.numerics.records import (
     Number,
-    Table,
-    TypeAliasType,
     as_number,
     check_kind,
     is_concrete,
@@ -31,7 +29,8 @@ from regdist.numerics.records import (
 from regdist.policies.laws import log_pool, temper, uniform
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers import names
-from regdist.regularizers.divergence import KL, Alpha, Divergence
+from regdist.regularizers.anchor import Anchor, TemperedSelf, as_anchor
+from regdist.regularizers.divergence import KL, Alpha, Divergence, check_divergence
 
 
 class Reduced(NamedTuple):
@@ -41,38 +40,6 @@ class Reduced(NamedTuple):
     beta: Array
     log_anchor: Array
     offset: Array
-
-
-@record
-class TemperedSelf:
-    """The anchor p^{1/T}, normalized, of the policy p itself, held fixed when p is varied.
-
-    It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
-    one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
-    without end and there is none: the target is NaN, not converged. (arXiv 2510.08141.)
-
-    Attributes:
-        temperature: T > 0; made by `tempered_self`.
-    """
-
-    temperature: Array
-
-
-def tempered_self(temperature: Number) -> TemperedSelf:
-    """The anchor that follows the policy at temperature T: above 1 it flattens, below it sharpens.
-
-    Raises:
-        ValueError: T is not a finite number above 0.
-
-    Examples:
-        >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
-        ReverseKL(0.3, anchor=...)
-    """
-    return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
-
-
-Anchor = TypeAliasType("Anchor", Table | TemperedSelf)
-"""What a divergence is taken to: log-probabilities, or what follows the policy."""
 
 
 @record
@@ -139,8 +106,7 @@ class Regularizer:
     terms: tuple[Term, ...]
 
     def __add__(self, other: "Regularizer") -> "Regularizer":
-        if not isinstance(other, Regularizer):
-            return NotImplemented
+        check_regularizer(other)
         return Regularizer(self.terms + other.terms)
 
     def __repr__(self) -> str:
@@ -281,9 +247,10 @@ def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None
     Raises:
         ValueError: alpha is not finite, beta is not a finite number above 0, or a bad anchor.
     """
-    if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
+    number = as_number(alpha, "alpha")
+    if is_concrete(number) and not np.all(np.isfinite(np.asarray(number))):
         raise ValueError(f"alpha must be a finite number; got alpha={alpha!r}")
-    return FDivergence(Alpha(as_number(alpha)), beta, anchor=anchor)
+    return FDivergence(Alpha(number), beta, anchor=anchor)
 
 
 def FDivergence(
@@ -303,7 +270,8 @@ def FDivergence(
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
     """
-    return Regularizer((Term(divergence, positive("beta", beta, _BETA), _anchor(anchor)),))
+    check_divergence(divergence)
+    return Regularizer((Term(divergence, positive("beta", beta, _BETA), as_anchor(anchor)),))
 
 
 def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
@@ -438,20 +406,6 @@ def by_name(spec: str) -> Callable[[Number], Regularizer]:
 
 
 _BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
-
-
-def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
-    if anchor is None or isinstance(anchor, TemperedSelf):
-        return anchor
-    log_q = jnp.asarray(anchor, dtype=float)
-    if is_concrete(log_q):
-        total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
-        if not np.all(np.abs(total - 1) <= 1e-6):  # float32 logarithms miss 1 by some 1e-7
-            raise ValueError(
-                "anchor must be normalized log-probabilities in nats; "
-                f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"
-            )
-    return log_q
 
 
 def _show(x: Array) -> str:
