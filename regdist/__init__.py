@@ -13,6 +13,7 @@ from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers import divergence as divergences
+from regdist.regularizers.anchor import tempered_self
 from regdist.regularizers.divergence import Divergence
 from regdist.regularizers.regularizer import (
     AlphaDivergence,
@@ -28,7 +29,6 @@ from regdist.regularizers.regularizer import (
     TotalVariation,
     Tsallis,
 )
-from regdist.regularizers.term import tempered_self
 from regdist.runs.certify import Certificate, certify
 from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify

@@ -1,16 +1,20 @@
 """Composing a method from parts by the options that trainers have, with advice on wrong ones."""
 
 import math
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from regdist.methods.advantage import Advantage
-from regdist.methods.method import Method
-from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated
+from regdist.methods.controller import Controller
+from regdist.methods.method import Method, as_tuple
+from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated, Penalty
+from regdist.methods.signal import Signal
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
-from regdist.numerics.records import as_number, check_choice, is_concrete
+from regdist.methods.weight import Weight
+from regdist.numerics.records import as_number, check_choice, described, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -19,7 +23,7 @@ class Common(TypedDict, total=False):
 
     regularizer: Regularizer | None
     geometry: str
-    weights: tuple[Any, ...]
+    weights: Weight | Sequence[Weight]
 
 
 class Clipped(Common, total=False):
@@ -71,10 +75,10 @@ def compose(
     clip_low: ArrayLike | None = None,
     clip_high: ArrayLike | None = None,
     clip_dual: ArrayLike = math.inf,
-    penalties: tuple[Any, ...] = (),
-    weights: tuple[Any, ...] = (),
-    signal: Any = None,
-    controller: Any = None,
+    penalties: Penalty | Sequence[Penalty] = (),
+    weights: Weight | Sequence[Weight] = (),
+    signal: Signal | None = None,
+    controller: Controller | None = None,
     regularizer: Regularizer | None = None,
     geometry: str = "softmax",
 ) -> Method:
@@ -96,8 +100,8 @@ def compose(
         clip_low: ratios below 1 - clip_low are clipped.
         clip_high: ratios above 1 + clip_high are clipped.
         clip_dual: with a negative advantage, ratios above it are clipped.
-        penalties: further ones.
-        weights: factors on the coefficients.
+        penalties: further ones; one alone needs no tuple.
+        weights: factors on the coefficients; likewise.
         signal: what is paid in place of the reward.
         controller: what moves a coefficient during a run.
         regularizer: subtracted exactly.
@@ -107,10 +111,16 @@ def compose(
         ValueError: an unknown choice, or parts that cannot act together.
 
     Examples:
-        >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
+        >>> adv = rd.methods.advantage.GroupRelative(0.0, "mean")
         >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
         Clip(...)
     """
+    for name, number in (
+        ("beta", 0.0 if beta is None else beta),
+        ("clamp_ratio", clamp_ratio),
+        ("clamp_value", clamp_value),
+    ):
+        as_number(number, name)
     surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
     check_choice("anchor", anchor, ANCHORS)
     if beta is None and (estimator is not None or placement is not None):
@@ -143,10 +153,9 @@ def compose(
             ratio_corrected,
             anchor,
         )
-        penalties = (penalty, *penalties)
-    return Method(
-        advantage, surrogate, penalties, weights, regularizer, signal, controller, geometry
-    )
+        penalties = (penalty, *as_tuple(penalties))
+    further = as_tuple(penalties), as_tuple(weights)
+    return Method(advantage, surrogate, *further, regularizer, signal, controller, geometry)
 
 
 def _surrogate(
@@ -159,14 +168,15 @@ def _surrogate(
     clips = clip_low is not None or clip_high is not None
     if surrogate is not None and clips:
         raise ValueError(
-            f"clip_low and clip_high have no meaning for {type(surrogate).__name__}, which has no "
-            "clipped ratio to an old policy: leave them out, or leave the surrogate out"
+            "clip_low and clip_high have no meaning beside a surrogate that is given, here "
+            f"{described(surrogate)}: leave them out, or leave the surrogate out"
         )
     if surrogate is not None or not clips:
-        return surrogate or LogProb()
+        return LogProb() if surrogate is None else surrogate
     low = 1.0 if clip_low is None else clip_low
     high = math.inf if clip_high is None else clip_high
-    return Clip(1 - as_number(low), 1 + as_number(high), as_number(clip_dual))
+    bounds = 1 - as_number(low, "clip_low"), 1 + as_number(high, "clip_high")
+    return Clip(*bounds, as_number(clip_dual, "clip_dual"))
 
 
 def _full_penalty(beta: ArrayLike, placement: str, anchor: str) -> Regularizer:

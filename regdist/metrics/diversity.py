@@ -163,6 +163,11 @@ def hypervolume(points: Float[Array, "N M"], reference: Float[Array, " M"]) -> F
         >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
         5.0
     """
+    if jnp.ndim(points) != 2 or jnp.shape(reference) != jnp.shape(points)[1:]:
+        raise ValueError(
+            "points must have shape [N, M] and reference shape [M]; got "
+            f"{jnp.shape(points)} and {jnp.shape(reference)}"
+        )
     above = jnp.maximum(points, reference) - reference
     height = above[:, -1]
     widths = []

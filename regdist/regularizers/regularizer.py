@@ -28,8 +28,9 @@ from regdist.numerics.records import (
 from regdist.policies.laws import log_pool
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers import names
-from regdist.regularizers.divergence import KL, Alpha, Divergence
-from regdist.regularizers.term import Anchor, Reduced, TemperedSelf, Term
+from regdist.regularizers.anchor import Anchor, TemperedSelf, as_anchor
+from regdist.regularizers.divergence import KL, Alpha, Divergence, check_divergence
+from regdist.regularizers.term import Reduced, Term
 
 
 @record
@@ -39,8 +40,7 @@ class Regularizer:
     terms: tuple[Term, ...]
 
     def __add__(self, other: "Regularizer") -> "Regularizer":
-        if not isinstance(other, Regularizer):
-            return NotImplemented
+        check_regularizer(other)
         return Regularizer(self.terms + other.terms)
 
     def __repr__(self) -> str:
@@ -181,9 +181,10 @@ def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None
     Raises:
         ValueError: alpha is not finite, beta is not a finite number above 0, or a bad anchor.
     """
-    if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
+    number = as_number(alpha, "alpha")
+    if is_concrete(number) and not np.all(np.isfinite(np.asarray(number))):
         raise ValueError(f"alpha must be a finite number; got alpha={alpha!r}")
-    return FDivergence(Alpha(as_number(alpha)), beta, anchor=anchor)
+    return FDivergence(Alpha(number), beta, anchor=anchor)
 
 
 def FDivergence(
@@ -203,7 +204,8 @@ def FDivergence(
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
     """
-    return Regularizer((Term(divergence, positive("beta", beta, _BETA), _anchor(anchor)),))
+    check_divergence(divergence)
+    return Regularizer((Term(divergence, positive("beta", beta, _BETA), as_anchor(anchor)),))
 
 
 def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
@@ -338,17 +340,3 @@ def by_name(spec: str) -> Callable[[Number], Regularizer]:
 
 
 _BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
-
-
-def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
-    if anchor is None or isinstance(anchor, TemperedSelf):
-        return anchor
-    log_q = jnp.asarray(anchor, dtype=float)
-    if is_concrete(log_q):
-        total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
-        if not np.all(np.abs(total - 1) <= 1e-6):  # float32 logarithms miss 1 by some 1e-7
-            raise ValueError(
-                "anchor must be normalized log-probabilities in nats; "
-                f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"
-            )
-    return log_q

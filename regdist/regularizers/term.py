@@ -9,16 +9,13 @@ from jax import Array
 
 from regdist.numerics.logspace import expm1_over
 from regdist.numerics.records import (
-    Number,
-    Table,
-    TypeAliasType,
     is_concrete,
-    positive,
     record,
     static,
 )
 from regdist.policies.laws import temper, uniform
 from regdist.regularizers import names
+from regdist.regularizers.anchor import TemperedSelf
 from regdist.regularizers.divergence import KL, Alpha, Divergence
 
 
@@ -29,38 +26,6 @@ class Reduced(NamedTuple):
     beta: Array
     log_anchor: Array
     offset: Array
-
-
-@record
-class TemperedSelf:
-    """The anchor p^{1/T}, normalized, of the policy p itself, held fixed when p is varied.
-
-    It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
-    one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
-    without end and there is none: the target is NaN, not converged. (arXiv 2510.08141.)
-
-    Attributes:
-        temperature: T > 0; made by `tempered_self`.
-    """
-
-    temperature: Array
-
-
-def tempered_self(temperature: Number) -> TemperedSelf:
-    """The anchor that follows the policy at temperature T: above 1 it flattens, below it sharpens.
-
-    Raises:
-        ValueError: T is not a finite number above 0.
-
-    Examples:
-        >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
-        ReverseKL(0.3, anchor=...)
-    """
-    return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
-
-
-Anchor = TypeAliasType("Anchor", Table | TemperedSelf)
-"""What a divergence is taken to: log-probabilities, or what follows the policy."""
 
 
 @record

@@ -18,7 +18,7 @@ from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem
 from regdist.metrics import total_variation
-from regdist.numerics.records import Table
+from regdist.numerics.records import Table, as_array, positive
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.names import NAMED
@@ -143,9 +143,12 @@ def identify(
             f"identify follows the expected update, which {over!r} only draws: use "
             f"rd.{over.exact()!r} or rd.Population()"
         )
-    begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
-    if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
+    positive("tolerance", tolerance, "It is a total variation")
+    begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
+    if begin.ndim != 2 or begin.shape[1] != bandit.num_actions or not len(begin):
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
+    if np.any(np.isnan(begin) | np.isposinf(begin)):
+        raise ValueError(f"starts must be logits, finite or -inf; got {begin}")
     flows = [flow_to_end(method, bandit, over, z) for z in begin]
     dtype = bandit.reward.dtype
     ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
+import numpy as np
 from jax.typing import ArrayLike
 
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
+from regdist.numerics.records import as_number, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -104,7 +106,7 @@ def preset(
     def enter(function: Maker) -> Maker:
         @functools.wraps(function)
         def made(*args: Any, **kwargs: Any) -> Method:
-            _check_options(function.__name__, kwargs, shown)
+            _check_options(function.__name__, args, kwargs, shown)
             return function(*args, **{**own, **kwargs})
 
         shown = _signature(function, own)
@@ -131,13 +133,22 @@ def preset(
     return enter
 
 
-def _check_options(name: str, given: Mapping[str, Any], known: inspect.Signature) -> None:
+def _check_options(
+    name: str, args: tuple[Any, ...], given: Mapping[str, Any], known: inspect.Signature
+) -> None:
     """Names the preset that was called, where Python would name what it calls."""
     for option in given:
         if option not in known.parameters:
             near = difflib.get_close_matches(option, known.parameters, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known.parameters)}"
             raise TypeError(f"rd.methods.{name} has no option {option!r}: {hint}")
+    for option, value in (*zip(known.parameters, args, strict=False), *given.items()):
+        default, where = known.parameters[option].default, f"{option} of rd.methods.{name}"
+        if isinstance(default, bool):
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{where} must be True or False; got {described(value)}")
+        elif default is inspect.Parameter.empty or isinstance(default, int | float):
+            as_number(value, where)
 
 
 def _signature(function: Callable[..., Method], own: Mapping[str, Any]) -> inspect.Signature:

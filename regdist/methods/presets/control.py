@@ -6,7 +6,6 @@
 import math
 from typing import Unpack
 
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from regdist.methods.composition import Detailed, Options, Penalized, compose
@@ -25,7 +24,7 @@ from regdist.methods.presets.parts import (
 )
 from regdist.methods.surrogate import Bapo, Clip, LpReg
 from regdist.methods.weight import ClipCov, Steer
-from regdist.numerics.records import as_number, positive
+from regdist.numerics.records import as_array, as_number, positive
 from regdist.regularizers.regularizer import Entropy
 
 __all__ = [
@@ -189,7 +188,11 @@ def bapo(
     **options: Unpack[Penalized],
 ) -> Method:
     """BAPO (2510.18927): PPO bounds that move until positive samples reach `share` of negative."""
-    bounds = jnp.asarray(lower, float), jnp.asarray(upper, float)
+    bounds = as_array("lower", lower), as_array("upper", upper)
+    if any(bound.shape != (2,) for bound in bounds):
+        raise ValueError(
+            f"lower and upper must be a first and a last bound each; got {lower!r} and {upper!r}"
+        )
     steps = max(math.ceil((b - a) / step - 1e-9) for a, b in (lower, upper))
     gate = Bapo(*bounds, as_number(step), as_number(share), as_number(3.0), steps)
     return compose(standardized(normalize_std, eps), gate, **options)
