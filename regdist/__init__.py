@@ -1,15 +1,16 @@
-"""regdist: exact target distributions of regularised RL, and where policy gradients really go."""
+"""regdist: exact target distributions of regularized RL, and where policy gradients really go."""
 
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
 
 from regdist import methods, metrics, policies, problems, testing
-from regdist.methods import Group, Method, Population, Sampled, field
+from regdist.methods import Group, Method, Population, Sampled
+from regdist.methods.field import field
 from regdist.numerics import logspace
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 from regdist.policies import laws
-from regdist.policies.table import softmax
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers.divergence import Divergence
@@ -26,11 +27,12 @@ from regdist.regularizers.regularizer import (
     ReverseKL,
     TotalVariation,
     Tsallis,
-    tempered_self,
 )
+from regdist.regularizers.term import tempered_self
 from regdist.runs.certify import Certificate, certify
-from regdist.runs.driver import Loop, Trajectory, loop, run
+from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify
+from regdist.runs.loop import Loop, loop
 from regdist.scale.sweep import Sweep, sweep
 from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
@@ -77,6 +79,7 @@ __all__ = [
     "bandit",
     "best_of_n",
     "certify",
+    "choice",
     "constrained",
     "critical_beta",
     "divergences",
@@ -87,6 +90,7 @@ __all__ = [
     "kl_ball",
     "laws",
     "log_odds",
+    "log_softmax",
     "logspace",
     "loop",
     "mara",
@@ -103,7 +107,6 @@ __all__ = [
     "rejection",
     "reward_kl_frontier",
     "run",
-    "softmax",
     "static",
     "sweep",
     "target",
@@ -117,6 +120,8 @@ def __getattr__(name: str) -> object:
     """Import `plot`, and matplotlib with it, when it is first asked for."""
     if name == "plot":
         return importlib.import_module("regdist.plots")
+    if name == "softmax":
+        raise AttributeError("rd.log_softmax returned logarithms: it is rd.log_softmax now")
     raise AttributeError(f"module 'regdist' has no attribute {name!r}")
 
 

@@ -1,25 +1,42 @@
-"""The command `regdist`."""
+"""The command `regdist`: parses, calls, prints."""
 
 import argparse
 import importlib.metadata
+import json
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from regdist.problems import names as problems
+from regdist.regularizers import names as regularizers
+from regdist.reports import atlas, catalog, folder, report, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, nothing written.
+    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, or a folder that
+    cannot be written; nothing is written. 130: stopped by Ctrl-C; it is said what is kept.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     _keep_compiled()
-    return options.job(options)
+    complaints = Console(stderr=True)
+    console = Console(width=None if sys.stdout.isatty() else options.width)
+    try:
+        return options.job(options, console, complaints)
+    except (ValueError, OSError) as error:
+        status, sentence = 2, str(error)
+    except KeyboardInterrupt:
+        status, sentence = 130, f"stopped: {options.kept.format(options)}"
+    complaints.print(f"regdist: {sentence}", style="bold red", highlight=False, markup=False)
+    return status
 
 
 def _keep_compiled() -> None:
@@ -33,126 +50,197 @@ def _keep_compiled() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="regdist",
-        description="Exact target distributions of regularised RL, and certificates of where "
+        description="Exact target distributions of regularized RL, and certificates of where "
         "policy-gradient methods go.",
     )
     version = importlib.metadata.version("regdist")
     parser.add_argument("--version", action="version", version=f"regdist {version}")
     jobs = parser.add_subparsers(required=True, metavar="JOB")
-    job = jobs.add_parser(
-        "report",
-        help="targets, certificates and figures for one problem",
-        description="For a grid of coefficients and regularisers: the exact targets, runs of two "
-        "methods, a certificate for each, tables, figures and a page.",
-    )
-    job.set_defaults(job=_report)
-    job.add_argument(
+    for name, add, text, about in (
+        (
+            "report",
+            _add_report,
+            "targets, certificates and figures for one problem",
+            "For a grid of coefficients and regularizers: the exact targets, runs of two methods, "
+            "a certificate for each, tables, figures and a page.",
+        ),
+        (
+            "atlas",
+            _add_atlas,
+            "where every method goes, on several problems, under three expectations",
+            "A table and a figure per problem: verdicts, distances to the known targets, rates, "
+            "and the entropy left at matched success. Finished cells are kept: an atlas that was "
+            "stopped goes on where it was.",
+        ),
+        (
+            "methods",
+            _add_methods,
+            "the catalog of methods: sources, defaults, variants",
+            "Every preset of the catalog, or the named ones in full.",
+        ),
+    ):
+        add(
+            jobs.add_parser(
+                name,
+                help=text,
+                description=textwrap.fill(about, 79),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(job=_report, width=100, kept="nothing is written")
+    parser.epilog = _listing("regularizers", {k: f.label for k, f in regularizers.NAMED.items()})
+    parser.add_argument(
         "--problem",
         metavar="P",
-        help="game24:4,7,8,8 (any hand), two-modes, or a .csv or .jsonl file with one outcome a "
-        "line: outcome, reward, and reference or log_reference or count, optionally label "
-        "(default: a built-in Game of 24 hand)",
+        default=report.DEFAULT_PROBLEM,
+        help=f"{problems.CHOICES} with one outcome a line: outcome, reward, and reference or "
+        "log_reference or count, optionally label (default: %(default)s, a Game of 24 hand)",
     )
-    job.add_argument(
+    spread = f"{min(report.DEFAULT_BETAS):g} to {max(report.DEFAULT_BETAS):g}"
+    parser.add_argument(
         "--beta",
         metavar="B,B,...",
         type=_numbers,
-        help="coefficients (default: 0.05 to 1 times the spread of the rewards)",
+        help=f"coefficients (default: {spread} times the spread of the rewards)",
     )
-    job.add_argument(
+    parser.add_argument(
         "--regularizers",
         metavar="N,N,...",
-        type=lambda text: text.split(","),
-        help="from reverse-kl, forward-kl, jensen-shannon, total-variation, entropy, alpha:A and "
-        "sums like reverse-kl+entropy (default: reverse-kl, forward-kl, alpha:0.5, entropy, "
-        "reverse-kl+entropy)",
+        type=_words,
+        default=report.DEFAULT_REGULARIZERS,
+        help="those below, alpha:A, and sums like reverse-kl+entropy "
+        f"(default: {', '.join(report.DEFAULT_REGULARIZERS)})",
     )
-    job.add_argument(
-        "--k", metavar="K,K,...", type=_integers, default=[8, 64], help="the k of pass@k"
+    parser.add_argument(
+        "--k",
+        metavar="K,K,...",
+        type=_integers,
+        default=report.DEFAULT_KS,
+        help=f"the k of pass@k (default: {', '.join(map(str, report.DEFAULT_KS))})",
     )
-    job.add_argument(
+    parser.add_argument(
         "--success",
         metavar="R",
         type=float,
         help="outcomes with at least this reward are solutions (default: the largest reward)",
     )
-    job.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("regdist-report"), help="where to write"
+    _add_out(parser, "regdist-report")
+
+
+def _add_atlas(parser: argparse.ArgumentParser) -> None:
+    kept = "finished cells are kept in {0.out}/cells; the same command goes on with the others"
+    parser.set_defaults(job=_atlas, width=200, kept=kept)
+    drawn = textwrap.fill(
+        "  ".join(atlas.METHODS),
+        79,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
     )
-    atlas = jobs.add_parser(
-        "atlas",
-        help="where every method goes, on several problems, under three expectations",
-        description="A table and a figure per problem: verdicts, distances to the known targets, "
-        "rates, and the entropy left at matched success. Finished cells are kept: a killed atlas "
-        "goes on where it stopped.",
+    parser.epilog = "\n\n".join(
+        [
+            _listing("problems", {name: about for name, (about, _) in atlas.PROBLEMS.items()}),
+            f"methods of the default:\n{drawn}",
+        ]
     )
-    atlas.set_defaults(job=_atlas)
-    atlas.add_argument("--methods", metavar="N,N,...", type=lambda text: text.split(","))
-    atlas.add_argument("--problems", metavar="N,N,...", type=lambda text: text.split(","))
-    atlas.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("regdist-atlas"), help="where to write"
+    for option, text in (
+        ("--methods", "names that `regdist methods` shows (default: those below)"),
+        ("--problems", "problems (default: all)"),
+    ):
+        parser.add_argument(option, metavar="N,N,...", type=_words, help=text)
+    _add_out(parser, "regdist-atlas")
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(job=_methods, width=100, kept="nothing is written")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="such as grpo or grpo/trl")
+    parser.add_argument("--json", action="store_true", help="print the entries as JSON")
+
+
+def _listing(title: str, rows: Mapping[str, str]) -> str:
+    """Names and what they are, a line each, for the end of a help."""
+    width = max(map(len, rows))
+    return "\n".join([f"{title}:", *(f"  {name:{width}}  {about}" for name, about in rows.items())])
+
+
+def _add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path(default),
+        help="where to write (default: %(default)s)",
     )
-    return parser
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write numbers as 0.1,0.5; got {text!r}") from error
 
 
 def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write integers as 8,64; got {text!r}") from error
 
 
-def _report(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from regdist.reports import page, report
-
-    complaints = Console(stderr=True)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+def _progress(complaints: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    try:
-        if options.out.exists() and not options.out.is_dir():
-            raise ValueError(f"--out {options.out} is a file; a folder is wanted")
-        with Progress(*columns, TimeElapsedColumn(), console=complaints) as progress:
-            made = report.build(
-                options.problem or report.DEFAULT_PROBLEM,
-                options.beta,
-                options.regularizers or report.DEFAULT_REGULARIZERS,
-                options.k,
-                options.success,
-                progress,
-            )
-    except (ValueError, OSError) as error:
-        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
-        return 2
-    console.print(made.task.about, highlight=False)
-    page.print_tables(made, console)
-    page.write(made, options.out)
-    for cell in made.cells:
-        for kind, proof in cell.certificates.items():
-            if not proof.passes or not cell.target.converged:
-                complaints.print(f"FAILS {cell.regularizer} beta={cell.beta:g} {kind}: {proof}")
+    return Progress(*columns, TimeElapsedColumn(), console=complaints)
+
+
+def _report(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    folder.check(options.out)
+    with _progress(complaints) as progress:
+        results = report.build(
+            options.problem,
+            options.beta,
+            options.regularizers,
+            options.k,
+            options.success,
+            progress,
+        )
+    from regdist.reports import page  # imports matplotlib, which bad input need not wait for
+
+    console.print(results.task.about, highlight=False, markup=False)
+    tables.show(page.sheets(results), console)
+    page.write(results, options.out)
+    for cell in results.cells:
+        for kind, certificate in cell.certificates.items():
+            if not certificate.passes or not cell.target.converged:
+                name = f"{cell.regularizer} beta={cell.beta:g} {kind}"
+                complaints.print(f"FAILS {name}: {certificate}", markup=False)
     console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
-    return 0 if made.passes else 1
+    return 0 if results.passes else 1
 
 
-def _atlas(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
+def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    folder.check(options.out)
+    with _progress(complaints) as progress:
+        cells = atlas.build(options.out, options.methods, options.problems, progress)
+    from regdist.reports import atlas_page  # imports matplotlib, as above
 
-    from regdist.reports import atlas
-
-    complaints = Console(stderr=True)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
-        with Progress(console=complaints) as progress:
-            cells = atlas.build(options.out, options.methods, options.problems, progress)
-    except (ValueError, OSError) as error:
-        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
-        return 2
-    atlas.print_tables(cells, console)
-    atlas.write(cells, options.out)
+    tables.show(atlas_page.sheets(cells).values(), console)
+    atlas_page.write(cells, options.out)
     console.print(f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it).")
+    return 0
+
+
+def _methods(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    del complaints
+    if options.json:
+        print(json.dumps(catalog.as_json(options.names), indent=1, allow_nan=False))
+        return 0
+    tables.show([catalog.details(name) for name in options.names] or [catalog.sheet()], console)
     return 0

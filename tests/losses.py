@@ -49,6 +49,14 @@ def z_score(g, eps=1e-6):
     return g.r / (1 + eps) if g.size == 1 else (g.r - jnp.mean(g.r)) / (std(g.r) + eps)
 
 
+def whitened(x, biased=False):
+    """As verl's and SkyRL's masked_whiten; biased as OpenRLHF and NeMo-RL do, clamped."""
+    squares = jnp.sum((x - jnp.mean(x)) ** 2)
+    if biased:
+        return (x - jnp.mean(x)) / jnp.sqrt(jnp.maximum(squares / len(x), 1e-8))
+    return (x - jnp.mean(x)) / jnp.sqrt(squares / max(len(x) - 1, 1) + 1e-8)
+
+
 def ppo(g, a, low=0.2, high=0.2, dual=jnp.inf):
     rho = jnp.exp(g.lp - g.old)
     gain = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
@@ -337,6 +345,19 @@ def pairs(g, beta, ipo=False, hard=True):
         loss = (d - 0.5 / beta) ** 2 if ipo else -jax.nn.log_sigmoid(beta * d)
         total = total + 2 * wins * loss
     return total / max(g.size * (g.size - 1), 1)
+
+
+def xpo(logits, log_ref, reward, beta, alpha):
+    """The mean over a sample of the policy and one of the reference; the policy's wins ties."""
+    table = jax.nn.log_softmax(logits)
+    ratio = table - log_ref
+    total = 0.0
+    for i, j in itertools.product(range(len(reward)), repeat=2):
+        margin = beta * (ratio[i] - ratio[j])
+        won = reward[i] >= reward[j]
+        loss = -jax.nn.log_sigmoid(jnp.where(won, margin, -margin)) + alpha * table[j]
+        total = total + sg(jnp.exp(table[i])) * jnp.exp(log_ref[j]) * loss
+    return total
 
 
 def mpo(g, epsilon=0.1):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from regdist.methods.expectation import draw
+from regdist.methods.groups import draw
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 100, 101, 257, 5000])

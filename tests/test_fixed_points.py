@@ -145,7 +145,7 @@ def test_tail_means(side, level):
 
     # the utility itself, maximised from many starts, ends at one of them
     def utility(z):
-        log_p = rd.softmax(jnp.asarray(z))
+        log_p = rd.log_softmax(jnp.asarray(z))
         ends = (0.0, level) if side == "lower" else (1 - level, 1.0)
         tail = rd.metrics.range_value_at_risk(log_p, bandit.reward, *ends)
         return float(0.5 * rd.metrics.kl(log_p, bandit.log_ref) - tail)

@@ -198,3 +198,8 @@ def test_the_gate_tries_the_lowest_versions_that_are_promised():
     floors = (ROOT / "tests" / "floors.txt").read_text().splitlines()
     assert floors == [x.replace(">=", "==") for x in project["dependencies"]]
     assert project["requires-python"] == ">=3.11"  # the gate's second environment is of 3.11
+
+
+def test_the_citation_is_of_this_version():
+    (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version == rd.__version__

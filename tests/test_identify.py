@@ -88,7 +88,7 @@ def test_k3_in_the_reward_pushes_forward_kl_up():
     """Its field is that of KL(p||q) - KL(q||p) as a penalty: an action is lost for good."""
 
     def j(z):
-        log_p = rd.softmax(z)
+        log_p = rd.log_softmax(z)
         penalty = rd.metrics.kl(log_p, BANDIT.log_ref) - rd.metrics.kl(BANDIT.log_ref, log_p)
         return rd.metrics.expected_reward(log_p, BANDIT.reward) - 0.3 * penalty
 
@@ -288,9 +288,9 @@ def test_entropy_may_rise_under_the_policy_gradient():
 def test_the_rate_of_entropy_is_a_covariance(bandit, key):
     """dH = -Cov_p(log p, dz); for one logit dH/dz_k = -p_k (H + log p_k) (2505.22617)."""
     z = jnp.asarray(np.random.default_rng(key).normal(size=5))
-    log_p = rd.softmax(z)
+    log_p = rd.log_softmax(z)
     p, h = jnp.exp(log_p), rd.metrics.entropy(log_p)
-    slope = jax.grad(lambda z: rd.metrics.entropy(rd.softmax(z)))(z)
+    slope = jax.grad(lambda z: rd.metrics.entropy(rd.log_softmax(z)))(z)
     assert np.allclose(slope, -p * (h + log_p), atol=1e-14)
     step = rd.field(m.reinforce(), z, bandit)
     covariance = p @ ((log_p + h) * (step - p @ step))
@@ -311,7 +311,7 @@ def test_f_dpg_is_minus_the_gradient_of_its_divergence(kind):
         .divergence
     )
     aim = rd.target(BANDIT, rd.ReverseKL(0.3)).log_probs
-    want = -jax.grad(lambda z: divergence.value(rd.softmax(z), aim))(Z)
+    want = -jax.grad(lambda z: divergence.value(rd.log_softmax(z), aim))(Z)
     got = rd.field(m.fdpg(0.3, divergence), Z, BANDIT)
     assert np.allclose(got, want, atol=1e-13)
     if kind != "TV":  # whose slope jumps there
@@ -320,7 +320,7 @@ def test_f_dpg_is_minus_the_gradient_of_its_divergence(kind):
 
 def test_vargrad_is_twice_the_gradient_of_kl():
     aim = rd.target(BANDIT, rd.ReverseKL(0.3)).log_probs
-    want = -2 * jax.grad(lambda z: rd.metrics.kl(rd.softmax(z), aim))(Z)
+    want = -2 * jax.grad(lambda z: rd.metrics.kl(rd.log_softmax(z), aim))(Z)
     assert np.allclose(rd.field(m.vargrad(0.3), Z, BANDIT), want, atol=1e-13)
     assert np.allclose(rd.field(m.vargrad(0.3), Z, BANDIT, rd.Group(4)), 0.75 * want, atol=1e-13)
 
@@ -328,18 +328,18 @@ def test_vargrad_is_twice_the_gradient_of_kl():
 def test_a_fair_coin_moves_nothing_on_policy_and_clipping_restores():
     """Spurious rewards: A = +-1 whatever the action. Field 0 at ratio 1; clipped, back to old."""
     clip = m.grpo(0.0).surrogate
-    old = rd.softmax(jnp.array([0.3, -0.2, 0.1]))
+    old = rd.log_softmax(jnp.array([0.3, -0.2, 0.1]))
 
     def gain(z):
         """E over the coin of the clipped objective, whose maximum over z is at z = old."""
-        rho = jnp.exp(rd.softmax(z) - old)
+        rho = jnp.exp(rd.log_softmax(z) - old)
         held = jnp.clip(rho, 0.8, 1.2)
         return jnp.exp(old) @ (jnp.minimum(rho, held) + jnp.minimum(-rho, -held)) / 2
 
     assert np.allclose(jax.grad(gain)(old), 0, atol=1e-17)
     away = old + jnp.array([0.5, -0.3, 0.0])
     assert gain(away) < gain(old) == 0
-    rho = jnp.exp(rd.softmax(away) - old)
+    rho = jnp.exp(rd.log_softmax(away) - old)
     assert np.isclose(gain(away), -jnp.exp(old) @ jnp.abs(rho - jnp.clip(rho, 0.8, 1.2)) / 2)
     assert isinstance(clip, m.surrogate.Clip)
 

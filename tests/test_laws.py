@@ -51,7 +51,7 @@ def test_means_of_teachers_are_the_projections(weights):
     w = np.ones(3) / 3 if weights is None else np.array(weights) / np.sum(weights)
 
     def loss(z, forward):
-        p = rd.softmax(z)
+        p = rd.log_softmax(z)
         kls = [rd.metrics.kl(t, p) if forward else rd.metrics.kl(p, t) for t in teachers]
         return sum(a * b for a, b in zip(w, kls, strict=True))
 

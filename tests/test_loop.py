@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import regdist as rd
-from regdist.methods.expectation import draw
+from regdist.methods.groups import draw
 from tests import losses as w
 
 m = rd.methods
@@ -26,8 +26,8 @@ def test_epochs_use_the_law_the_samples_came_from(over):
     path = rd.run(method, BANDIT, 4, LR, over, record_every=1, loop=rd.loop(epochs=3))
     z = BANDIT.log_ref
     for i in range(5):
-        assert np.allclose(path.log_probs[i], rd.softmax(z), atol=1e-13)
-        old = rd.softmax(z)
+        assert np.allclose(path.log_probs[i], rd.log_softmax(z), atol=1e-13)
+        old = rd.log_softmax(z)
         for _ in range(3):
             z = step(z, lambda z, old=old: rd.field(method, z, BANDIT, over, old=old))
 
@@ -39,8 +39,8 @@ def test_sampled_epochs_and_minibatches_reuse_the_groups():
     path = rd.run(method, BANDIT, 3, LR, rd.Sampled(4, 6), key, record_every=1, loop=around)
     z = BANDIT.log_ref
     for i in range(4):
-        assert np.allclose(path.log_probs[i], rd.softmax(z), atol=1e-12)
-        old = rd.softmax(z)
+        assert np.allclose(path.log_probs[i], rd.log_softmax(z), atol=1e-12)
+        old = rd.log_softmax(z)
         groups = draw(jax.random.fold_in(key, i), jnp.exp(old), (6, 4)).reshape(2, 3, 4)
         for part in (0, 1, 0, 1):
 
@@ -65,8 +65,8 @@ def test_staleness_and_another_sampler():
     path = rd.run(method, BANDIT, 6, LR, record_every=1, loop=around)
     past = [BANDIT.log_ref] * 3
     for i in range(7):
-        assert np.allclose(path.log_probs[i], rd.softmax(past[-1]), atol=1e-13)
-        old = rd.softmax(past[-3])
+        assert np.allclose(path.log_probs[i], rd.log_softmax(past[-1]), atol=1e-13)
+        old = rd.log_softmax(past[-3])
         move = rd.field(method, past[-1], BANDIT, old=old, sampler=hot(old))
         past.append(past[-1] + 0.7 * move)
 
@@ -78,11 +78,11 @@ def test_a_moving_reference():
     path = rd.run(method, BANDIT, 7, LR, record_every=1, loop=around)
     z, reference = BANDIT.log_ref, BANDIT.log_ref
     for i in range(8):
-        assert np.allclose(path.log_probs[i], rd.softmax(z), atol=1e-13)
-        held = rd.transform.with_reference(BANDIT, log_reference=rd.softmax(reference))
+        assert np.allclose(path.log_probs[i], rd.log_softmax(z), atol=1e-13)
+        held = rd.transform.with_reference(BANDIT, log_reference=rd.log_softmax(reference))
         z = step(z, lambda z, held=held: rd.field(method, z, held))
         if (i + 1) % 3 == 0:
-            reference = (rd.softmax(z) + rd.softmax(reference)) / 2
+            reference = (rd.log_softmax(z) + rd.log_softmax(reference)) / 2
     drift = rd.run(method, BANDIT, 6000, LR, loop=rd.loop(sync_every=1))
     assert np.exp(drift.log_probs[-1, 0]) > 0.99  # a reference that follows is no anchor
 
@@ -265,7 +265,7 @@ def test_certify_sees_the_bias_of_finite_groups():
 def test_weights_for_another_sampler(name):
     """Samples from a tempered law: the weight is old/sampler, cut or masked, and not rho's."""
     method = {"tis": m.tis(1.3), "icepop": m.icepop(0.8, 1.3)}[name]
-    old = rd.softmax(jnp.array([0.3, -0.4, 0.1]))
+    old = rd.log_softmax(jnp.array([0.3, -0.4, 0.1]))
     sampler = rd.laws.temper(old, 0.5)
     ratio = jnp.exp(old - sampler)
     if name == "tis":
@@ -295,10 +295,10 @@ def test_xpo_pairs_the_policy_with_the_reference():
     """The expectation over both laws of the pair's loss, and alpha log p of the reference's."""
     beta, alpha = 0.7, 0.01
     z = jnp.array([0.3, -0.2, 0.1])
-    p, q = jnp.exp(rd.softmax(z)), jnp.exp(BANDIT.log_ref)
+    p, q = jnp.exp(rd.log_softmax(z)), jnp.exp(BANDIT.log_ref)
 
     def loss(z):
-        log_p = rd.softmax(z)
+        log_p = rd.log_softmax(z)
         ratio = log_p - BANDIT.log_ref
         total = 0.0
         for i in range(3):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regdist as rd
-from regdist.methods.expectation import draw
+from regdist.methods.batch import Batch
+from regdist.methods.groups import draw
 from tests import losses as w
 from tests.strategies import bandits
 
@@ -37,9 +38,25 @@ PRESETS = {
         m.one_sided_grpo(),
         lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / (jnp.sqrt(jnp.mean(g.r)) + 1e-6), dual=3.0),
     ),
+    "ppo, whitened": (
+        m.ppo("unbiased"),
+        lambda g: w.ppo(g, w.whitened(g.r - g.value), dual=3.0),
+    ),
+    "ppo, whitened, biased": (
+        m.ppo("biased"),
+        lambda g: w.ppo(g, w.whitened(g.r - g.value, biased=True), dual=3.0),
+    ),
     "reinforce_plus_plus": (
         m.reinforce_plus_plus(),
-        lambda g: w.ppo(g, (g.r - jnp.mean(g.r)) / jnp.sqrt(jnp.var(g.r) + 1e-8), dual=3.0),
+        lambda g: w.ppo(g, w.whitened(g.r), dual=3.0),
+    ),
+    "reinforce_plus_plus, biased": (
+        m.reinforce_plus_plus("biased"),
+        lambda g: w.ppo(g, w.whitened(g.r, biased=True), dual=3.0),
+    ),
+    "reinforce_plus_plus_baseline": (
+        m.reinforce_plus_plus_baseline(),
+        lambda g: w.ppo(g, w.whitened(w.centred(g)), dual=3.0),
     ),
     "pass_at_k_grpo": (m.pass_at_k_grpo(), w.passk_best),
     "pass_at_k_grpo, plain": (m.pass_at_k_grpo(False), part(w.passk_best, normalize=False)),
@@ -61,6 +78,12 @@ PRESETS = {
     "cispo": (
         m.cispo(),
         lambda g: -jnp.mean(w.sg(jnp.clip(jnp.exp(g.lp - g.old), 0.8, 1.2)) * w.z_score(g) * g.lp),
+    ),
+    "cispo, TRL": (
+        m.named("cispo/trl"),
+        lambda g: (
+            -jnp.mean(w.sg(jnp.minimum(jnp.exp(g.lp - g.old), 0.2)) * w.z_score(g, 1e-4) * g.lp)
+        ),
     ),
     "sapo": (m.sapo(), w.sapo),
     "gmpo": (m.gmpo(), w.gmpo),
@@ -125,7 +148,7 @@ def test_group_is_the_mean_over_all_groups(name, size):
     if size == 1 and name == "pass_at_k_training":
         pytest.skip("k = 2 of one sample does not exist")
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
-    old = rd.softmax(LOGITS)
+    old = rd.log_softmax(LOGITS)
     want, _ = w.expected_update(loss, size, LOGITS, old, LOG_REF, REWARD)
     got = rd.field(method, LOGITS, bandit, rd.Group(size))
     assert np.allclose(got, want, rtol=0, atol=2e-14 * (1 + np.abs(want).max()))
@@ -142,7 +165,7 @@ def test_sampled_has_the_enumerated_mean_and_covariance(name):
     """Of one draw, for every group that can be drawn; two groups halve the covariance."""
     method, loss = PRESETS[name]
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
-    mean, covariance = w.expected_update(loss, 3, LOGITS, rd.softmax(LOGITS), LOG_REF, REWARD)
+    mean, covariance = w.expected_update(loss, 3, LOGITS, rd.log_softmax(LOGITS), LOG_REF, REWARD)
     got = m.update_moments(method, LOGITS, bandit, rd.Sampled(3, 2))
     scale = 1 + np.abs(covariance).max()
     assert np.allclose(got.mean, mean, rtol=0, atol=2e-14 * scale)
@@ -153,8 +176,8 @@ def test_a_draw_is_the_update_of_the_groups_drawn():
     """The mean over the drawn groups of the written loss's gradient, for the drawn actions."""
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
     key = jax.random.key(3)
-    drawn = draw(key, jnp.exp(rd.softmax(LOGITS)), (5, 4))
-    old = rd.softmax(LOGITS)
+    drawn = draw(key, jnp.exp(rd.log_softmax(LOGITS)), (5, 4))
+    old = rd.log_softmax(LOGITS)
 
     def loss(z):
         groups = [w.grpo(w.group_of(a, z, old, LOG_REF, REWARD)) for a in drawn]
@@ -175,6 +198,46 @@ def test_draws_follow_the_law(data):
     below = np.where(actions > 0, edges[actions - 1], 0)
     assert np.all((below <= u * edges[-1]) & (u * edges[-1] <= edges[actions]))
     assert np.all(np.exp(log_p)[actions] > 0)
+
+
+def test_ties_go_to_the_policys_sample_in_xpo_alone():
+    """Right and wrong: with TRL's >= the policy is pushed above equally good reference samples."""
+    bandit = rd.bandit([1.0, 0.0, 1.0])
+    z = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+    got = rd.field(m.xpo(0.5, 0.0), z, bandit)
+    assert np.allclose(got, [0.0793, -0.1044, 0.0251], atol=5e-5)
+    for method, alpha in ((m.xpo(0.5, 0.0), 0.0), (m.xpo(0.5, 0.1), 0.1)):
+        got = rd.field(method, z, bandit)
+        want = -jax.grad(w.xpo)(z, bandit.log_ref, bandit.reward, 0.5, alpha)
+        assert np.allclose(got, want, atol=1e-15)
+
+
+def test_trls_rloo_has_no_dual_clip():
+    """A negative advantage at a ratio above 3: the number is TRL's."""
+    old = jax.nn.log_softmax(jnp.array([-1.2, 0.6, 0.4]))
+    bandit, z = rd.bandit([-1.0, 0.5, 0.3], [0.05, 0.9, 0.05]), jnp.array([1.5, -1.0, 0.2])
+    got = rd.field(m.named("rloo/trl", beta=0.05), z, bandit, rd.Group(4), old=old)
+    assert np.allclose(got, [-0.2718, 0.0719, 0.1999], atol=5e-5)
+    options = {"beta": 0.05, "estimator": "k1", "placement": "reward"}
+    verl = rd.field(m.rloo(**options), z, bandit, rd.Group(4), old=old)
+    assert np.allclose(verl, [-0.0231, 0.0143, 0.0087], atol=5e-5)
+
+
+def test_whitening_by_hand():
+    """Two right of four: verl's and SkyRL's numbers, then OpenRLHF's and NeMo-RL's."""
+    batch = Batch(
+        jnp.array([1.0, 0.0, 1.0, 0.0]),
+        jnp.full(4, 0.25),
+        jnp.ones(4, bool),
+        jnp.array(0.25),
+        jnp.array(0.0),
+        jnp.array(0.5),
+    )
+    unbiased, biased = m.reinforce_plus_plus(), m.reinforce_plus_plus("biased")
+    assert np.allclose(unbiased.advantage(batch), 0.8660254 * np.array([1, -1, 1, -1]), atol=1e-7)
+    assert np.allclose(biased.advantage(batch), [1, -1, 1, -1], atol=1e-15)
+    with pytest.raises(ValueError, match=r"unbiased, biased; got whiten='verl'"):
+        m.ppo("verl")
 
 
 def test_many_actions_few_rewards():

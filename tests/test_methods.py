@@ -21,10 +21,10 @@ def gradients_and_fields(z, bandit, regularizer):
     """
 
     def j(z):
-        return rd.objective(rd.softmax(z), bandit, regularizer)
+        return rd.objective(rd.log_softmax(z), bandit, regularizer)
 
     plain = jax.grad(j)(z)
-    p = jnp.exp(rd.softmax(z))
+    p = jnp.exp(rd.log_softmax(z))
     fisher = jnp.diag(p) - jnp.outer(p, p)
     natural = jnp.linalg.pinv(fisher, rtol=1e-12) @ plain
     makes = rd.methods.policy_gradient, rd.methods.natural_policy_gradient
@@ -66,9 +66,9 @@ def test_natural_gradient_contracts_exactly(bandit, beta, eta):
     method = rd.methods.natural_policy_gradient(rd.ReverseKL(beta))
     z = bandit.log_ref
     for _ in range(3):
-        before = rd.softmax(z) - aim
+        before = rd.log_softmax(z) - aim
         z = z + step * field(method, z, bandit)
-        after = rd.softmax(z) - aim
+        after = rd.log_softmax(z) - aim
         centered = [x - x[0] for x in (before, after)]  # log-odds: no normaliser
         size = 1 + float(jnp.abs(aim).max() + jnp.abs(z).max())
         assert np.allclose(centered[1], (1 - eta) * centered[0], rtol=0, atol=1e-14 * size)

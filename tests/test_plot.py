@@ -1,14 +1,16 @@
 import matplotlib
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import regdist as rd
 from regdist import plot
+from regdist.plots.figures import save
 
 matplotlib.use("Agg")
 
 TASK = rd.problems.two_modes()
-AIMS = {
+TARGETS = {
     "reverse": rd.target(TASK.bandit, rd.ReverseKL(0.2)),
     "forward": rd.target(TASK.bandit, rd.ForwardKL(0.2)),
 }
@@ -21,26 +23,39 @@ def draw(function, *arguments):
     return axes
 
 
+def test_saved_figures_hold_their_fonts_and_the_png_does_not_change(tmp_path):
+    """Type 42: whole TrueType fonts, as printers want; matplotlib's own default is Type 3."""
+    with matplotlib.rc_context(plot.style()):
+        figure = Figure()
+        plot.rank_curves(TASK.bandit, TARGETS, figure.subplots())
+    save(figure, tmp_path / "curves")
+    pdf = (tmp_path / "curves.pdf").read_bytes()
+    assert b"/CIDFontType2" in pdf
+    assert b"/Type3" not in pdf
+    figure.savefig(tmp_path / "plain.png")
+    assert (tmp_path / "curves.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
 def test_rank_curves_show_the_sorted_law():
-    axes = draw(plot.rank_curves, TASK.bandit, AIMS)
+    axes = draw(plot.rank_curves, TASK.bandit, TARGETS)
     assert [line.get_label() for line in axes.lines] == ["reference", "reverse", "forward"]
     shown = np.asarray(axes.lines[1].get_ydata())
-    assert np.allclose(shown, np.sort(AIMS["reverse"].probs)[::-1], atol=1e-15)
+    assert np.allclose(shown, np.sort(TARGETS["reverse"].probs)[::-1], atol=1e-15)
 
 
 def test_bars_have_the_masses():
     masks = [np.asarray(TASK.bandit.label) == i for i in (0, 1)]
-    axes = draw(plot.mass_bars, TASK.bandit, AIMS, ["old", "new"], masks)
+    axes = draw(plot.mass_bars, TASK.bandit, TARGETS, ["old", "new"], masks)
     heights = [bar.get_height() for bar in axes.patches]
     want = [
         float(p[m].sum())
-        for p in (np.exp(TASK.bandit.log_ref), AIMS["reverse"].probs, AIMS["forward"].probs)
+        for p in (np.exp(TASK.bandit.log_ref), TARGETS["reverse"].probs, TARGETS["forward"].probs)
         for m in masks
     ]
     assert np.allclose(heights, want)
 
 
-def test_series_differ_without_colour():
+def test_series_differ_without_color():
     betas = np.geomspace(0.1, 1, 7)
     axes = draw(plot.effective_number, betas, {"a": betas, "b": betas**2}, {"all": 3.0})
     a, b = axes.lines[:2]
@@ -52,11 +67,13 @@ def test_convergence_draws_the_predicted_slope():
     regularizer = rd.ReverseKL(0.2)
     method, sgd = rd.methods.natural_policy_gradient(regularizer), optax.sgd(0.5)
     path = rd.run(method, TASK.bandit, 200, sgd)
-    aim = rd.target(TASK.bandit, regularizer)
-    proof = rd.certify(method, TASK.bandit, aim, path, optimizer=sgd)
-    axes = draw(plot.convergence, {"r": path}, {"r": aim}, {"r": proof})
+    target = rd.target(TASK.bandit, regularizer)
+    certificate = rd.certify(method, TASK.bandit, target, path, optimizer=sgd)
+    axes = draw(plot.convergence, {"r": path}, {"r": target}, {"r": certificate})
     run_line, predicted = axes.lines
     slope = np.diff(np.log(predicted.get_ydata())) / np.diff(predicted.get_xdata())
-    assert np.allclose(slope, -2 * proof.predicted_rate)
+    assert np.allclose(slope, -2 * certificate.predicted_rate)
     assert predicted.get_label() == "predicted rate"
-    assert np.allclose(run_line.get_ydata()[0], rd.metrics.kl(TASK.bandit.log_ref, aim.log_probs))
+    assert np.allclose(
+        run_line.get_ydata()[0], rd.metrics.kl(TASK.bandit.log_ref, target.log_probs)
+    )

@@ -18,12 +18,12 @@ REWARD = jnp.array([1.0, 0.0, -0.5, 0.3])
 
 def dpo_loss(z, pairs, beta):
     """The loss as DPO states it, on logits (2305.18290, eq. 7)."""
-    margin = beta * (rd.softmax(z) - Q)
+    margin = beta * (rd.log_softmax(z) - Q)
     return -jnp.sum(pairs * jax.nn.log_sigmoid(margin[:, None] - margin[None, :]))
 
 
 def ipo_loss(z, pairs, beta):
-    margin = rd.softmax(z) - Q
+    margin = rd.log_softmax(z) - Q
     return jnp.sum(pairs * (margin[:, None] - margin[None, :] - 1 / (2 * beta)) ** 2)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import pytest
 
 import regdist as rd
 from regdist.cli import main
+from regdist.regularizers.regularizer import by_name
+from regdist.reports import atlas, report
 
 matplotlib.use("Agg")
 SHORT = ["--beta", "0.2", "--regularizers", "reverse-kl"]
@@ -21,29 +24,29 @@ pytestmark = pytest.mark.xdist_group("report")  # what the fixture makes is made
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "deep" / "out"
     assert main(["report", "--problem", "two-modes", "--out", str(out), *GRID]) == 0
     return out
 
 
-def test_report_writes_everything(made):
-    names = {path.name for path in made.iterdir()}
+def test_report_writes_everything(written):
+    names = {path.name for path in written.iterdir()}
     drawings = {"targets", "solutions", "effective_number", "convergence"}
     images = {f"{n}.{kind}" for n in drawings for kind in ("pdf", "png")}
     assert names == images | {"report.json", "targets.npz", "index.html"}
-    assert not list(made.parent.glob(".out-*"))
-    page = (made / "index.html").read_text()
+    assert not [path for path in written.glob("*.pdf") if b"/Type3" in path.read_bytes()]
+    page = (written / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)='(?!data:)", page)
 
 
-def test_report_numbers_are_the_librarys(made):
-    report = json.loads((made / "report.json").read_text())
-    assert report["passes"]
-    assert report["versions"]["regdist"]
+def test_report_numbers_are_the_librarys(written):
+    saved = json.loads((written / "report.json").read_text())
+    assert saved["passes"]
+    assert saved["versions"]["regdist"]
     bandit = rd.problems.two_modes().bandit
-    cells = {(c["regularizer"], c["beta"]): c for c in report["cells"]}
+    cells = {(c["regularizer"], c["beta"]): c for c in saved["cells"]}
     assert len(cells) == 8
     for (name, beta), cell in cells.items():
         make = {"reverse-kl": rd.ReverseKL, "forward-kl": rd.ForwardKL, "entropy": rd.Entropy}.get(
@@ -56,10 +59,10 @@ def test_report_numbers_are_the_librarys(made):
         assert np.isclose(cell["success"], solved, rtol=1e-12)
         assert np.isclose(cell["pass_at_k"]["8"], 1 - (1 - solved) ** 8, rtol=1e-9)
         assert cell["certificates"]["natural"]["verdict"] in ("converges", "plateau")
-    laws = np.load(made / "targets.npz")
+    laws = np.load(written / "targets.npz")
     want = rd.target(bandit, rd.ForwardKL(0.5)).log_probs
     assert np.allclose(laws["forward-kl@0.5"], want, rtol=0, atol=1e-12)
-    rival = report["critical_betas"][0]
+    rival = saved["critical_betas"][0]
     assert np.isclose(rival["reverse_kl"], rd.critical_beta(bandit, 4, 0, rd.ReverseKL))
 
 
@@ -73,9 +76,9 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
     assert "pass@4" in shown
     hand = tmp_path / "hand"
     assert main(["report", "--problem", "game24:3,3,8,8", "--out", str(hand), *SHORT]) == 0
-    report = json.loads((hand / "report.json").read_text())
-    assert report["problem"]["solutions"] == 1
-    assert report["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
+    saved = json.loads((hand / "report.json").read_text())
+    assert saved["problem"]["solutions"] == 1
+    assert saved["critical_betas"][0]["good"] == "8 / (3 - (8 / 3))"
 
 
 @pytest.mark.parametrize(
@@ -87,8 +90,8 @@ def test_report_on_a_file_and_a_hand(tmp_path, capsys):
         (["--problem", "game24:1,1,1,1"], "this hand has no solution"),
         (["--problem", "missing.csv"], "missing.csv"),
         (["--problem", "two-modes", "--beta", "0.1,-1"], "betas must be finite numbers above 0"),
-        (["--problem", "two-modes", "--regularizers", "kl"], "unknown regulariser 'kl'"),
-        (["--problem", "two-modes", "--regularizers", "alpha:x"], "alpha:A wants a number"),
+        (["--problem", "two-modes", "--regularizers", "kl"], "unknown regularizer 'kl'"),
+        (["--problem", "two-modes", "--regularizers", "alpha:x"], "alpha:A wants a finite number"),
         (["--problem", "two-modes", "--k", "0"], "positive integers"),
         (["--problem", "two-modes", "--success", "7"], "has reward >= 7"),
     ],
@@ -100,18 +103,58 @@ def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, arguments, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("job", ["report", "atlas"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path, monkeypatch, capsys, job
+):
+    monkeypatch.setattr({"report": report, "atlas": atlas}[job], "build", pytest.fail)
+    (tmp_path / "file").write_text("mine")
+    for out, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "out", "written")):
+        assert main([job, "--out", str(out)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("option", ["--beta", "--k"])
+def test_what_is_no_number_is_shown_with_an_example(capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", option, "1,x"])
+    assert "got '1,x'" in capsys.readouterr().err
+
+
 def test_a_failing_certificate_exits_with_1(tmp_path, monkeypatch, capsys):
     """A step size above the stability limit makes the runs cycle: the command must say so."""
-    from regdist.reports import report
-
-    rates = report._learning_rates
+    rates = report.learning_rates
     monkeypatch.setattr(
-        report, "_learning_rates", lambda *a: {k: 5 * r for k, r in rates(*a).items()}
+        report, "learning_rates", lambda *a: {k: 5 * r for k, r in rates(*a).items()}
     )
     grid = ["--beta", "0.5", "--regularizers", "reverse-kl"]
     assert main(["report", "--problem", "two-modes", "--out", str(tmp_path / "o"), *grid]) == 1
     assert "FAILS reverse-kl" in capsys.readouterr().err
     assert not json.loads((tmp_path / "o" / "report.json").read_text())["passes"]
+
+
+def test_the_verdict_on_a_sum_does_not_depend_on_the_order_of_its_terms():
+    """A step that is stable for the first term alone is too large where a steeper one stands by."""
+    sums = ["reverse-kl+forward-kl", "forward-kl+reverse-kl"]
+    first, second = report.build("two-modes", [0.02], sums).cells
+    for kind, certificate in first.certificates.items():
+        assert certificate.verdict == second.certificates[kind].verdict != "diverges"
+    assert first.passes
+    assert second.passes
+
+
+def test_learning_rates_do_not_depend_on_the_order_of_a_sum():
+    """And a sum allows no more than a term of it does alone."""
+    families = ["reverse-kl", "forward-kl", "entropy", "jensen-shannon", "alpha:-1", "alpha:2"]
+
+    def rates(spec):
+        return report.learning_rates(by_name(spec)(0.3), 2.0)
+
+    for one, other in itertools.combinations(families, 2):
+        both = rates(f"{one}+{other}")
+        assert both == rates(f"{other}+{one}"), (one, other)
+        assert both["natural"] < min(rates(one)["natural"], rates(other)["natural"])
 
 
 def test_the_command_keeps_what_it_compiles_unless_told_where(tmp_path):

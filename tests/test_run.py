@@ -24,7 +24,7 @@ def check_scan_against_loop(optimizer):
     for step in range(31):
         if step % 10 == 0:
             assert path.step[step // 10] == step
-            assert np.allclose(path.log_probs[step // 10], rd.softmax(z), atol=1e-14)
+            assert np.allclose(path.log_probs[step // 10], rd.log_softmax(z), atol=1e-14)
             norm = jnp.abs(rd.field(METHOD, z, BANDIT)).max()
             assert np.isclose(path.field_norm[step // 10], norm, rtol=1e-12)
         updates, state = optimizer.update(-rd.field(METHOD, z, BANDIT), state, z)
@@ -144,7 +144,7 @@ def test_optimisers_leave_excluded_actions_alone(optimizer):
     with jax.numpy_dtype_promotion("standard"):
         bandit = rd.bandit([1.0, 0.0, 0.4, -np.inf, 0.2], [0.2, 0.5, 0.2, 0.1, 0.0])
         path = rd.run(METHOD, bandit, 20, optimizer)
-        alone = rd.bandit([1.0, 0.0, 0.4], log_reference=rd.softmax(bandit.log_ref[:3]))
+        alone = rd.bandit([1.0, 0.0, 0.4], log_reference=rd.log_softmax(bandit.log_ref[:3]))
         shift = bandit.log_ref[:3] - alone.log_ref  # weight decay sees the logits themselves
         kept = rd.run(METHOD, alone, 20, optimizer, init=alone.log_ref + shift)
         assert path.nonfinite == -1

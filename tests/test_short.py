@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import regdist as rd
-from regdist.methods.field import direction, laws_of
-from regdist.methods.short import plain_direction
+from regdist.methods.field import expected_pull, push, tables_of
 
 
 @pytest.mark.parametrize(
@@ -30,10 +29,11 @@ def test_the_gradient_in_one_exponential_is_the_field(method):
         log_q -= np.logaddexp.reduce(log_q)
         bandit = rd.bandit(random.normal(size=6), log_reference=log_q)
         z = jnp.asarray(np.where(np.isneginf(log_q), -np.inf, random.normal(size=6) * 5))
-        fast = plain_direction(method, bandit, rd.Population())
+        fast = rd.Population().short(method, bandit)
         assert fast is not None
-        laws = laws_of(method, rd.softmax(z), bandit)
-        plain = direction(method, laws, bandit, rd.Population(), None, True)
+        tables = tables_of(method, rd.log_softmax(z), bandit)
+        pull = expected_pull(method, tables, rd.Population(), None, True)
+        plain = push(method, rd.policies.Table(), z, bandit, pull)
         size = 60 + float(jnp.abs(plain).max())
         assert np.allclose(fast(z, None), plain, rtol=0, atol=16 * 2.3e-16 * size)
 
@@ -46,15 +46,15 @@ def test_what_the_short_gradient_does_not_cover():
         rd.methods.policy_gradient(rd.ReverseKL(0.1, anchor=np.log([0.3, 0.7]))),
         rd.methods.rloo(beta=0.1, estimator="k3"),
     ):
-        assert plain_direction(method, bandit, rd.Population()) is None
-    assert plain_direction(rd.methods.rloo(), bandit, rd.Group(4)) is None
+        assert rd.Population().short(method, bandit) is None
+    assert rd.Group(4).short(rd.methods.rloo(), bandit) is None
     for method in (
         rd.methods.grpo(0.1),
         rd.methods.natural_policy_gradient(),
         rd.methods.policy_gradient(rd.ReverseKL(0.1)),
         rd.methods.rloo(beta=0.1),
     ):
-        assert plain_direction(method, bandit, rd.Sampled(4)) is None
+        assert rd.Sampled(4).short(method, bandit) is None
 
 
 SAMPLED = {
@@ -71,7 +71,7 @@ def test_drawn_groups_in_one_exponential_are_the_field_of_those_groups(name):
     method, over = SAMPLED[name], rd.Sampled(4, 3)
     random = np.random.default_rng(6)
     bandit = rd.bandit([1.0, 0.3, -np.inf, 0.0, 0.7], [0.2, 0.3, 0.1, 0.4, 0.0])
-    fast = plain_direction(method, bandit, over)
+    fast = over.short(method, bandit)
     assert fast is not None
     hidden = np.isneginf(bandit.reward) | np.isneginf(bandit.log_ref)
     for seed in range(20):

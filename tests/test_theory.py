@@ -71,12 +71,12 @@ def test_training_time_is_inverse_temperature(bandit, steps, rate):
     """T steps of size lr of the plain natural gradient are the target at 1/(lr T)."""
     logits = bandit.log_ref + steps * rate * bandit.reward
     target = rd.target(bandit, rd.ReverseKL(1 / (rate * steps)))
-    assert np.allclose(rd.softmax(logits), target.log_probs, rtol=0, atol=1e-11)
+    assert np.allclose(rd.log_softmax(logits), target.log_probs, rtol=0, atol=1e-11)
     z = bandit.log_ref
     for _ in range(3):
         z = z + rate * rd.field(rd.methods.natural_policy_gradient(), z, bandit)
     assert np.allclose(
-        rd.softmax(z), rd.target(bandit, rd.ReverseKL(1 / (3 * rate))).log_probs, atol=1e-12
+        rd.log_softmax(z), rd.target(bandit, rd.ReverseKL(1 / (3 * rate))).log_probs, atol=1e-12
     )
 
 

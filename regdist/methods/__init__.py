@@ -1,7 +1,11 @@
 """Methods: how a policy is moved. A method is a composition; `presets` names the known ones."""
 
 from regdist.methods import advantage as advantage
+from regdist.methods import batch as batch
+from regdist.methods import controller as controller
 from regdist.methods import matching as matching
+from regdist.methods import penalty as penalty
+from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
@@ -9,64 +13,21 @@ from regdist.methods.expectation import Expectation as Expectation
 from regdist.methods.expectation import Group as Group
 from regdist.methods.expectation import Population as Population
 from regdist.methods.expectation import Sampled as Sampled
-from regdist.methods.field import field as field
 from regdist.methods.loss import View as View
 from regdist.methods.loss import from_loss as from_loss
 from regdist.methods.method import Method as Method
 from regdist.methods.moments import Moments as Moments
 from regdist.methods.moments import update_moments as update_moments
-from regdist.methods.presets.group import adaptive_entropy as adaptive_entropy
-from regdist.methods.presets.group import aepo as aepo
-from regdist.methods.presets.group import bapo as bapo
-from regdist.methods.presets.group import cispo as cispo
-from regdist.methods.presets.group import clip_cov as clip_cov
-from regdist.methods.presets.group import dapo as dapo
-from regdist.methods.presets.group import dcpo as dcpo
-from regdist.methods.presets.group import dr_grpo as dr_grpo
-from regdist.methods.presets.group import entropy_bonus as entropy_bonus
-from regdist.methods.presets.group import gmpo as gmpo
-from regdist.methods.presets.group import gpg as gpg
-from regdist.methods.presets.group import grpo as grpo
-from regdist.methods.presets.group import gspo as gspo
-from regdist.methods.presets.group import icepop as icepop
-from regdist.methods.presets.group import kl_cov as kl_cov
-from regdist.methods.presets.group import lp_reg as lp_reg
-from regdist.methods.presets.group import maxrl as maxrl
-from regdist.methods.presets.group import natural_policy_gradient as natural_policy_gradient
-from regdist.methods.presets.group import nsr as nsr
-from regdist.methods.presets.group import one_sided_grpo as one_sided_grpo
-from regdist.methods.presets.group import opo as opo
-from regdist.methods.presets.group import pass_at_k_grpo as pass_at_k_grpo
-from regdist.methods.presets.group import pass_at_k_training as pass_at_k_training
-from regdist.methods.presets.group import policy_gradient as policy_gradient
-from regdist.methods.presets.group import ppo as ppo
-from regdist.methods.presets.group import ppo_adaptive_kl as ppo_adaptive_kl
-from regdist.methods.presets.group import psr as psr
-from regdist.methods.presets.group import raft as raft
-from regdist.methods.presets.group import reinforce as reinforce
-from regdist.methods.presets.group import reinforce_plus_plus as reinforce_plus_plus
-from regdist.methods.presets.group import (
-    reinforce_plus_plus_baseline as reinforce_plus_plus_baseline,
-)
-from regdist.methods.presets.group import reinforce_rej as reinforce_rej
-from regdist.methods.presets.group import remax as remax
-from regdist.methods.presets.group import riskpo as riskpo
-from regdist.methods.presets.group import rloo as rloo
-from regdist.methods.presets.group import sapo as sapo
-from regdist.methods.presets.group import steer as steer
-from regdist.methods.presets.group import tis as tis
-from regdist.methods.presets.group import vcpo as vcpo
-from regdist.methods.presets.group import w_reinforce as w_reinforce
-from regdist.methods.presets.matching import disco as disco
-from regdist.methods.presets.matching import drpo as drpo
-from regdist.methods.presets.matching import fdpg as fdpg
-from regdist.methods.presets.matching import flowrl as flowrl
-from regdist.methods.presets.matching import gvpo as gvpo
-from regdist.methods.presets.matching import mpo as mpo
-from regdist.methods.presets.matching import nash_md as nash_md
-from regdist.methods.presets.matching import online_dpo as online_dpo
-from regdist.methods.presets.matching import online_ipo as online_ipo
-from regdist.methods.presets.matching import self_labelled as self_labelled
-from regdist.methods.presets.matching import trajectory_balance as trajectory_balance
-from regdist.methods.presets.matching import vargrad as vargrad
-from regdist.methods.presets.matching import xpo as xpo
+from regdist.methods.presets.catalog import Preset as Preset
+from regdist.methods.presets.catalog import catalog as catalog
+from regdist.methods.presets.catalog import named as named
+from regdist.methods.presets.control import *  # noqa: F403
+from regdist.methods.presets.group import *  # noqa: F403
+from regdist.methods.presets.matching import *  # noqa: F403
+from regdist.methods.presets.success import *  # noqa: F403
+from regdist.numerics.face import shown
+
+
+def __dir__() -> list[str]:
+    parts = "advantage", "controller", "matching", "penalty", "signal", "surrogate", "weight"
+    return shown(globals(), parts)

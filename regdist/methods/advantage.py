@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 
 
 class Advantage:
@@ -29,6 +29,10 @@ class Advantage:
         """The advantage of each entry, shape [n]."""
         raise NotImplementedError
 
+    def coefficients(self) -> tuple[Array, ...]:
+        """Its coefficient, as one of a regularizer, if it has one."""
+        return ()
+
 
 @record
 class GroupRelative(Advantage):
@@ -39,16 +43,27 @@ class GroupRelative(Advantage):
         baseline: "none"; "mean" of the group, its own sample included; "others", the mean of the
             other samples (RLOO), whose singleton keeps its reward; "greedy", the reward of the
             likeliest action (ReMax); "value", the old policy's expected reward (a perfect critic).
-        scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(biased
-            variance + eps); "mean" (MaxRL); "sqrt_mean"; "nonzero", the share of nonzero rewards.
+        scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(unbiased
+            variance + eps); "whiten_biased", sqrt(max(biased variance, eps)); "mean" (MaxRL);
+            "sqrt_mean"; "nonzero", the share of nonzero rewards.
         singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
             counts as 0, its standard deviation as 1.
     """
 
     eps: Array
-    baseline: str = static(default="none")
-    scale: str = static(default="none")
-    singleton: str = static(default="formula")
+    baseline: str = choice("none", "mean", "others", "greedy", "value", default="none")
+    scale: str = choice(
+        "none",
+        "std",
+        "std_biased",
+        "whiten",
+        "whiten_biased",
+        "mean",
+        "sqrt_mean",
+        "nonzero",
+        default="none",
+    )
+    singleton: str = choice("formula", "raw", default="formula")
 
     def __call__(self, batch: Batch) -> Array:
         """(r - b)/(s + eps)."""
@@ -80,7 +95,9 @@ class GroupRelative(Advantage):
         if self.scale == "std_biased":
             return batch.std(r, unbiased=False) + self.eps
         if self.scale == "whiten":
-            return jnp.sqrt(batch.std(r, unbiased=False) ** 2 + self.eps)
+            return jnp.sqrt(batch.std(r, unbiased=True) ** 2 + self.eps)
+        if self.scale == "whiten_biased":
+            return jnp.sqrt(jnp.maximum(batch.std(r, unbiased=False) ** 2, self.eps))
         if self.scale == "nonzero":
             return batch.sum(jnp.where(r != 0, 1.0, 0.0).astype(r.dtype)) + self.eps
         mean = batch.mean(r)
@@ -133,7 +150,7 @@ class BestMinusSecond(Advantage):
     """
 
     eps: Array
-    scale: str = static(default="none")
+    scale: str = choice("none", "std", default="none")
 
     needs: ClassVar[str] = "group"
 

@@ -1,8 +1,9 @@
-"""What a method sees: a weighted list of samples, and the laws they are looked up in.
+"""What a method sees: a weighted list of samples, and the tables they are looked up in.
 
-Every expectation is made of batches. The law itself is one, all K actions weighted by their
+Every expectation is made of batches. The policy itself is one, all K actions weighted by their
 probability, as a group of infinite size; a group of G samples is another, each entry with the
-weight 1/G, or each action with its count over G. Nothing below knows which it is given.
+weight 1/G, or each action with its count over G. Nothing below knows which it is given, and the
+entries have no order: what an advantage gives to one must not depend on its place in the list.
 n is the number of entries, K of actions.
 """
 
@@ -13,18 +14,20 @@ from jaxtyping import Bool, Float, Int
 
 from regdist.numerics.logspace import expect, log_ratio
 from regdist.numerics.records import record
+from regdist.problems.bandit import Bandit
 
 
 @record
-class Laws:
+class Tables:
     """The tables of one step, over all K actions, in nats.
 
     Attributes:
-        reward: what the policy is paid, shape [K]; -inf forbids an action.
+        reward: what the policy is paid, shape [K]; 0 where the reward forbids an action.
         log_p: the policy that is moved.
         log_old: the policy when the batch was drawn, as the trainer computes it.
-        log_sampler: the law that the batch was really drawn from.
+        log_sampler: the distribution that the batch was really drawn from.
         log_ref: the reference.
+        label: the answer that each action stands for, ints, shape [K].
     """
 
     reward: Float[Array, " K"]
@@ -32,20 +35,27 @@ class Laws:
     log_old: Float[Array, " K"]
     log_sampler: Float[Array, " K"]
     log_ref: Float[Array, " K"]
+    label: Int[Array, " K"]
 
 
 @record
 class Batch:
-    """A weighted list of samples of one prompt.
+    """A weighted list of samples of one prompt, shape [n] each.
+
+    What an advantage, a weight, a surrogate or a penalty may use: `reward`, `weight` and `here`;
+    the reductions `sum`, `mean`, `std`, `largest`, `smallest`, right under every expectation;
+    `size` and `endless`; `greedy` and `value`; and, for parts that declare that they see the
+    policy, `actions`, `labels`, `log_rho`, `log_ratio(log_p, log_q)`, `pick(table)` and `tables`.
+    Entries that did not occur (`~here`) have weight 0; what a part returns for them is not used.
 
     Attributes:
-        reward: shape [n]; 0 for entries that are not there.
-        weight: share of the batch, sums to 1, shape [n].
-        present: entries that may occur at all, shape [n].
-        inv_size: 1/G, 0 for the law itself.
+        reward: 0 for entries that are not there.
+        weight: share of the batch, sums to 1.
+        present: entries that may occur at all.
+        inv_size: 1/G, 0 for the policy itself.
         greedy: the reward of the likeliest action under the old policy.
         value: the expected reward under the old policy: what a perfect critic knows.
-        laws: the tables, or None where only rewards are known.
+        step: the tables, or None where only rewards are known.
         index: the action of each entry, or None for the whole table in order.
     """
 
@@ -55,14 +65,32 @@ class Batch:
     inv_size: Float[Array, ""]
     greedy: Float[Array, ""]
     value: Float[Array, ""]
-    laws: Laws | None = None
+    step: Tables | None = None
     index: Int[Array, " n"] | None = None
 
     @property
-    def tables(self) -> Laws:
-        """The tables; only methods that declare that they read them come here."""
-        assert self.laws is not None
-        return self.laws
+    def tables(self) -> Tables:
+        """The tables; only for parts that declare that they see the policy.
+
+        Raises:
+            ValueError: the part has not declared it, and is given counts of equal rewards.
+        """
+        if self.step is None:
+            raise ValueError(
+                "this advantage reads the policy, the labels or the actions, and has not said so: "
+                "let its class have sees_policy = True"
+            )
+        return self.step
+
+    @property
+    def actions(self) -> Int[Array, " n"]:
+        """The action of each entry."""
+        return jnp.arange(self.tables.reward.shape[0]) if self.index is None else self.index
+
+    @property
+    def labels(self) -> Int[Array, " n"]:
+        """The label of each entry: samples of one answer share it."""
+        return self.tables.label[self.actions]
 
     def pick(self, table: Float[Array, " K"]) -> Float[Array, " n"]:
         """A table's values at the entries; 0 for entries that are not there."""
@@ -80,12 +108,12 @@ class Batch:
 
     @property
     def endless(self) -> Bool[Array, ""]:
-        """Whether this is the law itself rather than a group of samples."""
+        """Whether this is the policy itself rather than a group of samples."""
         return self.inv_size == 0
 
     @property
     def size(self) -> Float[Array, ""]:
-        """G, to the last digit; 1 for the law itself, where it has no meaning."""
+        """G, to the last digit; 1 for the policy itself, where it has no meaning."""
         return jnp.round(1 / jnp.where(self.endless, 1, self.inv_size))
 
     @property
@@ -121,15 +149,21 @@ class Batch:
         return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))
 
 
-def table(laws: Laws, weight: Array, inv_size: float) -> Batch:
+def whole_table(tables: Tables, weight: Float[Array, " K"], inv_size: float) -> Batch:
     """All actions in order, as a batch."""
     size = jnp.full((), inv_size, weight.dtype)
-    return Batch(laws.reward, weight, ~jnp.isneginf(laws.log_sampler), size, *facts(laws), laws)
+    present = ~jnp.isneginf(tables.log_sampler)
+    return Batch(tables.reward, weight, present, size, *facts(tables), tables)
 
 
-def facts(laws: Laws) -> tuple[Array, Array]:
+def paid_rewards(bandit: Bandit) -> Float[Array, " K"]:
+    """The rewards, with 0 for those that forbid: nothing is drawn there."""
+    return jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
+
+
+def facts(tables: Tables) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The rewards of the likeliest action and, on average, of the old policy."""
-    return laws.reward[jnp.argmax(laws.log_old)], expect(laws.log_old, laws.reward)
+    return tables.reward[jnp.argmax(tables.log_old)], expect(tables.log_old, tables.reward)
 
 
 def covariance(batch: Batch, advantage: Array) -> Array:
@@ -140,6 +174,7 @@ def covariance(batch: Batch, advantage: Array) -> Array:
 
 def how_many(batch: Batch, fraction: Array) -> Array:
     """The share of a batch that is `fraction` of its samples, rounded down, and at least one."""
+    # 1e-9: a whole number of samples may come out an ulp below itself
     count = jnp.maximum(jnp.floor(fraction * batch.size + 1e-9), 1)
     return jnp.where(batch.endless, fraction, count * batch.inv_size)
 

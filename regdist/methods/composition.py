@@ -7,11 +7,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from regdist.methods.advantage import Advantage
-from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
-from regdist.methods.penalty import ESTIMATORS, Penalty
+from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
-from regdist.numerics.records import as_number, is_concrete
+from regdist.numerics.records import as_number, check_choice, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -107,59 +106,39 @@ def compose(
     Raises:
         ValueError: an unknown choice, or parts that cannot act together.
 
-    >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
-    >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
-    Clip(...)
+    Examples:
+        >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
+        >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
+        Clip(...)
     """
-    clips = clip_low is not None or clip_high is not None
-    if surrogate is None:
-        surrogate = LogProb()
-        if clips:
-            low = 1.0 if clip_low is None else clip_low
-            high = math.inf if clip_high is None else clip_high
-            surrogate = Clip(1 - as_number(low), 1 + as_number(high), as_number(clip_dual))
-    elif clips:
-        raise ValueError(
-            f"clip_low and clip_high have no meaning for {type(surrogate).__name__}, which has no "
-            "clipped ratio to an old policy: leave them out, or leave the surrogate out"
-        )
-    for name, value, known in (
-        ("estimator", estimator, (*ESTIMATORS, "full")),
-        ("placement", placement, ("loss", "reward")),
-        ("anchor", anchor, ("reference", "old", "uniform")),
-        ("geometry", geometry, tuple(GEOMETRIES)),
-    ):
-        if value is not None and value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {name}={value!r}")
+    surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
+    check_choice("anchor", anchor, ANCHORS)
     if beta is None and (estimator is not None or placement is not None):
         raise ValueError(
             f"an estimator without a coefficient does nothing (estimator={estimator!r}, "
             f"placement={placement!r}): give beta, or leave both out"
         )
-    if beta is not None and is_concrete(beta) and not np.all(np.asarray(beta) >= 0):
-        raise ValueError(f"beta must be at least 0; got beta={beta!r}")
-    where = placement or "loss"
-    if after_normalization and where == "loss":
+    estimator, placement = estimator or "k3", placement or "loss"
+    check_choice("estimator", estimator, (*ESTIMATORS, "full"))
+    check_choice("placement", placement, PLACEMENTS)
+    if after_normalization and placement == "loss":
         raise ValueError("after_normalization is about the reward: give placement='reward'")
-    if ratio_corrected and where == "reward":
+    if ratio_corrected and placement == "reward":
         raise ValueError("ratio_corrected is about the loss: give placement='loss'")
-    none = beta is None or (is_concrete(beta) and not np.any(np.asarray(beta)))
-    if beta is not None and not none and estimator == "full":
-        if where == "reward" or anchor != "reference":
-            raise ValueError(
-                "estimator='full' is the exact KL to the reference, summed over all actions: it "
-                "is neither in the reward nor to another anchor. Use placement='loss', or "
-                "regularizer=rd.ReverseKL(beta, anchor=log_probs)"
-            )
-        exact = ReverseKL(beta)
+    if beta is not None and is_concrete(beta):
+        if not np.all(np.asarray(beta) >= 0):
+            raise ValueError(f"beta must be at least 0; got beta={beta!r}")
+        beta = beta if np.any(np.asarray(beta)) else None
+    if beta is not None and estimator == "full":
+        exact = _full_penalty(beta, placement, anchor)
         regularizer = exact if regularizer is None else regularizer + exact
-    elif beta is not None and not none:
-        penalty = Penalty(
+    elif beta is not None:
+        penalty = Estimated(
             as_number(beta),
             as_number(clamp_ratio),
             as_number(clamp_value),
-            estimator or "k3",
-            where,
+            estimator,
+            placement,
             after_normalization,
             ratio_corrected,
             anchor,
@@ -168,3 +147,34 @@ def compose(
     return Method(
         advantage, surrogate, penalties, weights, regularizer, signal, controller, geometry
     )
+
+
+def _surrogate(
+    surrogate: Surrogate | None,
+    clip_low: ArrayLike | None,
+    clip_high: ArrayLike | None,
+    clip_dual: ArrayLike,
+) -> Surrogate:
+    """The surrogate given; PPO's clip if there are bounds; else A log pi."""
+    clips = clip_low is not None or clip_high is not None
+    if surrogate is not None and clips:
+        raise ValueError(
+            f"clip_low and clip_high have no meaning for {type(surrogate).__name__}, which has no "
+            "clipped ratio to an old policy: leave them out, or leave the surrogate out"
+        )
+    if surrogate is not None or not clips:
+        return surrogate or LogProb()
+    low = 1.0 if clip_low is None else clip_low
+    high = math.inf if clip_high is None else clip_high
+    return Clip(1 - as_number(low), 1 + as_number(high), as_number(clip_dual))
+
+
+def _full_penalty(beta: ArrayLike, placement: str, anchor: str) -> Regularizer:
+    """The exact KL to the reference, which is a regularizer."""
+    if placement == "reward" or anchor != "reference":
+        raise ValueError(
+            "estimator='full' is the exact KL to the reference, summed over all actions: it "
+            "is neither in the reward nor to another anchor. Use placement='loss', or "
+            "regularizer=rd.ReverseKL(beta, anchor=log_probs)"
+        )
+    return ReverseKL(beta)

@@ -1,28 +1,32 @@
 """Controllers: a coefficient of the method that follows what the policy does during a run."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Laws
+from regdist.methods.batch import Tables
 from regdist.metrics import entropy, kl
 from regdist.numerics.records import record
 
 
 class Controller:
-    """What every controller shares: one number, started, applied and moved after each step."""
+    """What every controller shares: a state, started, applied and moved after each step.
+
+    The state is a number or an array of any shape; `Trajectory.control` records it.
+    """
 
     def start(self) -> Array:
-        """The number before the first step."""
+        """The state before the first step."""
         raise NotImplementedError
 
-    def apply(self, method, value: Array, laws: Laws):
-        """The method of the next step."""
+    def apply(self, method: Any, value: Array, tables: Tables) -> Any:
+        """The `Method` of the next step."""
         raise NotImplementedError
 
-    def move(self, value: Array, laws: Laws) -> Array:
-        """The number after a step that ends at `laws.log_p`."""
+    def move(self, value: Array, tables: Tables) -> Array:
+        """The state after a step that ends at `tables.log_p`."""
         raise NotImplementedError
 
 
@@ -49,17 +53,17 @@ class AdaptiveKL(Controller):
         """Beta."""
         return self.beta
 
-    def apply(self, method, value: Array, laws: Laws):
+    def apply(self, method: Any, value: Array, tables: Tables) -> Any:
         """The method with this beta in its first penalty."""
-        del laws
+        del tables
         first, *rest = method.penalties
         return dataclasses.replace(
             method, penalties=(dataclasses.replace(first, beta=value), *rest)
         )
 
-    def move(self, value: Array, laws: Laws) -> Array:
+    def move(self, value: Array, tables: Tables) -> Array:
         """Up when the KL is above the set-point."""
-        error = kl(laws.log_p, laws.log_ref) / self.target - 1
+        error = kl(tables.log_p, tables.log_ref) / self.target - 1
         return value * (1 + self.rate * jnp.clip(error, -self.bound, self.bound))
 
 
@@ -86,14 +90,14 @@ class AdaptiveEntropy(Controller):
         """Alpha."""
         return self.alpha
 
-    def apply(self, method, value: Array, laws: Laws):
+    def apply(self, method: Any, value: Array, tables: Tables) -> Any:
         """The method with this much entropy bonus, or none above the set-point."""
-        on = jnp.where(entropy(laws.log_p) <= self.target, value, 0)
+        on = jnp.where(entropy(tables.log_p) <= self.target, value, 0)
         (term,) = method.regularizer.terms
         bonus = dataclasses.replace(method.regularizer, terms=(dataclasses.replace(term, beta=on),))
         return dataclasses.replace(method, regularizer=bonus)
 
-    def move(self, value: Array, laws: Laws) -> Array:
+    def move(self, value: Array, tables: Tables) -> Array:
         """Up when the entropy is below the set-point."""
-        wanted = jnp.where(entropy(laws.log_p) < self.target, self.step, -self.step)
+        wanted = jnp.where(entropy(tables.log_p) < self.target, self.step, -self.step)
         return jnp.clip(value + wanted, 0, self.largest)

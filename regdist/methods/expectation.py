@@ -1,35 +1,164 @@
-"""Over what an update is averaged: the law, all groups of a size, or drawn groups."""
+"""Over what an update is averaged: the policy itself, all groups of a size, or drawn groups.
 
-import functools
-import itertools
-import math
-from typing import NamedTuple
+An expectation answers for itself: whether it draws and what, the mean that it takes, and which
+expectation it draws from. Nothing elsewhere asks which one it is given.
+"""
 
-import jax
+from typing import ClassVar, NamedTuple, cast
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
-from regdist.numerics.records import record, static
+from regdist.methods.batch import Tables, whole_table
+from regdist.methods.groups import (
+    Classes,
+    by_class,
+    check_exchangeable,
+    draw,
+    each_coefficient,
+    every_list,
+    listed,
+    mean_coefficient,
+    num_groups,
+)
+from regdist.methods.method import Method
+from regdist.methods.short import Direction, plain_drawn, plain_gradient
+from regdist.numerics.logspace import log_ratio, times_exp
+from regdist.numerics.records import check_key, is_concrete, record, static
+from regdist.problems.bandit import Bandit
 
 MOST_ENTRIES = 4_000_000
-"""The most entries, groups times actions, that `Group` enumerates."""
+"""The most entries, groups times actions, that `Group` enumerates: 32 MB a table in float64."""
 
-_CHILDREN = 16
+
+class Pull(NamedTuple):
+    """The marginal gain of each action, dJ/dp_i, and p_i times it, shape [K] each.
+
+    Both, because the limit of the second at p_i = 0 may be finite where the first has none.
+    """
+
+    gain: Float[Array, " K"]
+    weighted: Float[Array, " K"]
+
+
+def contract(
+    tables: Tables,
+    *,
+    coefficient: Float[Array, " K"] | None = None,
+    total: Float[Array, " K"] | None = None,
+) -> Pull:
+    """Weight times coefficient, summed by action: what multiplies grad log p_i in an update.
+
+    Args:
+        tables: of the step.
+        coefficient: the mean of each action's samples, which weigh what the sampler gives them.
+        total: or the sum over samples, weights included.
+    """
+    if total is not None:
+        log_p = tables.log_p
+        return Pull(times_exp(total, -jnp.where(jnp.isneginf(log_p), jnp.inf, log_p)), total)
+    assert coefficient is not None
+    rho = log_ratio(tables.log_sampler, tables.log_p)
+    return Pull(times_exp(coefficient, rho), times_exp(coefficient, tables.log_sampler))
+
+
+class Expectation:
+    """What every expectation answers.
+
+    `draws` says that it needs a key, and that a run under it never stands still.
+    """
+
+    draws: ClassVar[bool] = False
+
+    def prepared(self, method: Method, bandit: Bandit) -> "Expectation":
+        """This expectation for a problem, with what it must know of the rewards.
+
+        Raises:
+            ValueError: a size is not a positive integer, the method does not exist under it, or
+                there are too many groups.
+        """
+        raise NotImplementedError
+
+    def exact(self) -> "Expectation":
+        """The expectation whose mean it takes or draws."""
+        return self
+
+    def draw(self, tables: Tables, key: Key[Array, ""] | None) -> Int[Array, "M G"] | None:
+        """The actions of the groups of a step; None where nothing is drawn."""
+        del tables, key
+        return None
+
+    def check_split(self, parts: int) -> None:
+        """Refuses minibatches that the groups of a step cannot be split into."""
+        del parts
+
+    def pull(
+        self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
+    ) -> Pull:
+        """The mean update, before the regularizer and the geometry.
+
+        Args:
+            method: whose.
+            tables: of the step.
+            lists: what `draw` gave, or part of it.
+            on_policy: whether the samples are known to be the policy's own.
+        """
+        raise NotImplementedError
+
+    def may_shorten(self, method: Method) -> bool:
+        """Whether `short`, if there is one, is known to be the update; asked on known values."""
+        del method
+        return False
+
+    def short(self, method: Method, bandit: Bandit) -> Direction | None:
+        """The update on its own policy in one exponential an action; None where there is none."""
+        del method, bandit
+        return None
 
 
 @record
-class Population:
-    """The exact expectation over actions: one group of infinite size, the law itself."""
+class Population(Expectation):
+    """The exact expectation over actions: one group of infinite size, the policy itself."""
+
+    def prepared(self, method: Method, bandit: Bandit) -> "Population":
+        """Itself, for methods that exist without groups."""
+        del bandit
+        if method.advantage.needs == "group":
+            raise ValueError(
+                f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
+                "rd.Group(size) or rd.Sampled(group_size, num_groups)"
+            )
+        return self
+
+    def pull(
+        self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
+    ) -> Pull:
+        """The sum over actions."""
+        del lists
+        batch = whole_table(tables, jnp.exp(tables.log_sampler), 0.0)
+        coefficient = method.coefficients(batch, method.advantages(batch))
+        if on_policy:  # a constant moves nothing, and rounding is relative to what is left
+            coefficient = coefficient - batch.largest(coefficient)
+        return contract(tables, coefficient=coefficient)
+
+    def may_shorten(self, method: Method) -> bool:
+        """Where the surrogate leaves the advantage alone at ratio 1."""
+        return method.surrogate.is_advantage_at_one()
+
+    def short(self, method: Method, bandit: Bandit) -> Direction | None:
+        """For rewards less reverse KLs or entropies."""
+        return plain_gradient(method, bandit)
 
 
 @record
-class Group:
-    """The exact expectation over groups of G independent samples; made by `group()`.
+class Group(Expectation):
+    """The exact expectation over groups of G independent samples.
 
     Groups are enumerated as counts. Where a method compares rewards alone, actions with equal
-    rewards are one class: for a binary reward that leaves G + 1 groups, whatever K is.
+    rewards are one class: for a binary reward that leaves G + 1 groups, whatever K is. A group has
+    no order: an advantage that breaks ties by place is refused.
 
     Attributes:
         size: G.
@@ -46,9 +175,71 @@ class Group:
         levels, member = np.unique(np.asarray(reward), return_inverse=True)
         return Group(self.size, len(levels), jnp.asarray(member.ravel()))
 
+    def prepared(self, method: Method, bandit: Bandit) -> "Group":
+        """With its classes, where equal rewards are one."""
+        _check_counts(size=self.size)
+        _check_grouped(method)
+        check_exchangeable(method, bandit)
+        looks = self.classes is None and method.compares_rewards_alone
+        group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
+        classes = group.classes or bandit.num_actions
+        count = num_groups(self.size, classes)
+        if count * max(classes, bandit.num_actions) > MOST_ENTRIES:
+            why = "different rewards" if group.classes else "actions, each a class of its own,"
+            raise ValueError(
+                f"Group({self.size}) over {classes} {why} has {count:,} groups; at most "
+                f"{MOST_ENTRIES:,} groups times actions are enumerated. Use "
+                f"rd.Sampled({self.size}, num_groups), rd.Population(), a smaller group, or "
+                "rd.transform.verify for a binary reward"
+            )
+        return group
+
+    def by_class(self, method: Method, tables: Tables) -> Classes:
+        """All groups as counts, of a method that compares rewards alone."""
+        num_actions = tables.reward.shape[0]
+        member = jnp.arange(num_actions) if self.member is None else self.member
+        return by_class(method, tables, self.size, self.classes or num_actions, member)
+
+    def pull(
+        self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
+    ) -> Pull:
+        """The sum over groups."""
+        del lists, on_policy
+        if method.compares_rewards_alone:
+            groups = self.by_class(method, tables)
+            return contract(tables, coefficient=mean_coefficient(method, tables, groups))
+        each = listed(method, tables, *every_list(tables, self.size))
+        return contract(tables, total=jnp.sum(each, axis=0))
+
+    def moments(self, method: Method, tables: Tables) -> tuple[Array, Array]:
+        """Mean [K] and second moment [K, K] of the sum of coefficients by action in a group."""
+        if not method.compares_rewards_alone:
+            index, log_weight = every_list(tables, self.size)
+            each = listed(method, tables, index, jnp.zeros_like(log_weight))
+            weight = jnp.exp(log_weight)
+            return weight @ each, (each * weight[:, None]).T @ each
+        groups, size = self.by_class(method, tables), self.size
+        p = jnp.exp(tables.log_sampler)
+        given = jnp.where(p > 0, groups.given()[:, groups.member], 0)
+        c = jnp.where(given > 0, each_coefficient(method, tables, groups), 0)
+        mean = p * jnp.sum(given * c, axis=0)
+        alone = jnp.diag(p * jnp.sum(given * c**2, axis=0)) / size
+        if size == 1:
+            return mean, alone
+        # A pair of samples: n_l n_m of the G (G - 1) ordered ones, n_l (n_l - 1) within a class.
+        held = groups.number[:, groups.member]
+        log_chance = groups.log_chance[groups.member]
+        scaled = times_exp(held * c, -jnp.where(jnp.isneginf(log_chance), jnp.inf, log_chance))
+        weight = jnp.exp(groups.log_group)[:, None]
+        pairs = (weight * scaled).T @ scaled
+        same = groups.member[:, None] == groups.member[None, :]
+        single = jnp.where(held > 0, scaled / jnp.where(held > 0, held, 1), 0)
+        pairs = pairs - jnp.where(same, (weight * scaled).T @ single, 0)
+        return mean, alone + jnp.outer(p, p) * pairs / size**2
+
 
 @record
-class Sampled:
+class Sampled(Expectation):
     """The mean update of groups drawn with a key: an unbiased draw of `Group`.
 
     Attributes:
@@ -60,59 +251,70 @@ class Sampled:
     group_size: int = static()
     num_groups: int = static(default=1)
 
+    draws: ClassVar[bool] = True
 
-Expectation = Population | Group | Sampled
+    def prepared(self, method: Method, bandit: Bandit) -> "Sampled":
+        """Itself, for methods that exist in groups."""
+        del bandit
+        _check_counts(group_size=self.group_size, num_groups=self.num_groups)
+        _check_grouped(method)
+        return self
+
+    def check_split(self, parts: int) -> None:
+        """They have as many groups each."""
+        if self.num_groups % parts:
+            raise ValueError(f"{self.num_groups} groups cannot be split into {parts} minibatches")
+
+    def exact(self) -> Group:
+        """All groups of its size."""
+        return Group(self.group_size)
+
+    def draw(self, tables: Tables, key: Key[Array, ""] | None) -> Int[Array, "M G"]:
+        """Groups from the sampler."""
+        check_key(key)
+        if key is None:
+            raise ValueError(f"{self!r} draws: give key=jax.random.key(seed)")
+        return draw(key, jnp.exp(tables.log_sampler), (self.num_groups, self.group_size))
+
+    def pull(
+        self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
+    ) -> Pull:
+        """The mean over the groups drawn."""
+        del on_policy
+        assert lists is not None
+        log_weight = jnp.full(lists.shape[0], -np.log(lists.shape[0]), tables.reward.dtype)
+        return contract(tables, total=jnp.sum(listed(method, tables, lists, log_weight), axis=0))
+
+    def may_shorten(self, method: Method) -> bool:
+        """Always: it computes the coefficients."""
+        del method
+        return True
+
+    def short(self, method: Method, bandit: Bandit) -> Direction | None:
+        """For methods that compare rewards alone, without a regularizer."""
+        return plain_drawn(method, bandit, self.group_size, self.num_groups)
 
 
-class Groups(NamedTuple):
-    """All groups of G over L classes: counts, shape [M, L], and log of how often each occurs."""
-
-    counts: np.ndarray
-    log_multiplicity: np.ndarray
-
-
-def num_groups(size: int, classes: int) -> int:
-    """C(G + L - 1, L - 1)."""
-    return math.comb(size + classes - 1, classes - 1)
-
-
-@functools.lru_cache(maxsize=16)
-def all_groups(size: int, classes: int) -> Groups:
-    """Every vector of L counts that sum to G, with log G!/prod n!."""
-    counts = np.zeros((1, 0), dtype=np.int64)
-    left = np.array([size])
-    for _ in range(classes - 1):
-        repeat = left + 1
-        taken = np.concatenate([np.arange(n) for n in repeat])
-        counts = np.column_stack([np.repeat(counts, repeat, axis=0), taken])
-        left = np.repeat(left, repeat) - taken
-    counts = np.column_stack([counts, left])
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size + 1)))])
-    return Groups(counts, log_factorial[size] - log_factorial[counts].sum(axis=1))
+def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
+    """The expectation asked for, by default `Population()`, made ready for a problem."""
+    expectation = Population() if expectation is None else expectation
+    if not isinstance(cast(object, expectation), Expectation):
+        raise TypeError(
+            "expectation must be rd.Population(), rd.Group(size) or "
+            f"rd.Sampled(group_size, num_groups); got {expectation!r}"
+        )
+    return expectation.prepared(method, bandit)
 
 
-def draw(key: Array, weight: Float[Array, " K"], shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Independent actions in proportion to weights, by the inverse of their cumulative sum.
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {name}={value!r}")
 
-    The weights are the lowest level of a tree, each node the sum of up to 16 below it. A sample
-    goes down from the root, along the sums of the children: one uniform and some 2 sqrt(K)
-    additions a sample where K is at most 256, against K Gumbel variables. None of weight 0 is
-    drawn.
-    """
-    width = min(_CHILDREN, math.isqrt(weight.shape[0] - 1) + 1)
-    levels, total = [], weight
-    while total.shape[0] > 1:
-        levels.append(jnp.pad(total, (0, -total.shape[0] % width)).reshape(-1, width))
-        total = jnp.sum(levels[-1], axis=1)
-    x = jax.random.uniform(key, shape, weight.dtype) * total
-    found = jnp.zeros(shape, int)
-    for nodes in reversed(levels):
-        children = nodes[found]
-        ends = list(itertools.accumulate(children[..., i] for i in range(width)))
-        passed, before = jnp.zeros(shape, int), jnp.zeros_like(x)
-        for end in ends[:-1]:
-            beyond = (x >= end) & (end < ends[-1])  # rounding may put x past the last with weight
-            passed, before = passed + jnp.where(beyond, 1, 0), jnp.where(beyond, end, before)
-        # Kept: it is used more than once, and XLA would compute it anew each time.
-        found, x = jax.lax.optimization_barrier((found * width + passed, x - before))
-    return found
+
+def _check_grouped(method: Method) -> None:
+    if method.advantage.needs == "population":
+        raise ValueError(
+            f"{type(method.advantage).__name__} is about policies, not groups of samples of one: "
+            "use rd.Population()"
+        )

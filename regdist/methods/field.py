@@ -1,181 +1,190 @@
-"""The update of a method, under every expectation."""
+"""The update of a method on the parameters of a policy, under every expectation."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from regdist.methods.batch import Laws, table
-from regdist.methods.expectation import (
-    MOST_ENTRIES,
-    Expectation,
-    Group,
-    Population,
-    Sampled,
-    num_groups,
-)
+from regdist.methods.batch import Tables, paid_rewards
+from regdist.methods.expectation import Expectation, Pull, prepared
 from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.groups import draw_groups, group_lists, listed, mean_by_class
 from regdist.methods.method import Method
-from regdist.numerics.logspace import full_precision, log_ratio, times_exp
-from regdist.numerics.records import is_concrete
-from regdist.policies.table import softmax
+from regdist.numerics.logspace import full_precision
+from regdist.numerics.records import check_kind, is_concrete
+from regdist.policies.policy import Params, Policy
+from regdist.policies.table import Table
 from regdist.problems.bandit import Bandit
 
 
 def field(
     method: Method,
-    logits: Float[Array, " K"],
+    params: Params,
     bandit: Bandit,
     expectation: Expectation | None = None,
     *,
+    policy: Policy | None = None,
     key: Key[Array, ""] | None = None,
     old: Float[Array, " K"] | None = None,
     sampler: Float[Array, " K"] | None = None,
-) -> Float[Array, " K"]:
-    """The expected ascent direction of a method on the logits, shape [K].
+) -> Params:
+    """The expected ascent direction of a method on the parameters of a policy, shaped like them.
 
-    With coefficients c_i it is sum_i m_i c_i (e_i - p) for the softmax gradient, m the law that
-    the samples come from. For `policy_gradient` that is p_i (w_i - E_p w) with
-    w_i = R_i - d regulariser/d p_i, and w_i - E_p w in the natural geometry.
+    With coefficients c_i it is sum_i m_i c_i grad log p_i, m the distribution that the samples
+    come from; for a softmax table grad log p_i = e_i - p. For `policy_gradient` on a table that is
+    p_i (w_i - E_p w) with w_i = R_i - d regularizer/d p_i, and w_i - E_p w in the natural geometry.
 
     Args:
         method: from `rd.methods`.
-        logits: the parameters of a softmax table, shape [K]; -inf is probability 0, which a
+        params: the parameters: of a table, its logits, shape [K]; -inf is probability 0, which a
             forbidden action (reward -inf) should have: its direction is 0.
         bandit: rewards and reference.
         expectation: `Population()`, the default: the exact average over actions; `Group(size)`:
             the exact average over groups; `Sampled(group_size, num_groups)`: one draw.
+        policy: from parameters to log-probabilities; default `rd.policies.Table()`.
         key: for `Sampled`.
         old: log-probabilities of the policy at the time the samples were drawn; default the
             policy itself, so that every ratio is 1.
         sampler: log-probabilities that the samples were really drawn from; default `old`.
 
     Raises:
-        ValueError: `Sampled` without a key, a group size below 1, or more groups than can be
-            enumerated.
+        TypeError: an argument of another kind, such as a preset that was not called.
+        ValueError: `Sampled` without a key, a group size below 1, more groups than can be
+            enumerated, or forbidden actions under a policy that cannot exclude them.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
-    >>> print(field(rd.methods.policy_gradient(rd.ReverseKL(0.1)), b.log_ref, b))
-    [ 0.25 -0.25]
-    >>> print(field(rd.methods.rloo(), b.log_ref, b, rd.Group(4)))
-    [ 0.25 -0.25]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
+        >>> print(field(rd.methods.policy_gradient(rd.ReverseKL(0.1)), b.log_ref, b))
+        [ 0.25 -0.25]
+        >>> print(field(rd.methods.rloo(), b.log_ref, b, rd.Group(4)))
+        [ 0.25 -0.25]
     """
-    chosen = prepared(expectation, method, bandit)
-    method = in_dtype(method, logits.dtype)
-    laws = laws_of(method, softmax(logits), bandit, old, sampler)
-    lists = draw_groups(chosen, laws, key) if isinstance(chosen, Sampled) else None
-    return direction(method, laws, bandit, chosen, lists, old is None and sampler is None)
+    policy = check_problem(method, bandit, policy)
+    params = check_params(policy, params, bandit)
+    expectation = prepared(expectation, method, bandit)
+    method = in_dtype(method, bandit.reward.dtype)
+    for name, table in (("old", old), ("sampler", sampler)):
+        check_log_table(name, table, bandit)
+    tables = tables_of(method, policy.log_probs(params), bandit, old, sampler)
+    lists = expectation.draw(tables, key)
+    pull = expected_pull(method, tables, expectation, lists, old is None and sampler is None)
+    return push(method, policy, params, bandit, pull)
+
+
+def check_problem(method: Method, bandit: Bandit, policy: Policy | None) -> Policy:
+    """The policy asked for, by default a table, where method, problem and policy are such.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: forbidden actions under a policy that cannot exclude them.
+    """
+    check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
+    check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+    if policy is None:
+        return Table()
+    check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
+    if not policy.excludes and is_concrete(bandit.reward) and jnp.any(jnp.isneginf(bandit.reward)):
+        raise ValueError(
+            f"{type(policy).__name__} cannot give a forbidden action (reward -inf) probability 0: "
+            "use rd.policies.Table(), or leave the action out of the problem"
+        )
+    return policy
+
+
+def check_params(policy: Policy, params: Params, bandit: Bandit, name: str = "params") -> Params:
+    """The parameters as arrays, where the policy makes K log-probabilities of them.
+
+    Raises:
+        TypeError: not numbers: a record, a function.
+        ValueError: parameters of another shape.
+    """
+    if isinstance(params, Bandit | Method | Expectation):
+        raise TypeError(
+            f"{name} must be parameters of the policy, such as bandit.log_ref; got a "
+            f"{type(params).__name__}. The order is method, params, bandit"
+        )
+    dtype, is_table = bandit.reward.dtype, isinstance(policy, Table)
+    try:  # a list is a tree to jax, and a table to people
+        params = (
+            jnp.asarray(params, dtype)
+            if is_table
+            else jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+        )
+    except (TypeError, ValueError) as error:
+        got = f"{type(params).__name__} {params!r}"
+        raise TypeError(f"{name} must be numbers; got {got}") from error
+    wanted = bandit.reward.shape
+    if is_table:
+        shape = jnp.shape(params)
+        what = f"{wanted}, one logit for each action of the bandit"
+    else:
+        shape = jax.eval_shape(policy.log_probs, params).shape
+        what = f"such that {type(policy).__name__} has log-probabilities of shape {wanted}"
+    if shape != wanted:
+        raise ValueError(f"{name} must have shape {what}; got {shape}. For a batch use jax.vmap")
+    return params
+
+
+def check_log_table(name: str, table: Any, bandit: Bandit) -> None:
+    """Refuses what is not one row of log-probabilities over the actions of the bandit."""
+    if table is None:
+        return
+    if jnp.shape(table) != bandit.reward.shape:
+        raise ValueError(
+            f"{name} must be log-probabilities of shape {bandit.reward.shape}; got shape "
+            f"{jnp.shape(table)}"
+        )
 
 
 def in_dtype(method: Method, dtype: Any) -> Method:
-    """The method with its numbers in the dtype of a table."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), method)
+    """The method with its real numbers in the dtype of a table; indices and masks stay."""
+
+    def cast(x: Any) -> Array:
+        x = jnp.asarray(x)
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, method)
 
 
 @full_precision
-def laws_of(
+def tables_of(
     method: Method,
     log_p: Float[Array, " K"],
     bandit: Bandit,
     old: Float[Array, " K"] | None = None,
     sampler: Float[Array, " K"] | None = None,
-) -> Laws:
+) -> Tables:
     """The tables of a step, with what the method pays in place of the reward."""
     log_old = log_p if old is None else old
-    laws = Laws(
-        paid_rewards(bandit),
-        log_p,
-        log_old,
-        log_old if sampler is None else sampler,
-        bandit.log_ref,
-    )
+    log_sampler = log_old if sampler is None else sampler
+    tables = Tables(paid_rewards(bandit), log_p, log_old, log_sampler, bandit.log_ref, bandit.label)
     if method.signal is None:
-        return laws
-    return dataclasses.replace(laws, reward=method.signal(laws))
-
-
-def paid_rewards(bandit: Bandit) -> Array:
-    """The rewards, with 0 for those that forbid: nothing is drawn there."""
-    return jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
+        return tables
+    return dataclasses.replace(tables, reward=method.signal(tables))
 
 
 @full_precision
-def direction(
+def expected_pull(
     method: Method,
-    laws: Laws,
-    bandit: Bandit,
+    tables: Tables,
     expectation: Expectation,
-    lists: Int[Array, "M G"] | None = None,
-    on_policy: bool = False,
-) -> Float[Array, " K"]:
-    """What `field` returns, from the tables of the step and the groups drawn, if any."""
-    log_p, log_ref = laws.log_p, laws.log_ref
-    if isinstance(expectation, Population):
-        gain, weighted = _population(method, laws, on_policy)
-    elif isinstance(expectation, Group) and method.compares_rewards_alone:
-        gain, weighted = mean_by_class(method, laws, expectation)
-    else:
-        lists, log_weight = group_lists(expectation, laws, lists)
-        weighted = jnp.sum(listed(method, laws, lists, log_weight), axis=0)
-        gain = times_exp(weighted, -jnp.where(jnp.isneginf(log_p), jnp.inf, log_p))
+    lists: Int[Array, "M G"] | None,
+    on_policy: bool,
+) -> Pull:
+    """What multiplies grad log p_i, regularizer included."""
+    gain, weighted = expectation.pull(method, tables, lists, on_policy)
     if method.regularizer is not None:
-        gain = gain - method.regularizer.slope(log_p, log_ref)
-        weighted = weighted - method.regularizer.weighted_slope(log_p, log_ref)
-    allowed = ~jnp.isneginf(bandit.reward)
-    gain, weighted = (jnp.where(allowed, x, 0) for x in (gain, weighted))
-    return jnp.where(allowed, GEOMETRIES[method.geometry](log_p, gain, weighted), 0)
+        gain = gain - method.regularizer.slope(tables.log_p, tables.log_ref)
+        weighted = weighted - method.regularizer.weighted_slope(tables.log_p, tables.log_ref)
+    return Pull(gain, weighted)
 
 
-def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
-    """The expectation with its classes of actions, if it needs any; refuses what is too large."""
-    expectation = Population() if expectation is None else expectation
-    if not isinstance(expectation, Expectation):
-        raise ValueError(
-            "expectation must be rd.Population(), rd.Group(size) or "
-            f"rd.Sampled(group_size, num_groups); got {expectation!r}"
-        )
-    for name, value in vars(expectation).items():
-        if name in ("size", "group_size", "num_groups") and not (
-            isinstance(value, int | np.integer) and value >= 1
-        ):
-            raise ValueError(f"{name} must be an integer of at least 1; got {name}={value!r}")
-    need = method.advantage.needs
-    if need == "group" and isinstance(expectation, Population):
-        raise ValueError(
-            f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
-            "rd.Group(size) or rd.Sampled(group_size, num_groups)"
-        )
-    if need == "population" and not isinstance(expectation, Population):
-        raise ValueError(
-            f"{type(method.advantage).__name__} is about laws, not groups of the policy's samples: "
-            "use rd.Population()"
-        )
-    if not isinstance(expectation, Group):
-        return expectation
-    looks = expectation.classes is None and method.compares_rewards_alone
-    if looks and is_concrete(bandit.reward):
-        expectation = expectation.on(bandit.reward)
-    size, classes = expectation.size, expectation.classes or bandit.num_actions
-    count = num_groups(size, classes)
-    if count * max(classes, bandit.num_actions) > MOST_ENTRIES:
-        why = "different rewards" if expectation.classes else "actions, each a class of its own,"
-        raise ValueError(
-            f"Group({size}) over {classes} {why} has {count:,} groups; at most {MOST_ENTRIES:,} "
-            f"groups times actions are enumerated. Use rd.Sampled({size}, num_groups), "
-            "rd.Population(), a smaller group, or rd.transform.verify for a binary reward"
-        )
-    return expectation
-
-
-def _population(method: Method, laws: Laws, on_policy: bool) -> tuple[Array, Array]:
-    batch = table(laws, jnp.exp(laws.log_sampler), 0.0)
-    coefficient = method.coefficients(batch, method.advantages(batch))
-    if on_policy:  # a constant moves nothing, and rounding is relative to what is left
-        coefficient = coefficient - batch.largest(coefficient)
-    weighted = times_exp(coefficient, laws.log_sampler)
-    return times_exp(coefficient, log_ratio(laws.log_sampler, laws.log_p)), weighted
+@full_precision
+def push(method: Method, policy: Policy, params: Params, bandit: Bandit, pull: Pull) -> Params:
+    """The direction on the parameters, in the geometry of the method."""
+    forbidden = jnp.isneginf(bandit.reward)
+    gain, weighted = (jnp.where(forbidden, 0, x) for x in pull)
+    toward = GEOMETRIES[method.geometry](policy, params, gain, weighted)
+    return policy.freeze(toward, forbidden)

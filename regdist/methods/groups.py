@@ -1,37 +1,94 @@
-"""Groups of samples as counts of classes of actions, or as lists of actions."""
+"""Groups of samples: all of a size as counts of classes or lists of actions, and drawn ones."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
-from regdist.methods.batch import Batch, Laws, facts, table
-from regdist.methods.expectation import (
-    Expectation,
-    Group,
-    Sampled,
-    all_groups,
-    draw,
-)
+from regdist.methods.batch import Batch, Tables, facts, whole_table
 from regdist.methods.method import Method
-from regdist.numerics.logspace import log_ratio, times_exp
+from regdist.numerics.logspace import times_exp
+from regdist.numerics.records import is_concrete
+from regdist.problems.bandit import Bandit
+
+_CHILDREN = 16  # of a node in `draw`: two levels reach 256 actions, and a level is one gather
+
+
+class Counts(NamedTuple):
+    """All groups of G over L classes: counts, shape [M, L], and log of how often each occurs."""
+
+    counts: np.ndarray
+    log_multiplicity: np.ndarray
+
+
+def num_groups(size: int, classes: int) -> int:
+    """C(G + L - 1, L - 1)."""
+    return math.comb(size + classes - 1, classes - 1)
+
+
+@functools.lru_cache(maxsize=16)
+def all_groups(size: int, classes: int) -> Counts:
+    """Every vector of L counts that sum to G, with log G!/prod n!."""
+    counts = np.zeros((1, 0), dtype=np.int64)
+    left = np.array([size])
+    for _ in range(classes - 1):
+        repeat = left + 1
+        taken = np.concatenate([np.arange(n) for n in repeat])
+        counts = np.column_stack([np.repeat(counts, repeat, axis=0), taken])
+        left = np.repeat(left, repeat) - taken
+    counts = np.column_stack([counts, left])
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size + 1)))])
+    return Counts(counts, log_factorial[size] - log_factorial[counts].sum(axis=1))
+
+
+def draw(key: Array, weight: Float[Array, " K"], shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Independent actions in proportion to weights, by the inverse of their cumulative sum.
+
+    The weights are the lowest level of a tree, each node the sum of up to 16 below it. A sample
+    goes down from the root, along the sums of the children: one uniform and some 2 sqrt(K)
+    additions a sample where K is at most 256, against K Gumbel variables. None of weight 0 is
+    drawn.
+    """
+    width = min(_CHILDREN, math.isqrt(weight.shape[0] - 1) + 1)
+    levels, total = [], weight
+    while total.shape[0] > 1:
+        levels.append(jnp.pad(total, (0, -total.shape[0] % width)).reshape(-1, width))
+        total = jnp.sum(levels[-1], axis=1)
+    x = jax.random.uniform(key, shape, weight.dtype) * total
+    found = jnp.zeros(shape, int)
+    for nodes in reversed(levels):
+        children = nodes[found]
+        ends = list(itertools.accumulate(children[..., i] for i in range(width)))
+        passed, before = jnp.zeros(shape, int), jnp.zeros_like(x)
+        for end in ends[:-1]:
+            beyond = (x >= end) & (end < ends[-1])  # rounding may put x past the last with weight
+            passed, before = passed + jnp.where(beyond, 1, 0), jnp.where(beyond, end, before)
+        # Kept: it is used more than once, and XLA would compute it anew each time.
+        found, x = jax.lax.optimization_barrier((found * width + passed, x - before))
+    return found
 
 
 class Classes(NamedTuple):
     """All groups of a size, as counts of classes of actions.
 
     Attributes:
+        size: samples in each.
         member: the class of each action, shape [K].
         belongs: 1 where an action is of a class, else 0, shape [K, L].
         number: samples of each class in each group, shape [M, L].
         log_group: log-probability of each group, shape [M].
         log_chance: log-probability that a sample is of each class, shape [L].
-        advantage: of each class in each group, shape [M, L].
+        advantage: of each class in each group, 0 for those that did not occur, shape [M, L].
     """
 
+    size: int
     member: Array
     belongs: Array
     number: Array
@@ -46,17 +103,17 @@ class Classes(NamedTuple):
         return times_exp(self.number / size, self.log_group[:, None] - log_chance)
 
 
-def by_class(method: Method, laws: Laws, group: Group) -> Classes:
+def by_class(
+    method: Method, tables: Tables, size: int, classes: int, member: Int[Array, " K"]
+) -> Classes:
     """Enumerates groups where rewards alone decide who is worth what."""
-    num_actions, dtype = laws.reward.shape[0], laws.reward.dtype
-    member = jnp.arange(num_actions) if group.member is None else group.member
-    classes = group.classes or num_actions
-    counts, log_multiplicity = all_groups(group.size, classes)
-    shares = jnp.asarray(counts / group.size, dtype)
-    inv_size = jnp.full((), 1 / group.size, dtype)
-    reward = jnp.zeros(classes, dtype).at[member].set(laws.reward)
+    dtype = tables.reward.dtype
+    counts, log_multiplicity = all_groups(size, classes)
+    shares = jnp.asarray(counts / size, dtype)
+    inv_size = jnp.full((), 1 / size, dtype)
+    reward = jnp.zeros(classes, dtype).at[member].set(tables.reward)
     belongs = (member[:, None] == jnp.arange(classes)).astype(dtype)
-    chance = jnp.exp(laws.log_sampler) @ belongs
+    chance = jnp.exp(tables.log_sampler) @ belongs
     some = chance > 0
     finite = jnp.where(some, jnp.log(jnp.where(some, chance, 1)), 0)
     number = jnp.asarray(counts, dtype)
@@ -66,68 +123,106 @@ def by_class(method: Method, laws: Laws, group: Group) -> Classes:
     log_chance = jnp.where(some, finite, -jnp.inf)
 
     def advantages(share: Array) -> Array:
-        return method.advantages(Batch(reward, share, share > 0, inv_size, *facts(laws)))
+        batch = Batch(reward, share, share > 0, inv_size, *facts(tables))
+        return jnp.where(share > 0, method.advantages(batch), 0)
 
     advantage = jax.vmap(advantages)(shares)
-    return Classes(member, belongs, number, log_group, log_chance, advantage)
+    return Classes(size, member, belongs, number, log_group, log_chance, advantage)
 
 
-def each_coefficient(method: Method, laws: Laws, groups: Classes, size: int) -> Array:
-    """The coefficient of each action's score in each group, shape [M, K]."""
-    every = table(laws, jnp.exp(laws.log_sampler), 1 / size)
+def each_coefficient(method: Method, tables: Tables, groups: Classes) -> Float[Array, "M K"]:
+    """The coefficient of each action's score in each group."""
+    every = whole_table(tables, jnp.exp(tables.log_sampler), 1 / groups.size)
     return jax.vmap(lambda a: method.coefficients(every, a[groups.member]))(groups.advantage)
 
 
-def mean_by_class(method: Method, laws: Laws, group: Group) -> tuple[Array, Array]:
-    """The mean over all groups of the coefficient of each action, as a gain and times p."""
-    groups = by_class(method, laws, group)
+def mean_coefficient(method: Method, tables: Tables, groups: Classes) -> Float[Array, " K"]:
+    """The coefficient of each action's score, its mean over the groups that hold the action."""
     given = groups.given()
     if any(penalty.placement == "reward" for penalty in method.penalties):
         given = given[:, groups.member]
-        coefficient = each_coefficient(method, laws, groups, group.size)
-        mean = jnp.sum(jnp.where(given > 0, given * coefficient, 0), axis=0)
-    else:
-        up, down = (
-            groups.belongs @ jnp.sum(given * jnp.maximum(sign * groups.advantage, 0), axis=0)
-            for sign in (1, -1)
-        )
-        every = table(laws, jnp.exp(laws.log_sampler), 1 / group.size)
-        mean = method.mean_coefficients(every, up, down)
-    weighted = times_exp(mean, laws.log_sampler)
-    return times_exp(mean, log_ratio(laws.log_sampler, laws.log_p)), weighted
+        coefficient = each_coefficient(method, tables, groups)
+        return jnp.sum(jnp.where(given > 0, given * coefficient, 0), axis=0)
+    up, down = (
+        groups.belongs @ jnp.sum(given * jnp.maximum(sign * groups.advantage, 0), axis=0)
+        for sign in (1, -1)
+    )
+    every = whole_table(tables, jnp.exp(tables.log_sampler), 1 / groups.size)
+    return method.mean_coefficients(every, up, down)
 
 
-def draw_groups(expectation: Sampled, laws: Laws, key: Key[Array, ""] | None) -> Int[Array, "M G"]:
-    """The actions of the groups of one step."""
-    if key is None:
-        raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
-    return draw(key, jnp.exp(laws.log_sampler), (expectation.num_groups, expectation.group_size))
-
-
-def group_lists(expectation: Expectation, laws: Laws, drawn: Array | None) -> tuple[Array, Array]:
-    """Groups as lists of actions, shape [M, G], and the log of their weights, shape [M]."""
-    if drawn is not None:
-        return drawn, jnp.full(drawn.shape[0], -np.log(drawn.shape[0]), laws.reward.dtype)
-    assert isinstance(expectation, Group)
-    counts, log_multiplicity = all_groups(expectation.size, laws.reward.shape[0])
+def every_list(tables: Tables, size: int) -> tuple[Int[Array, "M G"], Float[Array, " M"]]:
+    """All groups as lists of actions, in the order of actions, and the log of their weights."""
+    counts, log_multiplicity = all_groups(size, tables.reward.shape[0])
     each = np.tile(np.arange(counts.shape[1]), counts.shape[0])
-    index = np.repeat(each, counts.ravel()).reshape(-1, expectation.size)
-    log_weight = jnp.asarray(log_multiplicity, laws.reward.dtype)
-    return jnp.asarray(index), log_weight + jnp.sum(laws.log_sampler[index], axis=1)
+    index = np.repeat(each, counts.ravel()).reshape(-1, size)
+    log_weight = jnp.asarray(log_multiplicity, tables.reward.dtype)
+    return jnp.asarray(index), log_weight + jnp.sum(tables.log_sampler[index], axis=1)
 
 
-def listed(method: Method, laws: Laws, index: Array, log_weight: Array) -> Float[Array, "M K"]:
+def listed(
+    method: Method, tables: Tables, index: Int[Array, "M G"], log_weight: Float[Array, " M"]
+) -> Float[Array, "M K"]:
     """For each group, weight times the mean over samples of coefficient, by action."""
-    dtype, size = laws.reward.dtype, index.shape[1]
+    dtype, size = tables.reward.dtype, index.shape[1]
     share = jnp.full(size, 1 / size, dtype)
     inv_size = jnp.full((), 1 / size, dtype)
 
     def one(actions: Array, log_chance: Array) -> Array:
-        present = ~jnp.isneginf(laws.log_sampler[actions])
-        reward = laws.reward[actions]
-        batch = Batch(reward, share, present, inv_size, *facts(laws), laws, actions)
+        present = ~jnp.isneginf(tables.log_sampler[actions])
+        reward = tables.reward[actions]
+        batch = Batch(reward, share, present, inv_size, *facts(tables), tables, actions)
         coefficient = method.coefficients(batch, method.advantages(batch))
         value = times_exp(jnp.where(present, coefficient, 0) / size, log_chance)
-        return jnp.zeros(laws.reward.shape[0], dtype).at[actions].add(value)
+        return jnp.zeros(tables.reward.shape[0], dtype).at[actions].add(value)
 
     return jax.vmap(one)(index, log_weight)
+
+
+_ORDERS = ((0, 1, 1), (1, 0, 1), (1, 1, 0))
+"""A sample and two that are alike, in every order: who breaks ties by place tells them apart."""
+
+
+def check_exchangeable(method: Method, bandit: Bandit) -> None:
+    """Refuses a method, when known, that pays a sample for its place in the group.
+
+    Groups are enumerated without order, so that its exact mean would be another one. Parts of this
+    package look at no place; those that others wrote are tried on one group in three orders.
+    """
+    parts = (method.advantage, method.surrogate, *method.penalties, *method.weights)
+    if all(map(_is_ours, parts)) or bandit.num_actions < 2 or not is_concrete(method, bandit):
+        return
+    dtype = bandit.reward.dtype
+    share = jnp.full(3, 1 / 3, dtype)
+    log_p = bandit.log_ref
+    paid = jnp.arange(bandit.num_actions, dtype=dtype)
+    tables = Tables(paid, log_p, log_p, log_p, log_p, bandit.label)
+    rows = []
+    for order in _ORDERS:
+        actions = jnp.asarray(order)
+        here = jnp.ones(3, bool)
+        batch = Batch(paid[actions], share, here, share[0], *facts(tables), tables, actions)
+        rows.append(method.coefficients(batch, method.advantages(batch)))
+    if not is_concrete(rows):  # a trace that others have begun
+        return
+    sort = [np.argsort(order, kind="stable") for order in _ORDERS]
+    alike = np.stack([np.asarray(row)[by] for row, by in zip(rows, sort, strict=True)])
+    apart = np.abs(alike - alike[0]).max() + np.abs(alike[:, 1] - alike[:, 2]).max()
+    # 1e-6 is beyond what sums in another order may round, in float32 too.
+    if apart > 1e-6 * (1 + np.abs(alike).max()):
+        raise ValueError(
+            "the advantage (or another part) gives a sample something for its place in the group: "
+            f"three samples, two of them alike, get {alike[0]} and, in another order, {alike[1]}. "
+            "rd.Group has no order: average over the orders of ties, or use "
+            "rd.Sampled(group_size, num_groups)"
+        )
+
+
+def _is_ours(part: Any) -> bool:
+    """Whether a part, and the parts in it, are of this package."""
+    if not dataclasses.is_dataclass(part):
+        return True
+    written = not getattr(part, "differentiable", True)  # a loss: a function of somebody else's
+    if written or not type(part).__module__.startswith("regdist."):
+        return False
+    return all(map(_is_ours, vars(part).values()))

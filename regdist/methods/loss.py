@@ -29,11 +29,11 @@ class View:
     """
 
     def __init__(self, batch: Batch, advantages: Array, log_probs: Array):
-        laws = batch.tables
+        tables = batch.tables
         self._batch = batch
         self.log_probs = log_probs
-        self.old_log_probs = batch.pick(laws.log_old)
-        self.ref_log_probs = batch.pick(laws.log_ref)
+        self.old_log_probs = batch.pick(tables.log_old)
+        self.ref_log_probs = batch.pick(tables.log_ref)
         self.rewards = batch.reward
         self.advantages = advantages
         self.weights = batch.weight
@@ -104,20 +104,21 @@ def from_loss(
         regularizer: subtracted exactly beside it, such as `rd.Entropy(0.01)`.
         geometry: "softmax", "natural" or "sign".
 
-    GRPO with k3 in the loss, pasted:
+    Examples:
+        GRPO with k3 in the loss, pasted:
 
-    >>> def loss(view):
-    ...     ratio = jnp.exp(view.log_probs - view.old_log_probs)
-    ...     clipped = jnp.clip(ratio, 0.8, 1.2)
-    ...     a = view.advantages
-    ...     l = view.ref_log_probs - view.log_probs
-    ...     return -jnp.minimum(ratio * a, clipped * a) + 0.1 * (jnp.exp(l) - l - 1)
-    >>> mine = rd.methods.from_loss(loss)
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
-    >>> z = jnp.array([0.3, -0.2, 0.1])
-    >>> same = rd.field(rd.methods.grpo(0.1), z, b, rd.Group(4))
-    >>> print(jnp.abs(rd.field(mine, z, b, rd.Group(4)) - same).max() < 1e-15)
-    True
+        >>> def loss(view):
+        ...     ratio = jnp.exp(view.log_probs - view.old_log_probs)
+        ...     clipped = jnp.clip(ratio, 0.8, 1.2)
+        ...     a = view.advantages
+        ...     l = view.ref_log_probs - view.log_probs
+        ...     return -jnp.minimum(ratio * a, clipped * a) + 0.1 * (jnp.exp(l) - l - 1)
+        >>> mine = rd.methods.from_loss(loss)
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+        >>> z = jnp.array([0.3, -0.2, 0.1])
+        >>> same = rd.field(rd.methods.grpo(0.1), z, b, rd.Group(4))
+        >>> print(jnp.abs(rd.field(mine, z, b, rd.Group(4)) - same).max() < 1e-15)
+        True
     """
     default = GroupRelative(as_number(1e-6), "mean", "std", "raw")
     return Method(

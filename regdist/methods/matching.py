@@ -12,10 +12,10 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.methods.advantage import Advantage
-from regdist.methods.batch import Batch, Laws
+from regdist.methods.batch import Batch, Tables
 from regdist.metrics import entropy
 from regdist.numerics.logspace import log_ratio, normalize
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.regularizers.divergence import Divergence
 
@@ -47,19 +47,23 @@ class Balance(SeesPolicy):
     beta: Array
     scale: Array
     gain: Array
-    constant: str = static(default="mean")
+    constant: str = choice("mean", "log_z", default="mean")
     unbiased: bool = static(default=False)
-    anchor: str = static(default="reference")
+    anchor: str = choice("reference", "old", default="reference")
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
 
     def __call__(self, batch: Batch) -> Array:
         """The residual."""
-        laws = batch.tables
-        anchor = laws.log_ref if self.anchor == "reference" else laws.log_old
-        residual = self.gain * self.inner(batch) - self.beta * batch.log_ratio(laws.log_p, anchor)
+        tables = batch.tables
+        anchor = tables.log_ref if self.anchor == "reference" else tables.log_old
+        residual = self.gain * self.inner(batch) - self.beta * batch.log_ratio(tables.log_p, anchor)
         if self.constant == "mean":
             residual = residual - batch.mean(residual)
         else:
-            tilted = laws.log_ref + self.gain * laws.reward / self.beta
+            tilted = tables.log_ref + self.gain * tables.reward / self.beta
             residual = residual - self.beta * jax.nn.logsumexp(tilted)
         if self.unbiased:
             residual = residual / jnp.where(batch.inv_size == 1, 1, 1 - batch.inv_size)
@@ -76,17 +80,21 @@ class MatchTarget(SeesPolicy):
     divergence: Divergence
     beta: Array
 
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
+
     def __call__(self, batch: Batch) -> Array:
         """The pseudo-reward."""
-        laws = batch.tables
-        aim = tilt(laws, self.beta)
-        return -self.divergence.slope(batch.log_ratio(laws.log_p, aim))
+        tables = batch.tables
+        aim = tilt(tables, self.beta)
+        return -self.divergence.slope(batch.log_ratio(tables.log_p, aim))
 
 
-def tilt(laws: Laws, beta: Array) -> Float[Array, " K"]:
+def tilt(tables: Tables, beta: Array) -> Float[Array, " K"]:
     """Log of q e^{R/beta}, normalised."""
-    best = jnp.max(jnp.where(jnp.isneginf(laws.log_ref), -jnp.inf, laws.reward))
-    return normalize(laws.log_ref + (laws.reward - best) / beta)
+    best = jnp.max(jnp.where(jnp.isneginf(tables.log_ref), -jnp.inf, tables.reward))
+    return normalize(tables.log_ref + (tables.reward - best) / beta)
 
 
 @record
@@ -137,7 +145,7 @@ class Contrast(SeesPolicy):
 
     tau: Array
     log_weight: Array | None = None
-    score: str = static(default="log")
+    score: str = choice("log", "ratio", default="log")
     plain: bool = static(default=False)
 
     def __call__(self, batch: Batch) -> Array:
@@ -173,18 +181,23 @@ class Pairwise(SeesPolicy):
     Attributes:
         beta: as in DPO (2305.18290) or IPO (2310.12036).
         loss: "dpo" or "ipo".
-        hard: the judge always takes the larger reward (ties at random), or prefers it with
-            probability sigmoid(R_i - R_j).
+        hard: the judge always takes the larger reward (ties at random: the two samples of a pair
+            are of one law and come in random order), or prefers it with probability
+            sigmoid(R_i - R_j).
     """
 
     beta: Array
-    loss: str = static(default="dpo")
+    loss: str = choice("dpo", "ipo", default="dpo")
     hard: bool = static(default=False)
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
 
     def __call__(self, batch: Batch) -> Array:
         """Twice the mean over the partners of the derivative of the pair's objective."""
-        laws = batch.tables
-        ratio = batch.log_ratio(laws.log_p, laws.log_ref)
+        tables = batch.tables
+        ratio = batch.log_ratio(tables.log_p, tables.log_ref)
         force = self.force(
             ratio[:, None] - ratio[None, :], batch.reward[:, None] - batch.reward[None, :]
         )
@@ -192,9 +205,12 @@ class Pairwise(SeesPolicy):
         others = jnp.where(batch.inv_size == 1, 1, 1 - batch.inv_size)
         return 2 * jnp.sum(partners[None, :] * force, axis=1) / others
 
-    def force(self, delta: Array, gap: Array) -> Array:
-        """Minus the derivative of the expected loss in the first of a pair, given l and R gaps."""
-        wins = jnp.where(gap == 0, 0.5, jnp.where(gap > 0, 1.0, 0.0)).astype(gap.dtype)
+    def force(self, delta: Array, gap: Array, tie: float = 0.5) -> Array:
+        """Minus the derivative of the expected loss in the first of a pair, given l and R gaps.
+
+        `tie` is how often a hard judge prefers the first of two equal rewards.
+        """
+        wins = jnp.where(gap == 0, tie, jnp.where(gap > 0, 1.0, 0.0)).astype(gap.dtype)
         if not self.hard:
             wins = jax.nn.sigmoid(gap)
         if self.loss == "dpo":
@@ -206,7 +222,8 @@ class Pairwise(SeesPolicy):
 class WithReference(SeesPolicy):
     """XPO: one of each pair from the policy, the other from the reference, and optimism.
 
-    The loss of the pair plus alpha log p of the reference's sample (2405.21046; TRL). Its samples
+    The loss of the pair plus alpha log p of the reference's sample (2405.21046; TRL). A hard judge
+    gives ties to the policy's sample (TRL `xpo_trainer`, model_scores >= ref_scores). Its samples
     come from two laws, so that it is given in `Population` only.
     """
 
@@ -217,13 +234,14 @@ class WithReference(SeesPolicy):
 
     def __call__(self, batch: Batch) -> Array:
         """The derivative of the objective, per unit of the policy's mass."""
-        laws = batch.tables
+        tables = batch.tables
         gap = batch.reward[:, None] - batch.reward[None, :]
-        ratio = batch.log_ratio(laws.log_p, laws.log_ref)
-        force = self.pair.force(ratio[:, None] - ratio[None, :], gap)
-        reference = batch.pick(jnp.exp(laws.log_ref))
-        own = force @ jnp.where(batch.here, batch.weight, 0)
-        return force @ reference + jnp.exp(-ratio) * (own - self.alpha)
+        ratio = batch.log_ratio(tables.log_p, tables.log_ref)
+        delta = ratio[:, None] - ratio[None, :]
+        as_own, as_reference = (self.pair.force(delta, gap, tie) for tie in (1.0, 0.0))
+        reference = batch.pick(jnp.exp(tables.log_ref))
+        other = as_reference @ jnp.where(batch.here, batch.weight, 0)
+        return as_own @ reference + jnp.exp(-ratio) * (other - self.alpha)
 
 
 @record
@@ -242,12 +260,12 @@ class TemperedBonus(SeesPolicy):
 
     def __call__(self, batch: Batch) -> Array:
         """The advantage whose expectation is that of the mixture."""
-        laws = batch.tables
-        log_p = laws.log_p
+        tables = batch.tables
+        log_p = tables.log_p
         h = entropy(log_p)
         low = h <= self.target
         share = jnp.where(low, self.share, self.share / 2)
-        right = (laws.reward > 0) & ~jnp.isneginf(log_p)
+        right = (tables.reward > 0) & ~jnp.isneginf(log_p)
         some = jnp.any(right)
         tempered = jnp.where(right, log_p / jnp.where(low, self.hot, self.cold), -jnp.inf)
         aim = normalize(jnp.where(some, tempered, log_p))
@@ -272,8 +290,8 @@ class DistributionCentric(SeesPolicy):
 
     def __call__(self, batch: Batch) -> Array:
         """The mixed advantage."""
-        laws = batch.tables
-        log_p = laws.log_old
+        tables = batch.tables
+        log_p = tables.log_old
         h = entropy(log_p)
         right = batch.here & (batch.reward > 0)
         share = jnp.sum(jnp.where(right, batch.weight, 0))

@@ -1,7 +1,6 @@
-"""The method record and its update, under every expectation."""
+"""The method record: what multiplies the score of each sample."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,8 +8,13 @@ from jaxtyping import Float
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch
+from regdist.methods.controller import Controller
+from regdist.methods.geometry import GEOMETRIES
+from regdist.methods.penalty import Penalty
+from regdist.methods.signal import Signal
 from regdist.methods.surrogate import LogProb, Surrogate
-from regdist.numerics.records import record, static
+from regdist.methods.weight import Weight
+from regdist.numerics.records import choice, record
 from regdist.regularizers.regularizer import Regularizer
 
 
@@ -26,7 +30,7 @@ class Method:
     Attributes:
         advantage: what a sample is worth beside its group.
         surrogate: what the ratio to the old policy does to it.
-        penalties: divergences estimated at the samples.
+        penalties: what is subtracted at the samples, such as estimates of a divergence.
         weights: factors on the coefficient: masks, truncated importance weights.
         regularizer: subtracted exactly, summed over all actions; None for nothing.
         signal: what is paid in place of the reward, if it depends on the policy.
@@ -36,12 +40,12 @@ class Method:
 
     advantage: Advantage
     surrogate: Surrogate = LogProb()
-    penalties: tuple[Any, ...] = ()
-    weights: tuple[Any, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
+    weights: tuple[Weight, ...] = ()
     regularizer: Regularizer | None = None
-    signal: Any = None
-    controller: Any = None
-    geometry: str = static(default="softmax")
+    signal: Signal | None = None
+    controller: Controller | None = None
+    geometry: str = choice(*GEOMETRIES, default="softmax")
 
     @property
     def differentiable(self) -> bool:
@@ -58,6 +62,12 @@ class Method:
             and all(part.local for part in parts)
             and not any(penalty.regroups for penalty in self.penalties)
         )
+
+    def coefficients_of_parts(self) -> tuple[Array, ...]:
+        """The coefficients of its penalties, its regularizer and its advantage."""
+        terms = () if self.regularizer is None else self.regularizer.terms
+        penalties = [c for penalty in self.penalties for c in penalty.coefficients()]
+        return (*penalties, *(term.beta for term in terms), *self.advantage.coefficients())
 
     def advantages(self, batch: Batch) -> Float[Array, " n"]:
         """The advantage of each entry of a batch, before penalties that come after it."""
@@ -79,10 +89,9 @@ class Method:
     ) -> Float[Array, " n"]:
         """The mean of `coefficients` over advantages, from the means of their two signs' sizes.
 
-        For parts where samples do not meet: those are linear in the advantage on each side of 0.
+        For parts where samples do not meet, and no penalty in the reward: those are linear in the
+        advantage on each side of 0.
         """
-        for penalty in self.penalties:
-            assert penalty.placement == "loss"
         one = jnp.ones_like(up)
         earned = up * self._earned(batch, one) + down * self._earned(batch, -one)
         return earned - self._penalized(batch, one)

@@ -12,13 +12,46 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch, covariance, how_many, top_share
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
+PLACEMENTS = ("loss", "reward")
+ANCHORS = ("reference", "old", "uniform")
+
+
+class Penalty:
+    """What every penalty shares.
+
+    `placement` says where it is: in the "loss", where `__call__` is subtracted from the
+    coefficient of a sample's score, or in the "reward", where `in_reward` is subtracted from what
+    a sample is paid: before its group is compared, or `after` the advantage is normalized. `local`
+    says that samples do not meet in it.
+    """
+
+    placement: str = "loss"
+    after: bool = False
+    local: ClassVar[bool] = True
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the rewards that a group compares depend on the policy."""
+        return self.placement == "reward" and not self.after
+
+    def in_reward(self, batch: Batch) -> Array:
+        """What is subtracted from the reward at each entry, shape [n]."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """What is subtracted from the coefficient of the score at each entry, shape [n]."""
+        raise NotImplementedError
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Its coefficient, as one of a regularizer, if it has one."""
+        return ()
 
 
 @record
-class Penalty:
+class Estimated(Penalty):
     """beta times an estimate of a divergence of the policy from an anchor.
 
     Attributes:
@@ -36,18 +69,15 @@ class Penalty:
     beta: Array
     clamp_ratio: Array
     clamp_value: Array
-    estimator: str = static(default="k3")
-    placement: str = static(default="loss")
+    estimator: str = choice(*ESTIMATORS, default="k3")
+    placement: str = choice(*PLACEMENTS, default="loss")
     after: bool = static(default=False)
     corrected: bool = static(default=False)
-    anchor: str = static(default="reference")
+    anchor: str = choice(*ANCHORS, default="reference")
 
-    local: ClassVar[bool] = True
-
-    @property
-    def regroups(self) -> bool:
-        """Whether the rewards that a group compares depend on the policy."""
-        return self.placement == "reward" and not self.after
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
 
     def _anchor(self, batch: Batch) -> Array:
         tables = batch.tables
@@ -84,16 +114,8 @@ class Penalty:
         return self.beta * slope
 
 
-class InLoss:
-    """A penalty in the loss in which samples meet; what `Method` asks of every penalty."""
-
-    placement: ClassVar[str] = "loss"
-    regroups: ClassVar[bool] = False
-    local: ClassVar[bool] = False
-
-
 @record
-class KLCov(InLoss):
+class KLCov(Penalty):
     """beta |log p/p_old| on the share of samples with the largest covariance (2505.22617).
 
     verl `kl_cov`. Its gradient at ratio 1 is 0: it does nothing in the first update of a step.
@@ -101,6 +123,12 @@ class KLCov(InLoss):
 
     beta: Array
     fraction: Array
+
+    local: ClassVar[bool] = False
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Beta sign(log p/p_old) on the chosen."""
@@ -110,11 +138,17 @@ class KLCov(InLoss):
 
 
 @record
-class TrustRegion(InLoss):
+class TrustRegion(Penalty):
     """(beta/2) [KL - delta]_+^2, KL(old || p) estimated by -log rho at old samples (2505.12366)."""
 
     beta: Array
     delta: Array
+
+    local: ClassVar[bool] = False
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """-beta [KL - delta]_+ for every sample."""

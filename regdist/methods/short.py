@@ -1,4 +1,7 @@
-"""The same update in one exponential an action, where that is allowed."""
+"""The update on the policy's own samples in one exponential an action, where that is allowed.
+
+What a run takes instead of the full update where they are equal: half of a step or less.
+"""
 
 from collections.abc import Callable
 
@@ -8,47 +11,29 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from regdist.methods.advantage import GroupRelative
-from regdist.methods.batch import Batch, Laws
-from regdist.methods.expectation import (
-    Expectation,
-    Population,
-    Sampled,
-    draw,
-)
-from regdist.methods.field import paid_rewards
+from regdist.methods.batch import Batch, Tables, paid_rewards
+from regdist.methods.groups import draw
 from regdist.methods.method import Method
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.divergence import KL
 
 Direction = Callable[[Float[Array, " K"], Key[Array, ""] | None], Float[Array, " K"]]
-"""From logits, and a key if it draws, to `direction` there."""
+"""From the logits of a table, and a key if it draws, to the update direction there."""
 
 
-def plain_direction(method: Method, bandit: Bandit, expectation: Expectation) -> Direction | None:
-    """`direction` on its own policy in one exponential an action; None where there is no such.
+def plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
+    """The exact gradient of rewards less reverse KLs or entropies; None for other methods.
 
-    For the exact policy gradient of rewards less reverse KLs or entropies, and for drawn groups
-    that compare rewards alone, without a regulariser. Logits must be -inf where the reward or the
-    reference is.
-    """
-    if any((method.penalties, method.weights, method.signal, method.controller)):
-        return None
-    if isinstance(expectation, Population):
-        return _plain_gradient(method, bandit)
-    if isinstance(expectation, Sampled):
-        return _plain_drawn(method, bandit, expectation)
-    return None
-
-
-def _plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
-    """With Q = R + sum_t beta_t log q_t the marginal gain is Q - beta z up to a constant.
-
-    The constant cancels in the baseline, so that the log-probabilities are not needed.
+    For surrogates that are the advantage itself at ratio 1: the caller has asked. Logits must be
+    -inf where the reward or the reference is. With Q = R + sum_t beta_t log q_t the
+    marginal gain is Q - beta z up to a constant, which cancels in the baseline, so that the
+    log-probabilities are not needed.
     """
     advantage, regularizer = method.advantage, method.regularizer
     terms = () if regularizer is None else regularizer.terms
     known = (
-        isinstance(advantage, GroupRelative)
+        not _has_more_parts(method)
+        and isinstance(advantage, GroupRelative)
         and advantage.scale == "none"
         and method.geometry in ("softmax", "natural")
         and all(isinstance(t.divergence, KL) and t.anchor is None for t in terms)
@@ -74,27 +59,35 @@ def _plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
     return toward
 
 
-def _plain_drawn(method: Method, bandit: Bandit, over: Sampled) -> Direction | None:
-    """Coefficients added up by action: in a batch whose ratios are 1, whatever the policy is."""
+def plain_drawn(
+    method: Method, bandit: Bandit, group_size: int, num_groups: int
+) -> Direction | None:
+    """Drawn groups that compare rewards alone, without a regularizer; None for other methods.
+
+    Coefficients are added up by action, in a batch whose ratios are 1, whatever the policy is.
+    """
     if (
-        method.regularizer is not None
+        _has_more_parts(method)
+        or method.regularizer is not None
         or method.geometry != "softmax"
         or not method.compares_rewards_alone
     ):
         return None
-    size, paid = over.group_size, paid_rewards(bandit)
-    share, even = jnp.full(size, 1 / size, paid.dtype), jnp.zeros(size, paid.dtype)
+    paid = paid_rewards(bandit)
+    share = jnp.full(group_size, 1 / group_size, paid.dtype)
+    even = jnp.zeros(group_size, paid.dtype)
+    no_label = jnp.zeros(group_size, int)
 
     def toward(logits: Array, key: Array | None) -> Array:
         assert key is not None
         e = jax.lax.optimization_barrier(jnp.exp(logits - jnp.max(logits)))
         total = jnp.sum(e)
-        actions = draw(key, e, (over.num_groups, size))
+        actions = draw(key, e, (num_groups, group_size))
         facts = paid[jnp.argmax(e)], jnp.sum(e * paid) / total
 
         def coefficients(reward: Array) -> Array:
-            laws = Laws(reward, even, even, even, even)
-            batch = Batch(reward, share, jnp.ones(size, bool), share[0], *facts, laws)
+            tables = Tables(reward, even, even, even, even, no_label)
+            batch = Batch(reward, share, jnp.ones(group_size, bool), share[0], *facts, tables)
             return method.coefficients(batch, method.advantages(batch))
 
         weight = jax.vmap(coefficients)(paid[actions]) / actions.size
@@ -102,3 +95,7 @@ def _plain_drawn(method: Method, bandit: Bandit, over: Sampled) -> Direction | N
         return moved.at[actions].add(weight)
 
     return toward
+
+
+def _has_more_parts(method: Method) -> bool:
+    return any((method.penalties, method.weights, method.signal, method.controller))

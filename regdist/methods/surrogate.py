@@ -1,7 +1,7 @@
 """Surrogates: what multiplies the score of a sample, given its ratio and its advantage.
 
 Each record states d(objective of one sample)/d(log policy of that sample), the rest detached as in
-the code it is named after. rho is policy/old policy. All are the advantage itself at rho = 1.
+the code it is named after. rho is policy/old policy. Presets' are the advantage itself at rho = 1.
 Numbers are data. Sources: verl `core_algos`, TRL `grpo_trainer`, and the papers named.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch, top_share
-from regdist.numerics.records import record, static
+from regdist.numerics.records import is_concrete, record, static
 from regdist.policies.laws import min_p
 
 
@@ -26,6 +26,10 @@ class Surrogate:
     local: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 
+    def is_advantage_at_one(self) -> bool:
+        """Whether it is known to be the advantage itself where every ratio is 1."""
+        return False
+
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """The coefficient of the score at each entry, shape [n]."""
         raise NotImplementedError
@@ -34,6 +38,10 @@ class Surrogate:
 @record
 class LogProb(Surrogate):
     """Objective A log pi: no ratio, so biased once the data are old."""
+
+    def is_advantage_at_one(self) -> bool:
+        """It has no ratio."""
+        return True
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """A."""
@@ -57,6 +65,12 @@ class Clip(Surrogate):
     lower: Array
     upper: Array
     dual: Array
+
+    def is_advantage_at_one(self) -> bool:
+        """Where the bounds are known to hold 1."""
+        if not is_concrete(self.lower, self.upper, self.dual):
+            return False
+        return bool(self.lower <= 1 and self.upper >= 1 and self.dual >= 1)
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Rho A inside, 0 beyond."""
@@ -154,9 +168,9 @@ class LpReg(Surrogate):
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Rho A - beta (1 - proxy/p) on the chosen, PPO's coefficient on the others."""
-        laws, rho = batch.tables, jnp.exp(batch.log_rho)
-        proxy = min_p(laws.log_old, self.floor)
-        log_p = batch.pick(laws.log_p)
+        tables, rho = batch.tables, jnp.exp(batch.log_rho)
+        proxy = min_p(tables.log_old, self.floor)
+        log_p = batch.pick(tables.log_p)
         negative = batch.here & (advantage < 0)
         among = jnp.sum(jnp.where(negative, batch.weight, 0))
         share = self.fraction * among

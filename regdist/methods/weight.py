@@ -1,8 +1,7 @@
-"""Weights, masks and penalties that look at a sample's place in its batch.
+"""Weights and masks: factors on the coefficient of a sample's score.
 
-A weight multiplies the coefficient of a sample's score; it is detached, as in the code. Where code
-drops a random subset, each sample of it has its chance of being kept as its weight: the same mean,
-with less noise.
+Weights are detached, as in the code. Where code drops a random subset, each sample of it has its
+chance of being kept as its weight: the same mean, with less noise.
 """
 
 from typing import ClassVar
@@ -46,8 +45,8 @@ class SamplerRatio(Weight):
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """The truncated or masked ratio."""
         del advantage
-        laws = batch.tables
-        ratio = jnp.exp(batch.log_ratio(laws.log_old, laws.log_sampler))
+        tables = batch.tables
+        ratio = jnp.exp(batch.log_ratio(tables.log_old, tables.log_sampler))
         if self.mask:
             return jnp.where((ratio >= self.low) & (ratio <= self.high), ratio, 0)
         return jnp.clip(ratio, self.low, self.high)
@@ -94,9 +93,9 @@ class Steer(Weight):
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Between `least` and 1."""
-        laws = batch.tables
-        log_p = batch.pick(laws.log_p)
+        tables = batch.tables
+        log_p = batch.pick(tables.log_p)
         p = jnp.exp(log_p)
-        old = jnp.exp(batch.pick(laws.log_old))
-        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + entropy(laws.log_p)))
+        old = jnp.exp(batch.pick(tables.log_old))
+        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + entropy(tables.log_p)))
         return jnp.exp(jnp.log(self.least) * moved / jnp.maximum(batch.largest(moved), self.floor))

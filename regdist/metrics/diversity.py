@@ -8,12 +8,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
+from regdist.metrics.checks import checked
 from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
+
+__all__ = [
+    "SupportChange",
+    "hypervolume",
+    "quality_diversity",
+    "support_change",
+    "vendi_score",
+]
 
 
 class SupportChange(NamedTuple):
@@ -34,8 +42,9 @@ class SupportChange(NamedTuple):
     gained_mass: Float[Array, ""]
 
 
+@checked
 def support_change(
-    log_p: Float[Array, " K"], log_q: Float[Array, " K"], floor: ArrayLike = 0.0
+    log_p: Float[Array, " K"], log_q: Float[Array, " K"], floor: Number = 0.0
 ) -> SupportChange:
     """Actions kept, lost and gained by p relative to q, where a support is {y: prob(y) > floor}.
 
@@ -47,10 +56,12 @@ def support_change(
         log_q: log-probabilities of the reference, shape [K].
         floor: a probability; 0 gives the supports themselves.
 
-    >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.5, 0.0])), jnp.log(jnp.array([0.75, 0.0, 0.25]))
-    >>> change = support_change(log_p, log_q)
-    >>> print(change.kept, change.lost, change.gained, change.lost_mass, change.gained_mass)
-    1 1 1 0.25 0.5
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.5, 0.5, 0.0]))
+        >>> log_q = jnp.log(jnp.array([0.75, 0.0, 0.25]))
+        >>> change = support_change(log_p, log_q)
+        >>> print(change.kept, change.lost, change.gained, change.lost_mass, change.gained_mass)
+        1 1 1 0.25 0.5
     """
     log_floor = jnp.log(as_number(floor).astype(log_p.dtype))
     now, before = log_p > log_floor, log_q > log_floor
@@ -64,10 +75,13 @@ def support_change(
     )
 
 
+@checked
 def vendi_score(
-    log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: ArrayLike = 1.0
+    log_p: Float[Array, " K"], similarity: Float[Array, "K K"], order: Number = 1.0
 ) -> Float[Array, ""]:
-    """(sum_i lambda_i^n)^{1/(1-n)}, n = order, over the eigenvalues of diag(sqrt p) S diag(sqrt p).
+    r"""(sum_i lambda_i^n)^{1/(1-n)}, n = order, over the spectrum of diag(sqrt p) S diag(sqrt p).
+
+    $$\Bigl(\sum_i \lambda_i^n\Bigr)^{1/(1-n)}, \quad \lambda \text{ of } \sqrt{p_j p_k}\, S_{jk}$$
 
     The effective number of *different* actions: `hill_number` of the spectrum. It is
     `hill_number(log_p, order)` when nothing is similar (S = 1) and 1 when everything is the same
@@ -79,9 +93,10 @@ def vendi_score(
         similarity: S, positive semidefinite with ones on its diagonal, shape [K, K].
         order: n >= 0, may be inf.
 
-    >>> alike = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> print(f"{vendi_score(jnp.log(jnp.array([0.25, 0.25, 0.5])), alike):.6f}")
-    2.000000
+    Examples:
+        >>> alike = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> print(f"{vendi_score(jnp.log(jnp.array([0.25, 0.25, 0.5])), alike):.6f}")
+        2.000000
     """
     root = jnp.exp(log_p / 2)
     eigenvalues = jnp.linalg.eigvalsh(root[:, None] * similarity * root[None, :])
@@ -91,11 +106,12 @@ def vendi_score(
     return hill_number(spectrum, order)
 
 
+@checked
 def quality_diversity(
     log_p: Float[Array, " K"],
     reward: Float[Array, " K"],
     label: Int[Array, " K"],
-    samples: ArrayLike,
+    samples: Number,
 ) -> Float[Array, ""]:
     """The expected QD score of n independent draws: sum over labels of E[best reward drawn].
 
@@ -111,10 +127,11 @@ def quality_diversity(
         label: the cell of each action, shape [K].
         samples: n, any real > 0; inf gives the archive of the whole support.
 
-    >>> log_p = jnp.log(jnp.array([0.25, 0.25, 0.5]))
-    >>> score = quality_diversity(log_p, jnp.array([1.0, 3.0, 2.0]), jnp.array([0, 0, 1]), 1)
-    >>> print(score)  # one draw: E_p R
-    2.0
+    Examples:
+        >>> log_p = jnp.log(jnp.array([0.25, 0.25, 0.5]))
+        >>> score = quality_diversity(log_p, jnp.array([1.0, 3.0, 2.0]), jnp.array([0, 0, 1]), 1)
+        >>> print(score)  # one draw: E_p R
+        2.0
     """
     value = jnp.where(jnp.isneginf(log_p), 0, reward)
     order = jnp.lexsort((-value, label))
@@ -139,11 +156,12 @@ def hypervolume(points: Float[Array, "N M"], reference: Float[Array, " M"]) -> F
     gradient 0.
 
     Args:
-        points: finite values of M objectives to maximise, shape [N, M].
+        points: finite values of M objectives to maximize, shape [N, M].
         reference: the worst value of each, shape [M]; a point must exceed it in all to count.
 
-    >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
-    5.0
+    Examples:
+        >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
+        5.0
     """
     above = jnp.maximum(points, reference) - reference
     height = above[:, -1]

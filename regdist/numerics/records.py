@@ -1,6 +1,10 @@
 """How records are made: frozen dataclasses that jax sees as trees of arrays."""
 
 import dataclasses
+import difflib
+import functools
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -11,9 +15,18 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+if sys.version_info >= (3, 12):
+    from typing import TypeAliasType
+else:
+    from typing_extensions import TypeAliasType
+
 T = TypeVar("T")
 
-Table = ArrayLike | Sequence[Any]
+# Aliases with a name, which `help` prints; of a bare union it prints all members.
+Number = TypeAliasType("Number", ArrayLike)
+"""What people type for a number: one of Python's, or an array."""
+
+Table = TypeAliasType("Table", ArrayLike | Sequence[Any])
 """What people type for a table of numbers: an array, a number or a list."""
 
 
@@ -21,15 +34,16 @@ Table = ArrayLike | Sequence[Any]
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a jax pytree.
 
-    Fields are data unless declared with `static()`. jax rebuilds a record, with tracers or
-    placeholders inside, without calling `__init__`.
+    Fields are data unless declared with `static()` or `choice()`. jax rebuilds a record, with
+    tracers or placeholders inside, without calling `__init__`, so that a choice is checked once,
+    when the record is made.
 
     `jax.tree_util.register_dataclass` would do this too, but to it two classes with as many fields
     are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
     another.
     """
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields: tuple[Any, ...] = dataclasses.fields(made)  # pyright: ignore[reportArgumentType]
+    frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields: tuple[Any, ...] = dataclasses.fields(frozen)  # pyright: ignore[reportArgumentType]
     data = [f.name for f in fields if not f.metadata.get("static")]
     choices = [f.name for f in fields if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in data]
@@ -42,13 +56,29 @@ def record(cls: type[T]) -> type[T]:
         return list(zip(keys, values, strict=True)), chosen
 
     def unflatten(chosen: tuple, values: Iterable[Any]) -> T:
-        x = object.__new__(made)
+        x = object.__new__(frozen)
         for name, value in (*zip(choices, chosen, strict=True), *zip(data, values, strict=True)):
             object.__setattr__(x, name, value)
         return x
 
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    return made
+    jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
+    _check_choices(frozen, {f.name: f.metadata["known"] for f in fields if "known" in f.metadata})
+    return frozen
+
+
+def _check_choices(cls: Any, known: dict[str, tuple[str, ...]]) -> None:
+    """Lets the constructor of `cls` refuse a word that it does not know."""
+    if not known:
+        return
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        for name, words in known.items():
+            check_choice(name, getattr(self, name), words, cls.__name__)
+
+    cls.__init__ = checked
 
 
 class Law:
@@ -67,12 +97,139 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
+def choice(*known: str, default: str) -> Any:
+    """A static field that must be one of these words; checked when the record is made."""
+    return dataclasses.field(default=default, metadata={"static": True, "known": known})
+
+
+def check_choice(name: str, word: Any, known: Iterable[str], where: str = "") -> None:
+    """Refuses a word that is not known, and says which one may have been meant.
+
+    Raises:
+        ValueError: the word is not one of them.
+    """
+    words = tuple(known)
+    if isinstance(word, str) and word in words:
+        return
+    near = difflib.get_close_matches(str(word), words, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    place = f" of {where}" if where else ""
+    raise ValueError(
+        f"{name}{place} must be one of {', '.join(map(repr, words))}; got {name}={word!r}{hint}"
+    )
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], advice: str) -> None:
+    """Refuses an argument of the wrong kind; safe under jit, as records stay records there.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: the class that is wanted, or several.
+        advice: what to call instead.
+
+    Raises:
+        TypeError: the value is of another kind.
+    """
+    if isinstance(value, kind):
+        return
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(k.__name__ for k in kinds)
+    if isinstance(value, type):
+        got = f"the class {value.__name__} itself"
+    elif callable(value) and hasattr(value, "__name__"):
+        got = f"the function {value.__name__}: call it"
+    else:
+        text = repr(value)
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        got = f"{type(value).__name__} {shown}"
+    raise TypeError(f"{name} must be a {wanted}; got {got}. {advice}")
+
+
+def check_log_probs(name: str, values: Any, where: str) -> Any:
+    """Refuses, when known, what is not one row of normalized log-probabilities in nats.
+
+    Their exponentials must sum to 1 within the square root of the dtype's epsilon: 1.5e-8 in
+    float64, 3.5e-4 in float32. NaN passes: it is the answer of what did not converge.
+
+    Args:
+        name: of the argument.
+        values: what was given; a list becomes an array.
+        where: the call, such as "rd.metrics.kl(log_p, log_q)".
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: probabilities, unnormalized weights, or another shape than [K].
+    """
+    if isinstance(values, list | tuple):
+        values = jnp.asarray(values, dtype=float)
+    if not (isinstance(values, Array | np.ndarray) and jnp.issubdtype(values.dtype, jnp.floating)):
+        got = values.dtype if isinstance(values, Array | np.ndarray) else type(values).__name__
+        hint = ": give its log_probs" if hasattr(values, "log_probs") else ""
+        raise TypeError(
+            f"{name} of {where} must be log-probabilities, a table of real numbers; got {got}{hint}"
+        )
+    if np.ndim(values) != 1:
+        raise ValueError(
+            f"{name} of {where} must be one row of log-probabilities, shape [K]; got shape "
+            f"{np.shape(values)}. For a batch use jax.vmap"
+        )
+    if not is_concrete(values):
+        return values
+    warn_if_cut(name, values)
+    known = np.asarray(values)
+    with np.errstate(over="ignore"):
+        total = float(np.sum(np.exp(known.astype(float))))
+    if abs(total - 1) > float(np.sqrt(jnp.finfo(known.dtype).eps)):
+        plain = bool(np.all((known >= 0) & (known <= 1))) and abs(float(np.sum(known)) - 1) < 1e-3
+        advice = (
+            "These look like probabilities: give their logarithms, or a record's log_probs"
+            if plain
+            else "Weights go through rd.logspace.normalize(log_weights)"
+        )
+        raise ValueError(
+            f"{name} of {where} must be normalized log-probabilities in nats; the exponentials of "
+            f"what was given sum to {total:.6g}. {advice}"
+        )
+    return values
+
+
+_warned: list[str] = []  # what was cut to float32 first, once in a process
+
+
+def warn_if_cut(name: str, values: Any) -> None:
+    """Says once that float64 input becomes float32 where jax's x64 mode is off."""
+    is_double = isinstance(values, np.ndarray | np.floating) and values.dtype == np.float64
+    if is_double and jnp.asarray(0.0).dtype != np.float64 and not _warned:
+        _warned.append(name)
+        warnings.warn(
+            f"{name} is float64 and becomes float32, with some 7 digits, because jax's x64 mode is "
+            'off: jax.config.update("jax_enable_x64", True) keeps 16. Said once.',
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is not a key of jax's random numbers, such as a seed.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if key is None:
+        return
+    is_array = isinstance(key, Array)
+    typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not (typed or (is_array and key.dtype == jnp.uint32 and key.shape == (2,))):
+        raise TypeError(f"key must be a key of jax's: jax.random.key(seed); got key={key!r}")
+
+
 def is_concrete(*values: Any) -> bool:
     """Whether all values are known now, so that a check on them can be made."""
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
-def as_number(value: ArrayLike) -> Array:
+def as_number(value: Number) -> Array:
     """A number that people sweep, as one dtype whatever was typed: `1` and `1.0` are one trace."""
     return jnp.asarray(value, dtype=float)
 
@@ -87,7 +244,7 @@ def check_actions(name: str, actions: Any, size: int) -> None:
             )
 
 
-def positive(name: str, value: ArrayLike, advice: str) -> Array:
+def positive(name: str, value: Number, advice: str) -> Array:
     """`as_number(value)`, refused when it is known and not a finite number above zero."""
     if is_concrete(value):
         known = np.asarray(value)

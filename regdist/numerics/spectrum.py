@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+# A dense solve finds every eigenvalue, repeated ones too. It takes some 0.4 s at 256 actions, 4 s
+# at 512 and 40 s at 1,024; the matrix-free one takes 0.1 to 0.2 s.
 _DENSE = 256
 
 
@@ -43,9 +45,11 @@ def spectrum(
         slow_inverse = np.linalg.eigvals(inverse)
     else:
         slow_inverse, fast = _krylov(product, reduced, others, count)
-    # Each side resolves what is not lost in the rounding of its own largest.
+    # Each side resolves what is not lost in the rounding of its own largest: below 1e-10 of it an
+    # eigenvalue keeps less than six of sixteen digits.
     slow = 1 / slow_inverse[np.abs(slow_inverse) > 1e-10 * np.abs(slow_inverse).max(initial=0)]
     fast = fast[np.abs(fast) >= 1e-10 * np.abs(fast).max()]
+    # What the slow side has too is not listed twice; both are good to 1e-6, the tolerance below.
     seen = np.abs(slow).max(initial=0) * (1 + 1e-5)
     both = np.append(slow, fast[np.abs(fast) > seen]) if slow.size else fast
     ordered = _real_if_close(both[np.argsort(np.abs(both))])
@@ -64,6 +68,7 @@ def _krylov(
 
     n = int(others.sum())
     random = np.random.default_rng(0)
+    # Hutchinson's estimate of the diagonal, to a factor: it only scales the columns.
     signs = random.choice([-1.0, 1.0], size=(8, len(others)))
     scale = np.abs(np.mean([s * product(s) for s in signs], axis=0))[others]
     if not np.any(scale):

@@ -1,26 +1,39 @@
 """Figures of the records: each function draws on matplotlib axes and returns them.
 
-Series differ in colour (Okabe and Ito's colour-blind-safe set), line style and marker, so that
-they stay apart in grey. `style()` holds sizes for a figure one column (3.4 inches) wide.
+Series differ in color (Okabe and Ito's color-blind-safe set), line style and marker, so that
+they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inches) wide.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from regdist.metrics import kl
 from regdist.problems.bandit import Bandit
 from regdist.runs.certify import Certificate
 from regdist.runs.driver import Trajectory
 from regdist.targets.solve import Target
 
+__all__ = [
+    "convergence",
+    "effective_number",
+    "kl_to",
+    "mass_bars",
+    "rank_curves",
+    "style",
+]
+
 COLUMN = 3.4
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#555555"
+_GRAY = "#555555"
 
 
 def style() -> dict[Any, Any]:
@@ -44,6 +57,16 @@ def style() -> dict[Any, Any]:
     }
 
 
+def save(figure: Figure, stem: Path) -> None:
+    """Writes `stem`.pdf and `stem`.png in the style of `style()`.
+
+    Matplotlib chooses the fonts of a file as it writes: a figure does not remember its style.
+    """
+    with plt.rc_context(style()):
+        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+        figure.savefig(f"{stem}.png")
+
+
 def _look(i: int) -> dict[str, Any]:
     return {"color": _COLORS[i % 6], "linestyle": _LINES[i % 6]}
 
@@ -55,14 +78,14 @@ def _axes(ax: Axes | None) -> Axes:
 def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None = None) -> Axes:
     """Probabilities of each target from the likeliest action down, against rank, on log axes.
 
-    The reference is the grey line. Actions of probability 0 are left out.
+    The reference is the gray line. Actions of probability 0 are left out.
     """
     ax = _axes(ax)
     series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
     for i, (name, log_p) in enumerate(series.items()):
         p = np.sort(np.exp(np.asarray(log_p)))[::-1]
         p = p[p > 0]
-        look = {"color": _GREY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
+        look = {"color": _GRAY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
         ax.plot(np.arange(1, p.size + 1), p, label=name, **look)
     ax.set(xscale="log", yscale="log", xlabel="rank of the action", ylabel="probability")
     ax.legend()
@@ -137,7 +160,7 @@ def effective_number(
     ax.set(xscale="log", yscale=yscale, ylabel=ylabel)
     ax.set_xlabel(r"coefficient $\beta$ (reward per nat)")
     for name, value in (ceilings or {}).items():
-        ax.axhline(value, color=_GREY, linewidth=0.7)
+        ax.axhline(value, color=_GRAY, linewidth=0.7)
         ax.annotate(
             name,
             (1, value),
@@ -146,7 +169,7 @@ def effective_number(
             xytext=(0, 2),
             textcoords="offset points",
             ha="right",
-            color=_GREY,
+            color=_GRAY,
         )
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
@@ -168,6 +191,7 @@ def convergence(
     for i, (name, path) in enumerate(paths.items()):
         step = np.asarray(path.step)
         distance = kl_to(path, targets[name])
+        # Laws that agree to 14 digits are 1e-28 apart: below that the distance is rounding.
         shown = (distance > 1e-28) & np.append(True, np.diff(step) > 0)
         ax.plot(
             step[shown],
@@ -180,6 +204,7 @@ def convergence(
         rate = certificates[name].predicted_rate if certificates else None
         if rate is None or not np.isfinite(rate) or shown.sum() < 2:
             continue
+        # The line goes through the last record that is clear of rounding.
         clear = np.flatnonzero(distance > 1e-22)[-1]
         line = distance[clear] * np.exp(-2 * rate * (step - step[clear]))
         inside = (line > distance[shown].min() / 3) & (line < distance.max() * 3)
@@ -199,8 +224,4 @@ def convergence(
 
 def kl_to(path: Trajectory, target: Target) -> np.ndarray:
     """KL(p || target) at every record of a run, in nats, shape [N]."""
-    import jax
-
-    from regdist.metrics import kl
-
     return np.asarray(jax.vmap(lambda p: kl(p, target.log_probs))(path.log_probs))

@@ -1,6 +1,6 @@
 """Laws made from laws: tempering, filtering and averaging. All are log-probabilities in nats.
 
-Each serves as an anchor of a regulariser, as a reference (see `transform`), or as a teacher. K is
+Each serves as an anchor of a regularizer, as a reference (see `transform`), or as a teacher. K is
 the number of actions, N of laws.
 """
 
@@ -8,21 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, as_number, is_concrete, positive
+from regdist.numerics.records import Number, Table, as_number, is_concrete, positive
 
 
-def temper(log_p: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " K"]:
-    """p^{1/T}, normalised: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
+def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]:
+    r"""p^{1/T}, normalized: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
+
+    $$p_i^{1/T} \Big/ \sum_j p_j^{1/T}$$
 
     Raises:
         ValueError: the temperature is not a finite number above 0.
 
-    >>> print(jnp.exp(temper(jnp.log(jnp.array([0.8, 0.2])), 0.5)).round(4))
-    [0.9412 0.0588]
+    Examples:
+        >>> print(jnp.exp(temper(jnp.log(jnp.array([0.8, 0.2])), 0.5)).round(4))
+        [0.9412 0.0588]
     """
     t = positive("temperature", temperature, "Its limit 0 is rd.laws.restrict to the likeliest")
     gone = jnp.isneginf(log_p)
@@ -34,58 +36,65 @@ def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array,
 
     All -inf, which is no law, where `keep` has probability 0.
 
-    >>> keep = jnp.array([True, True, False])
-    >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
-    [0.4 0.6 0. ]
+    Examples:
+        >>> keep = jnp.array([True, True, False])
+        >>> print(jnp.exp(restrict(jnp.log(jnp.array([0.2, 0.3, 0.5])), keep)))
+        [0.4 0.6 0. ]
     """
     kept = jnp.where(keep, log_p, -jnp.inf)
     none = jnp.all(jnp.isneginf(kept))
     return jnp.where(none, -jnp.inf, normalize(jnp.where(none, 0, kept)))
 
 
-def nucleus(log_p: Float[Array, " K"], mass: ArrayLike) -> Float[Array, " K"]:
-    """The smallest set of likeliest actions that holds `mass`, renormalised (arXiv 1904.09751).
+def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
+    """The smallest set of likeliest actions that holds `mass`, renormalized (arXiv 1904.09751).
 
     Actions that tie with the last one kept are kept too, so that their order does not matter.
 
     Raises:
         ValueError: mass is not in (0, 1].
 
-    >>> print(jnp.exp(nucleus(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.6)))
-    [0.625 0.375 0.   ]
+    Examples:
+        >>> print(jnp.exp(nucleus(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.6)))
+        [0.625 0.375 0.   ]
     """
     wanted = _fraction("mass", mass).astype(log_p.dtype)
     ordered = jnp.sort(log_p, descending=True)
     before = jnp.cumsum(jnp.exp(ordered)) - jnp.exp(ordered)
-    # The last action whose likelier ones hold less than the mass.
+    # The last action whose likelier ones hold less than the mass, beyond the rounding of their sum.
     needed = (before < wanted - 4 * jnp.finfo(log_p.dtype).eps) & ~jnp.isneginf(ordered)
     floor = jnp.min(jnp.where(needed, ordered, jnp.inf))
     return restrict(log_p, log_p >= floor)
 
 
-def min_p(log_p: Float[Array, " K"], fraction: ArrayLike) -> Float[Array, " K"]:
-    """Actions at least `fraction` times as likely as the likeliest, renormalised (2407.01082).
+def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
+    """Actions at least `fraction` times as likely as the likeliest, renormalized (2407.01082).
 
     Raises:
         ValueError: fraction is not in (0, 1].
 
-    >>> print(jnp.exp(min_p(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.5)))
-    [0.625 0.375 0.   ]
+    Examples:
+        >>> print(jnp.exp(min_p(jnp.log(jnp.array([0.5, 0.3, 0.2])), 0.5)))
+        [0.625 0.375 0.   ]
     """
     share = _fraction("fraction", fraction).astype(log_p.dtype)
+    # 4 ulps: an action at the fraction itself stays, however the logarithms round.
     floor = jnp.max(log_p) + jnp.log(share) - 4 * jnp.finfo(log_p.dtype).eps
     return restrict(log_p, log_p >= floor)
 
 
 def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Float[Array, " K"]:
-    """The arithmetic mean sum_n w_n p_n: the minimiser over p of sum_n w_n KL(p_n || p).
+    r"""The arithmetic mean sum_n w_n p_n: the minimizer over p of sum_n w_n KL(p_n || p).
+
+    $$\sum_n w_n p_n = \arg\min_p \sum_n w_n \mathrm{KL}(p_n \,\|\, p)$$
 
     Args:
         log_laws: N laws, shape [N, K].
         weights: w >= 0, shape [N], made to sum to 1; default even.
 
-    >>> print(jnp.exp(mixture(jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8]])))))
-    [0.5 0.5]
+    Examples:
+        >>> print(jnp.exp(mixture(jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8]])))))
+        [0.5 0.5]
     """
     w = _weights(weights, log_laws)
     log_w = jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1)), -jnp.inf)
@@ -98,12 +107,15 @@ def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Floa
 def geometric_mean(
     log_laws: Float[Array, "N K"], weights: Table | None = None
 ) -> Float[Array, " K"]:
-    """prod_n p_n^{w_n}, normalised: the minimiser over p of sum_n w_n KL(p || p_n).
+    r"""prod_n p_n^{w_n}, normalized: the minimizer over p of sum_n w_n KL(p || p_n).
+
+    $$\frac{1}{Z} \prod_n p_n^{w_n} = \arg\min_p \sum_n w_n \mathrm{KL}(p \,\|\, p_n)$$
 
     An action that any law with positive weight excludes is excluded. Arguments as in `mixture`.
 
-    >>> print(jnp.exp(geometric_mean(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))).round(4))
-    [0.6667 0.3333]
+    Examples:
+        >>> print(jnp.exp(geometric_mean(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))).round(4))
+        [0.6667 0.3333]
     """
     return log_pool(log_laws, _weights(weights, log_laws))[0]
 
@@ -111,7 +123,7 @@ def geometric_mean(
 def log_pool(
     log_laws: Float[Array, "N K"], weights: Float[Array, " N"]
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """The normalised geometric mean and the log of its normaliser, at most 0."""
+    """The normalized geometric mean and the log of its normalizer, at most 0."""
     gone = jnp.isneginf(log_laws)
     excluded = jnp.any(gone & (weights > 0)[:, None], axis=0)
     log_mean = jnp.sum(weights[:, None] * jnp.where(gone, 0, log_laws), axis=0)
@@ -120,7 +132,7 @@ def log_pool(
     return log_mean - log_z, log_z
 
 
-def _fraction(name: str, value: ArrayLike) -> Array:
+def _fraction(name: str, value: Number) -> Array:
     if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
         raise ValueError(f"{name} must be in (0, 1]; got {name}={value!r}")
     return as_number(value)
@@ -135,3 +147,8 @@ def _weights(weights: Table | None, log_laws: Array) -> Array:
         raise ValueError(f"weights must be >= 0 and not all 0; got {weights!r}")
     w = w.astype(log_laws.dtype)
     return w / jnp.sum(w)
+
+
+def uniform(like: Array) -> Array:
+    """The uniform policy over the K actions of `like`, as log-probabilities [K]."""
+    return jnp.full_like(like, -np.log(like.shape[0]))

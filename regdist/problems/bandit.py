@@ -1,5 +1,9 @@
 """A bandit: K outcomes with rewards, a reference policy, and the answer each outcome stands for."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, is_concrete, record
+from regdist.numerics.records import Table, check_kind, is_concrete, record, warn_if_cut
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @record
@@ -16,7 +22,7 @@ class Bandit:
 
     Attributes:
         reward: R, shape [K], real; -inf forbids an action.
-        log_ref: log q, the reference policy in nats, normalised, shape [K]; -inf is off support.
+        log_ref: log q, the reference policy in nats, normalized, shape [K]; -inf is off support.
         label: the answer each action stands for, ints in [0, K), shape [K].
     """
 
@@ -26,8 +32,28 @@ class Bandit:
 
     @property
     def num_actions(self) -> int:
-        """K."""
+        """The number of actions, K."""
         return self.reward.shape[-1]
+
+
+def check_bandit(bandit: Any) -> None:
+    """Refuses what is not a `Bandit`.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+
+
+def takes_bandit(fn: Function) -> Function:
+    """Lets a function of a bandit refuse anything else as its first argument."""
+
+    @functools.wraps(fn)
+    def call(bandit: Any, *args: Any, **kwargs: Any) -> Any:
+        check_bandit(bandit)
+        return fn(bandit, *args, **kwargs)
+
+    return cast(Function, call)
 
 
 def bandit(
@@ -56,10 +82,19 @@ def bandit(
             with negative entries or another sum, shapes that differ, an empty table, bad labels.
             Values are checked when they are known, that is, not under jit or vmap.
 
-    >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
-    >>> b.reward
-    Array([1., 0., 0.], dtype=float64)
+    Examples:
+        >>> b = bandit([1, 0, 0], [0.2, 0.5, 0.3])
+        >>> b.reward
+        Array([1., 0., 0.], dtype=float64)
     """
+    for name, given in (
+        ("reward", reward),
+        ("reference", reference),
+        ("log_reference", log_reference),
+    ):
+        if isinstance(given, Bandit | str) or callable(given):
+            raise TypeError(f"{name} must be numbers, one for each action; got {given!r}")
+        warn_if_cut(name, given)
     if is_concrete(reward):
         known = np.asarray(reward)
         if not (np.issubdtype(known.dtype, np.number) or known.dtype == bool):
@@ -83,7 +118,7 @@ def bandit(
         if is_concrete(q) and not np.all(np.asarray(q) >= 0):
             raise ValueError(
                 f"reference must be probabilities >= 0; got a smallest entry of {np.min(q)}. "
-                "Unnormalised log-weights go through rd.logspace.normalize into log_reference"
+                "Unnormalized log-weights go through rd.logspace.normalize into log_reference"
             )
         given = _logarithm(q)
         _check_log_reference("reference", given)
@@ -93,11 +128,6 @@ def bandit(
     if is_concrete(r, log_q):
         check_reward(np.asarray(r), np.asarray(log_q))
     return Bandit(r, log_q, _labels(label, r.shape[0]))
-
-
-def uniform(like: Array) -> Array:
-    """The uniform policy over the K actions of `like`, as log-probabilities [K]."""
-    return jnp.full_like(like, -np.log(like.shape[0]))
 
 
 _normalized = jax.jit(normalize)

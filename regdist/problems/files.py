@@ -91,10 +91,10 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _reference_kind(path: Path, line: int, row: Mapping[str, Any]) -> str:
     given = [name for name in _REFERENCES if name in row]
     if len(given) != 1:
-        found = ", ".join(repr(name) for name in given) or "none"
+        names = ", ".join(repr(name) for name in given) or "none"
         raise ValueError(
             f"{path}, line {line}: exactly one of the fields 'reference', 'log_reference', "
-            f"'count' is wanted; got {found}"
+            f"'count' is wanted; got {names}"
         )
     return given[0]
 
@@ -113,6 +113,7 @@ def _check_line(path: Path, line: int, fields: dict[str, list], kind: str) -> No
     reward, weight = fields["reward"][-1], fields[kind][-1]
     if math.isnan(reward) or reward == math.inf:
         raise ValueError(f"{path}, line {line}, field 'reward': {reward} is not a reward")
+    # Above 0 by no more than a logarithm rounded in float32 or in a printed file.
     legal = weight < 1e-6 if kind == "log_reference" else 0 <= weight < math.inf
     if not legal:
         wanted = "a log-probability" if kind == "log_reference" else "a finite number >= 0"

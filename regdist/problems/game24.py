@@ -48,9 +48,10 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
     Raises:
         ValueError: the hand is not four positive integers, or the target not an integer.
 
-    >>> task = rd.problems.game_of_24([3, 3, 8, 8])
-    >>> [o for o, r in zip(task.outcomes, task.bandit.reward) if r == 1]
-    ['8 / (3 - (8 / 3))']
+    Examples:
+        >>> task = rd.problems.game_of_24([3, 3, 8, 8])
+        >>> [o for o, r in zip(task.outcomes, task.bandit.reward) if r == 1]
+        ['8 / (3 - (8 / 3))']
     """
     cards = tuple(hand)
     if len(cards) != 4 or not all(_is_integer(c) and c > 0 for c in cards):
@@ -59,10 +60,10 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
         )
     if not _is_integer(target):
         raise ValueError(f"target must be an integer; got {target!r}")
-    found = sorted(_postfix(tuple(sorted(int(c) for c in cards)), ()), key=lambda e: e[0].text)
-    expressions = [expression for expression, _ in found]
+    outcomes = sorted(_postfix(tuple(sorted(int(c) for c in cards)), ()), key=lambda e: e[0].text)
+    expressions = [expression for expression, _ in outcomes]
     reward = [float(e.value == target) for e in expressions]
-    log_q = np.array([math.log(p.numerator) - math.log(p.denominator) for _, p in found])
+    log_q = np.array([math.log(p.numerator) - math.log(p.denominator) for _, p in outcomes])
     numbers: dict[tuple, int] = {}
     label = [numbers.setdefault(e.form, len(numbers)) for e in expressions]
     solutions = len({e.form for e in expressions if e.value == target})

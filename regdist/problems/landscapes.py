@@ -25,9 +25,10 @@ def two_modes(
     Raises:
         ValueError: masses are not positive or leave nothing for the background.
 
-    >>> task = rd.problems.two_modes()
-    >>> task.bandit.num_actions
-    40
+    Examples:
+        >>> task = rd.problems.two_modes()
+        >>> task.bandit.num_actions
+        40
     """
     if min(masses) <= 0 or sum(masses) >= 1 or width < 1 or background < 1:
         raise ValueError(
@@ -67,13 +68,14 @@ def landscape(
             q(i) proportional to (i + 1)^{-decay} in the index i.
         decay: > 0, for the last two.
 
-    Each point is labelled with the bump whose center is nearest.
+    Each point is labeled with the bump whose center is nearest.
 
     Raises:
         ValueError: an unknown reference, a bad decay, no bump, or a width that is not positive.
 
-    >>> rd.problems.landscape(100, reference="exponential").bandit.num_actions
-    100
+    Examples:
+        >>> rd.problems.landscape(100, reference="exponential").bandit.num_actions
+        100
     """
     x = np.linspace(0.0, 1.0, num_points)
     families = {

@@ -27,24 +27,27 @@ from regdist.numerics.records import record
 
 
 class Divergence:
-    """What every f-divergence shares.
+    r"""What every f-divergence shares.
+
+    $$D_f(p \,\|\, q) = \sum_i q_i f(p_i/q_i), \qquad f(1) = f'(1) = 0$$
 
     A member is a record with three methods: `generator`, `slope` and `log_inverse`. The rest
     follows from them; a member may override what it knows in a form that does not cancel. Its
     numbers are fields, hence data:
 
-    >>> @rd.record
-    ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
-    ...     def generator(self, r):
-    ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
-    ...     def slope(self, r):
-    ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
-    ...     def log_inverse(self, x):
-    ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
-    >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
-    >>> bool(target.converged)
-    True
+    Examples:
+        >>> @rd.record
+        ... class LeCam(rd.Divergence):  # sum (p - q)^2 / (p + q), halved
+        ...     def generator(self, r):
+        ...         return jnp.tanh(r / 2) * jnp.expm1(r) / 2
+        ...     def slope(self, r):
+        ...         return 1 / 2 - 2 / (1 + jnp.exp(r)) ** 2
+        ...     def log_inverse(self, x):
+        ...         return jnp.log(jnp.sqrt(4 / (1 - 2 * x)) - 1)
+        >>> bandit = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> target = rd.target(bandit, rd.FDivergence(LeCam(), beta=0.7))
+        >>> bool(target.converged)
+        True
     """
 
     def generator(self, r: Array) -> Array:
@@ -88,6 +91,13 @@ class Divergence:
         """
         return jnp.isfinite(self.slope(jnp.asarray(-jnp.inf)))
 
+    def steepening(self) -> Array | float:
+        """The k of t f''(t) <= 1 + k |f'(t)|, by which steps along f' grow unstable with the gaps.
+
+        0, unless overridden: then t f''(t) is at most 1, as it is for reverse KL.
+        """
+        return 0.0
+
     def newton_step(self, excess: Array, rate: Array) -> Array:
         """The step in s that removes a log-mass `excess` whose derivative in s is `rate`."""
         return -excess / rate
@@ -113,10 +123,10 @@ class Divergence:
         inside = jnp.exp(base) * self.generator(jnp.where(both, log_p, 0) - base)
         far = jnp.full_like(log_p, jnp.inf)
         at_zero, beyond = jax.lax.stop_gradient((self.generator(-far), self.slope(far)))
-        lost, found = gone & ~new, new & ~gone
+        lost, gained = gone & ~new, new & ~gone
         q = jnp.exp(jnp.where(lost, log_q, 0))
-        p = jnp.exp(jnp.where(found, log_p, 0))
-        edge = jnp.where(lost, _times(q, at_zero), jnp.where(found, _times(p, beyond), 0))
+        p = jnp.exp(jnp.where(gained, log_p, 0))
+        edge = jnp.where(lost, _times(q, at_zero), jnp.where(gained, _times(p, beyond), 0))
         return jnp.where(both, inside, edge)
 
     def weighted_slope(self, log_p: Array, log_q: Array) -> Array:
@@ -124,7 +134,8 @@ class Divergence:
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
         inside = jnp.exp(log_p) * self.slope(jnp.where(finite, r, 0))
-        # t f'(t) tends to 0 with t where f(0) is finite; elsewhere its limit is read off far out.
+        # t f'(t) tends to 0 with t where f(0) is finite; elsewhere its limit is read off far out,
+        # at a quarter of the range, where slopes up to t^-3 are finite; above 1e9 it is infinite.
         far = jnp.full_like(log_p, 0.25 * largest_exponent(r))
         limit = jax.lax.stop_gradient(jnp.exp(-far) * self.slope(-far))
         limit = jnp.where(jnp.abs(limit) < 1e9, limit, -jnp.inf)
@@ -137,19 +148,21 @@ class Divergence:
         """D_f(p || q) = sum_i q_i f(p_i/q_i) in nats; +inf is a legal value.
 
         The sum is of non-negative terms, so it does not cancel where p is near q. On arguments
-        that are not normalised it is the generalised divergence (for KL: sum p log(p/q) - p + q).
+        that are not normalized it is the generalized divergence (for KL: sum p log(p/q) - p + q).
         """
         return jnp.sum(self.term(log_p, log_q))
 
 
 def _times(weight: Array, limit: Array) -> Array:
-    """Weight * limit without a product with infinity, which would spoil gradients."""
+    """weight * limit without a product with infinity, which would spoil gradients."""
     finite = jnp.isfinite(limit)
     return jnp.where(finite, weight * jnp.where(finite, limit, 0), limit)
 
 
 class AlphaFamily(Divergence):
-    """The alpha family: f(t) = (t^alpha - alpha t + alpha - 1)/(alpha (alpha - 1)).
+    r"""The alpha family: f(t) = (t^alpha - alpha t + alpha - 1)/(alpha (alpha - 1)).
+
+    $$f(t) = \frac{t^\alpha - \alpha t + \alpha - 1}{\alpha (\alpha - 1)}$$
 
     f'(t) = (t^(alpha-1) - 1)/(alpha - 1), whose inverse is the q-exponential. alpha = 1 is reverse
     KL, KL(p || q); alpha = 0 is forward KL, KL(q || p); alpha = 2 is Pearson's chi-squared
@@ -165,15 +178,12 @@ class AlphaFamily(Divergence):
         return expm1_over(self.alpha - 1, r)
 
     def log_inverse(self, x):
-        """Log of the q-exponential."""
         return log_q_exponential(x, self.alpha)
 
     def drop(self, a, b):
-        """`logspace.q_log_difference`."""
         return q_log_difference(self.alpha, a, b)
 
     def shift(self, s, gap):
-        """`logspace.q_shift`."""
         return q_shift(self.alpha, s, gap)
 
     def ceiling(self, gap):
@@ -184,8 +194,11 @@ class AlphaFamily(Divergence):
         return jnp.where(bounded, -log_gap / jnp.where(bounded, k, 1), jnp.inf)
 
     def is_sparse(self):
-        """Whether alpha > 1."""
         return self.alpha > 1
+
+    def steepening(self):
+        """|1 - alpha|, as t f''(t) = 1 + (alpha - 1) f'(t)."""
+        return jnp.abs(1 - self.alpha)
 
     def newton_step(self, excess, rate):
         """Newton on the power mean (sum p)^{-k}, which is concave or convex in e^{-k s}.
@@ -203,7 +216,7 @@ class AlphaFamily(Divergence):
     def surplus(self, s, gap):
         """With z = (1 - alpha) gap e^{(1 - alpha) s}: r = s - log1p(z)/(1 - alpha)."""
         k = 1 - self.alpha
-        extreme = k * s > 0.5 * largest_exponent(s)
+        extreme = k * s > 0.5 * largest_exponent(s)  # the other half is left to the gap, a factor
         y = gap * jnp.exp(jnp.where(extreme, jnp.nan, k * s))
         z = k * y
         closed, none = z <= -1, z == 0
@@ -215,7 +228,6 @@ class AlphaFamily(Divergence):
         return jnp.where(closed, edge[0], excess), jnp.where(closed, edge[1], rate)
 
     def term(self, log_p, log_q):
-        """See the class."""
         gone, new = jnp.isneginf(log_p), jnp.isneginf(log_q)
         both = ~(gone | new)
         base = jnp.where(both, log_q, 0)
@@ -227,10 +239,10 @@ class AlphaFamily(Divergence):
         p = jnp.exp(jnp.where(new & ~gone, log_p, 0))
         at_zero = jnp.where(a > 0, q / jnp.where(a > 0, a, 1), jnp.inf)
         beyond = jnp.where(k > 0, p / jnp.where(k > 0, k, 1), jnp.inf)
-        exponent = base + top
-        over = exponent + 2 * jnp.log(jnp.maximum(jnp.abs(r), 1)) > largest_exponent(exponent)
-        inside = r**2 * g * jnp.exp(jnp.where(over, 0, exponent))
-        inside = jnp.where(over, jnp.inf, inside)
+        exponent = base + top  # r^2 g e^exponent, with g <= 1/2, must not overflow
+        overflows = exponent + 2 * jnp.log(jnp.maximum(jnp.abs(r), 1)) > largest_exponent(exponent)
+        inside = r**2 * g * jnp.exp(jnp.where(overflows, 0, exponent))
+        inside = jnp.where(overflows, jnp.inf, inside)
         return jnp.where(both, inside, jnp.where(gone & new, 0, jnp.where(gone, at_zero, beyond)))
 
     def weighted_slope(self, log_p, log_q):
@@ -238,7 +250,7 @@ class AlphaFamily(Divergence):
         a = self.alpha - 1
         r = log_ratio(log_p, log_q)
         finite = jnp.isfinite(r)
-        steep = finite & (a * jnp.where(finite, r, 0) > 1)
+        steep = finite & (a * jnp.where(finite, r, 0) > 1)  # e^{a r} may overflow where p is small
         mild = jnp.where(finite & ~steep, r, 0)
         p = jnp.exp(log_p)
         exponent = jnp.where(steep, log_p + a * jnp.where(steep, r, 0), 0)
@@ -267,12 +279,10 @@ class ForwardKL(AlphaFamily):
 
     @property
     def alpha(self) -> Array:
-        """0, of whatever dtype it meets."""
         return jnp.asarray(0.0)
 
     def is_sparse(self):
-        """1 - 1/t is not bounded below."""
-        return False
+        return False  # 1 - 1/t is not bounded below
 
     def surplus(self, s, gap):
         """With v = e^{-s}: e^r = 1/(v + gap)."""
@@ -288,24 +298,20 @@ class KL(Divergence):
     """
 
     def slope(self, r):
-        """f'(e^r) = r."""
         return r
 
     def log_inverse(self, x):
-        """The identity."""
         return x
 
     def drop(self, a, b):
-        """The difference a - b."""
         same = (a == b) & jnp.isinf(a)
         return jnp.where(same, 0, a - jnp.where(same, 0, b))
 
     def shift(self, s, gap):
-        """The difference s - gap."""
         return s - gap
 
     def ceiling(self, gap):
-        """No bound: f' = log has no finite limit."""
+        # f' = log has no finite limit.
         return jnp.full_like(gap, jnp.inf)
 
     def term(self, log_p, log_q):
@@ -341,7 +347,7 @@ class JensenShannon(Divergence):
         return jnp.where(same, 0, _softplus(-b) - jnp.where(same, 0, _softplus(-a))) / 2
 
     def shift(self, s, gap):
-        """S - 2 gap - log(1 + (1 - e^{-2 gap}) e^s)."""
+        """s - 2 gap - log(1 + (1 - e^{-2 gap}) e^s)."""
         grown = -jnp.expm1(-2 * gap)
         rises, closed = grown > 0, 1 + grown * jnp.exp(jnp.minimum(s, largest_exponent(s))) <= 0
         log_grown = s + jnp.log(jnp.where(rises, grown, 1))
@@ -356,8 +362,7 @@ class JensenShannon(Divergence):
         return jnp.where(closed & ~at_pole, jnp.inf, r)
 
     def is_sparse(self):
-        """Log is not bounded below."""
-        return False
+        return False  # the logarithm is not bounded below
 
     def term(self, log_p, log_q):
         """(p + q)/2 times a function of p/q alone: nothing is lost where p is near q."""
@@ -380,15 +385,12 @@ class TotalVariation(Divergence):
     """
 
     def slope(self, r):
-        """The sign of r, halved."""
         return jnp.sign(r) / 2
 
     def term(self, log_p, log_q):
-        """The terms |p - q|/2."""
         return jnp.abs(exp_difference(log_p, log_q)) / 2
 
     def weighted_slope(self, log_p, log_q):
-        """The terms p sign(p - q)/2."""
         return jnp.exp(log_p) * jnp.sign(log_ratio(log_p, log_q)) / 2
 
 
@@ -405,7 +407,7 @@ def _js_generator(r: Array) -> Array:
     remains: nothing is lost.
     """
     size = jnp.abs(r)
-    near = size < 1
+    near = size < 1  # the form in e^{-|r|} keeps a sixth of its largest term there, more beyond
     x = jnp.where(near, r, 0) / 2
     t = jnp.tanh(x)
     close = t * x + jnp.log1p(-(t**2)) / 2

@@ -1,127 +1,35 @@
-"""Regularisers: divergence x anchor x coefficient. They add up.
+"""Regularizers: divergence x anchor x coefficient. They add up.
 
 Each is made by a constructor function and enters an objective with a minus sign:
-J(p) = E_p R - regulariser(p). `beta` and `alpha` are data, so a sweep over them is one trace.
+J(p) = E_p R - regularizer(p). `beta` and `alpha` are data, so a sweep over them is one trace.
 K is the number of actions, q the anchor (by default the reference policy of the problem).
 """
 
 import functools
-from typing import NamedTuple
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from regdist.numerics.logspace import expm1_over, log_ratio
-from regdist.numerics.records import Table, as_number, is_concrete, positive, record, static
-from regdist.policies.laws import log_pool, temper
-from regdist.problems.bandit import uniform
+from regdist.numerics.logspace import log_ratio
+from regdist.numerics.records import (
+    Number,
+    as_number,
+    check_kind,
+    is_concrete,
+    positive,
+    record,
+)
+from regdist.policies.laws import log_pool
 from regdist.regularizers import divergence as divergences
-from regdist.regularizers.divergence import KL, Alpha, AlphaFamily, Divergence
-
-
-class Reduced(NamedTuple):
-    """-beta D(p || anchor) + offset: what a regulariser amounts to on one table."""
-
-    divergence: Divergence
-    beta: Array
-    log_anchor: Array
-    offset: Array
-
-
-@record
-class TemperedSelf:
-    """The anchor p^{1/T}, normalised, of the policy p itself, held fixed when p is varied.
-
-    It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
-    one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
-    without end and there is none: the target is NaN, not converged. (arXiv 2510.08141.)
-
-    Attributes:
-        temperature: T > 0; made by `tempered_self`.
-    """
-
-    temperature: Array
-
-
-def tempered_self(temperature: ArrayLike) -> TemperedSelf:
-    """The anchor that follows the policy at temperature T: above 1 it flattens, below it sharpens.
-
-    Raises:
-        ValueError: T is not a finite number above 0.
-
-    >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
-    ReverseKL(0.3, anchor=...)
-    """
-    return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
-
-
-Anchor = Table | TemperedSelf
-
-
-@record
-class Term:
-    """beta * D(p || anchor), or less a bonus: beta times an entropy, Shannon's or Tsallis'."""
-
-    divergence: Divergence
-    beta: Array
-    anchor: Array | TemperedSelf | None
-    is_bonus: bool = static(default=False)
-
-    def reduce(self, log_ref: Array, log_p: Array | None = None) -> Reduced:
-        """This term on a table with this reference, in the dtype of the table.
-
-        Args:
-            log_ref: the reference.
-            log_p: the policy, for anchors that follow it; without it their fixed point is meant.
-        """
-        divergence, beta, anchor = jax.tree.map(
-            lambda x: x.astype(log_ref.dtype), (self.divergence, self.beta, self.anchor)
-        )
-        log_u = uniform(log_ref)
-        if self.is_bonus:
-            # S_n(p) = S_n(u) - n K^(1-n) D_n(p || u): for n = 1, H = log K - KL.
-            n = divergence.alpha if isinstance(divergence, Alpha) else jnp.ones_like(beta)
-            scale = n * jnp.exp((n - 1) * log_u[0])
-            return Reduced(divergence, beta * scale, log_u, beta * expm1_over(1 - n, -log_u[0]))
-        if isinstance(anchor, TemperedSelf):
-            if log_p is not None:
-                return Reduced(divergence, beta, temper(log_p, anchor.temperature), 0 * beta)
-            if not isinstance(divergence, KL):
-                raise ValueError(
-                    f"no target is known for {self!r}: its anchor moves with the policy. "
-                    "rd.fixed_points finds them where one scalar tells how; rd.run where a "
-                    "method goes"
-                )
-            return Reduced(divergence, beta * (1 - 1 / anchor.temperature), log_u, 0 * beta)
-        log_anchor = log_ref if anchor is None else anchor
-        if log_anchor.shape != log_ref.shape:
-            raise ValueError(
-                f"anchor must have the shape of the reference, {log_ref.shape}; "
-                f"got {log_anchor.shape}"
-            )
-        return Reduced(divergence, beta, log_anchor, jnp.zeros_like(beta))
-
-    def __repr__(self) -> str:
-        about = "" if self.anchor is None else ", anchor=..."
-        d, beta = self.divergence, _show(self.beta)
-        if self.is_bonus:
-            order = f"{_show(d.alpha)}, " if isinstance(d, Alpha) else ""
-            return f"{'Tsallis' if order else 'Entropy'}({order}{beta})"
-        if isinstance(d, AlphaFamily):
-            named = {"0": "ForwardKL", "0.5": "Hellinger", "2": "Pearson", "-1": "Neyman"}
-            alpha = _show(d.alpha)
-            if alpha in named:
-                return f"{named[alpha]}({beta}{about})"
-            return f"AlphaDivergence({alpha}, {beta}{about})"
-        if isinstance(d, KL):
-            return f"ReverseKL({beta}{about})"
-        if isinstance(d, divergences.JensenShannon | divergences.TotalVariation):
-            return f"{type(d).__name__}({beta}{about})"
-        return f"FDivergence({type(d).__name__}, {beta}{about})"
+from regdist.regularizers import names
+from regdist.regularizers.divergence import KL, Alpha, Divergence
+from regdist.regularizers.term import Anchor, Reduced, TemperedSelf, Term
 
 
 @record
@@ -149,8 +57,8 @@ class Regularizer:
     def reduce(self, log_ref: Float[Array, " K"]) -> list[Reduced]:
         """What the sum amounts to on a table with reference `log_ref`: as few terms as possible.
 
-        sum_i c_i KL(p || q_i) is (sum c_i) KL to the normalised geometric mean of the q_i with
-        weights c_i / sum c, less (sum c_i) times the log of its normaliser.
+        sum_i c_i KL(p || q_i) is (sum c_i) KL to the normalized geometric mean of the q_i with
+        weights c_i / sum c, less (sum c_i) times the log of its normalizer.
 
         Raises:
             ValueError: a term holds a batch of coefficients, or its anchor follows the policy in
@@ -163,7 +71,7 @@ class Regularizer:
                 raise ValueError(
                     f"one problem takes scalar coefficients; got shapes "
                     f"{[jnp.shape(x) for x in numbers]}. For a sweep use jax.vmap over the "
-                    "regulariser, e.g. jax.vmap(lambda b: rd.target(bandit, rd.ReverseKL(b)))"
+                    "regularizer, e.g. jax.vmap(lambda b: rd.target(bandit, rd.ReverseKL(b)))"
                 )
         kls = [part for part in parts if isinstance(part.divergence, KL)]
         others = [part for part in parts if not isinstance(part.divergence, KL)]
@@ -172,7 +80,7 @@ class Regularizer:
         return ([_merge(kls)] if len(kls) > 1 else kls) + others
 
     def value(self, log_p: Float[Array, " K"], log_ref: Float[Array, " K"]) -> Float[Array, ""]:
-        """The regulariser at p, in units of reward; +inf is a legal value."""
+        """The regularizer at p, in units of reward; +inf is a legal value."""
         parts = [term.reduce(log_ref, log_p) for term in self.terms]
         costs = [p.beta * p.divergence.value(log_p, p.log_anchor) - p.offset for p in parts]
         return functools.reduce(jnp.add, costs)
@@ -192,6 +100,16 @@ class Regularizer:
         return functools.reduce(jnp.add, slopes)
 
 
+def check_regularizer(regularizer: Any) -> None:
+    """Refuses what is not a `Regularizer`.
+
+    Raises:
+        TypeError: it is something else, such as a coefficient or a constructor.
+    """
+    advice = "Make one with its coefficient: rd.ReverseKL(0.1)"
+    check_kind("regularizer", regularizer, Regularizer, advice)
+
+
 def _net(beta: Array) -> Array:
     """NaN where a self that sharpens outweighs the rest: the objective is no longer concave."""
     return jnp.where(beta > 0, beta, jnp.nan)
@@ -206,33 +124,38 @@ def _merge(parts: list[Reduced]) -> Reduced:
     return Reduced(parts[0].divergence, total, log_mean, offset)
 
 
-def ReverseKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
+def ReverseKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta KL(p || q) = beta sum_i p_i log(p_i/q_i), in nats.
+
+    $$\beta \sum_i p_i \log\frac{p_i}{q_i}, \qquad p_i \propto q_i e^{R_i/\beta}$$
 
     The optimum is p proportional to q e^{R/beta} (arXiv 2205.11275; 2510.20817).
 
     Args:
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
 
-    >>> ReverseKL(0.1)
-    ReverseKL(0.1)
+    Examples:
+        >>> ReverseKL(0.1)
+        ReverseKL(0.1)
     """
     return FDivergence(KL(), beta, anchor=anchor)
 
 
-def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
+def ForwardKL(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta KL(q || p) = beta sum_i q_i log(q_i/p_i), in nats: the member alpha = 0.
+
+    $$\beta \sum_i q_i \log\frac{q_i}{p_i}, \qquad p_i = \frac{\beta q_i}{\Lambda - R_i}$$
 
     The optimum is p = beta q/(Lambda - R) with Lambda > max R on the support of q
     (arXiv 2510.20817). Off the support an action may take mass: see `target`.
 
     Args:
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
@@ -240,19 +163,20 @@ def ForwardKL(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return FDivergence(divergences.ForwardKL(), beta, anchor=anchor)
 
 
-def AlphaDivergence(
-    alpha: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None
-) -> Regularizer:
-    """Beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
+def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta D_alpha(p || q), D_alpha = sum q (t^a - a t + a - 1)/(a (a - 1)), t = p/q, a = alpha.
+
+    $$\beta \sum_i q_i \frac{t_i^\alpha - \alpha t_i + \alpha - 1}{\alpha (\alpha - 1)}, t = p/q$$
+    $$p_i = q_i \bigl(1 + (\alpha - 1)(R_i - L)/\beta\bigr)_+^{1/(\alpha - 1)}$$
 
     alpha = 1 is reverse KL, 0 forward KL, 2 half of Pearson's chi-squared, 1/2 four times
     1 - sum sqrt(p q). The optimum is q times the q-exponential of (R - L)/beta (arXiv 2302.08215
-    for the family as a regulariser); it is sparse for alpha > 1.
+    for the family as a regularizer); it is sparse for alpha > 1.
 
     Args:
         alpha: any real number; data, so a sweep through 0 and 1 is one trace without a seam.
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: alpha is not finite, beta is not a finite number above 0, or a bad anchor.
@@ -263,16 +187,18 @@ def AlphaDivergence(
 
 
 def FDivergence(
-    divergence: Divergence, beta: ArrayLike, *, anchor: Anchor | None = None
+    divergence: Divergence, beta: Number, *, anchor: Anchor | None = None
 ) -> Regularizer:
-    """Beta D_f(p || q) = beta sum_i q_i f(p_i/q_i) for an f of your own: see `rd.Divergence`.
+    r"""beta D_f(p || q) = beta sum_i q_i f(p_i/q_i) for an f of your own: see `rd.Divergence`.
+
+    $$\beta \sum_i q_i f(p_i/q_i), \qquad p_i = q_i \bigl[(f')^{-1}((R_i - L)/\beta)\bigr]_+$$
 
     The optimum is q (f')^{-1}((R - L)/beta), clipped at 0 (arXiv 2302.08215).
 
     Args:
         divergence: a record with the generator f, its derivative and the log of its inverse.
         beta: coefficient > 0, in units of reward per nat.
-        anchor: q as normalised log-probabilities [K] or `tempered_self`; default the reference.
+        anchor: q as normalized log-probabilities [K] or `tempered_self`; default the reference.
 
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
@@ -280,8 +206,10 @@ def FDivergence(
     return Regularizer((Term(divergence, positive("beta", beta, _BETA), _anchor(anchor)),))
 
 
-def Pearson(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta chi^2(p || q) / 2 = beta sum_i (p_i - q_i)^2/(2 q_i): the member alpha = 2.
+def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta chi^2(p || q) / 2 = beta sum_i (p_i - q_i)^2/(2 q_i): the member alpha = 2.
+
+    $$\frac\beta2 \sum_i \frac{(p_i - q_i)^2}{q_i}, \qquad p_i = q_i (1 + (R_i - L)/\beta)_+$$
 
     Half of the textbook chi-squared. The optimum is q (1 + (R - L)/beta)_+, which is sparse.
     Arguments as in `AlphaDivergence`.
@@ -289,8 +217,10 @@ def Pearson(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(2.0, beta, anchor=anchor)
 
 
-def Neyman(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta chi^2(q || p) / 2 = beta sum_i (p_i - q_i)^2/(2 p_i): the member alpha = -1.
+def Neyman(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta chi^2(q || p) / 2 = beta sum_i (p_i - q_i)^2/(2 p_i): the member alpha = -1.
+
+    $$\frac\beta2 \sum_i \frac{(p_i - q_i)^2}{p_i}, \quad p_i = q_i (1 - 2 (R_i - L)/\beta)^{-1/2}$$
 
     Half of the textbook chi-squared. The optimum is q (1 - 2 (R - L)/beta)^{-1/2}.
     Arguments as in `AlphaDivergence`.
@@ -298,8 +228,10 @@ def Neyman(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(-1.0, beta, anchor=anchor)
 
 
-def Hellinger(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
+def Hellinger(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta 4 (1 - sum sqrt(p q)) = 2 beta sum (sqrt p - sqrt q)^2: the member alpha = 1/2.
+
+    $$2\beta \sum_i (\sqrt{p_i} - \sqrt{q_i})^2, \qquad p_i = q_i (1 - (R_i - L)/(2\beta))^{-2}$$
 
     Four times the textbook squared Hellinger distance. The optimum is
     q (1 - (R - L)/(2 beta))^{-2}.
@@ -308,8 +240,10 @@ def Hellinger(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
     return AlphaDivergence(0.5, beta, anchor=anchor)
 
 
-def JensenShannon(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta JS(p, q) = beta (KL(p || m) + KL(q || m))/2 with m = (p + q)/2, in nats.
+def JensenShannon(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta JS(p, q) = beta (KL(p || m) + KL(q || m))/2 with m = (p + q)/2, in nats.
+
+    $$\frac\beta2 \sum_i [p_i \log\frac{2 p_i}{p_i + q_i} + q_i \log\frac{2 q_i}{p_i + q_i}]$$
 
     The optimum is q e^{2x}/(2 - e^{2x}) with x = (R - L)/beta (arXiv 2302.08215). As f' is
     bounded above, mass may leave the support of q: see `target`. Arguments as in `ReverseKL`.
@@ -317,8 +251,10 @@ def JensenShannon(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regulariz
     return FDivergence(divergences.JensenShannon(), beta, anchor=anchor)
 
 
-def TotalVariation(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """Beta TV(p, q) = beta sum_i |p_i - q_i| / 2.
+def TotalVariation(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""beta TV(p, q) = beta sum_i |p_i - q_i| / 2.
+
+    $$\frac\beta2 \sum_i |p_i - q_i|$$
 
     Mass moves to the best action from every action more than beta below it; the others keep q, so
     q itself is optimal when max R - min R <= beta. The optimum need not be unique: see
@@ -327,8 +263,10 @@ def TotalVariation(beta: ArrayLike, *, anchor: Anchor | None = None) -> Regulari
     return FDivergence(divergences.TotalVariation(), beta, anchor=anchor)
 
 
-def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) -> Regularizer:
-    """The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
+def Tsallis(order: Number, beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
+    r"""The bonus beta S_n(p), S_n = (1 - sum_i p_i^n)/(n - 1), n = order; n = 1 is Shannon's H.
+
+    $$\beta S_n(p) = \beta\, \frac{1 - \sum_i p_i^n}{n - 1}$$
 
     Up to a constant it is beta n K^{1-n} times the alpha divergence, alpha = n, to the uniform
     policy. n = 2, beta = 1/2 gives sparsemax (arXiv 1602.02068); 1 < n < 2 lies between that and
@@ -343,9 +281,10 @@ def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) 
     Raises:
         ValueError: order or beta is not a finite number above 0.
 
-    >>> bandit = rd.bandit([0.9, 0.5, -0.3])
-    >>> print(rd.target(bandit, Tsallis(2, 0.5)).probs)  # sparsemax
-    [0.7 0.3 0. ]
+    Examples:
+        >>> bandit = rd.bandit([0.9, 0.5, -0.3])
+        >>> print(rd.target(bandit, Tsallis(2, 0.5)).probs)  # sparsemax
+        [0.7 0.3 0. ]
     """
     n = positive("order", order, "At order 0 the entropy counts the support")
     b = positive("beta", beta, "Without an entropy bonus leave the term out")
@@ -354,8 +293,10 @@ def Tsallis(order: ArrayLike, beta: ArrayLike, *, anchor: Anchor | None = None) 
     return Regularizer((Term(Alpha(n), b, None, True),))
 
 
-def Entropy(alpha: ArrayLike) -> Regularizer:
-    """The entropy bonus alpha H(p): the term -alpha H(p) = alpha sum_i p_i log p_i, in nats.
+def Entropy(alpha: Number) -> Regularizer:
+    r"""The entropy bonus alpha H(p): the term -alpha H(p) = alpha sum_i p_i log p_i, in nats.
+
+    $$-\alpha H(p) = \alpha \sum_i p_i \log p_i, \qquad p_i \propto e^{R_i/\alpha}$$
 
     Up to the constant alpha log K it is reverse KL to the uniform policy over all K actions,
     whatever the reference: the optimum is p proportional to e^{R/alpha}.
@@ -370,6 +311,32 @@ def Entropy(alpha: ArrayLike) -> Regularizer:
     return Regularizer((Term(KL(), coefficient, None, True),))
 
 
+def by_name(spec: str) -> Callable[[Number], Regularizer]:
+    """The constructor from beta of the regularizer that a name means, see `names.parse`.
+
+    Each term of a sum has the coefficient beta.
+
+    Raises:
+        ValueError: an unknown name.
+
+    >>> by_name("reverse-kl+entropy")(0.5)
+    ReverseKL(0.5) + Entropy(0.5)
+    >>> by_name("forward-kl+jensen-shannon")(0.5)
+    ForwardKL(0.5) + JensenShannon(0.5)
+    """
+    kinds = names.parse(spec)
+
+    def term(kind: names.Kind, beta: Number) -> Regularizer:
+        if kind is None:
+            return Entropy(beta)
+        return FDivergence(kind(), beta) if isinstance(kind, type) else AlphaDivergence(kind, beta)
+
+    def make(beta: Number) -> Regularizer:
+        return functools.reduce(operator.add, [term(kind, beta) for kind in kinds])
+
+    return make
+
+
 _BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
 
 
@@ -379,13 +346,9 @@ def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
     log_q = jnp.asarray(anchor, dtype=float)
     if is_concrete(log_q):
         total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
-        if not np.all(np.abs(total - 1) <= 1e-6):
+        if not np.all(np.abs(total - 1) <= 1e-6):  # float32 logarithms miss 1 by some 1e-7
             raise ValueError(
-                "anchor must be normalised log-probabilities in nats; "
+                "anchor must be normalized log-probabilities in nats; "
                 f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"
             )
     return log_q
-
-
-def _show(x: Array) -> str:
-    return f"{np.asarray(x).item():.6g}" if is_concrete(x) and np.ndim(x) == 0 else "..."

@@ -6,7 +6,7 @@ are per step, the natural logarithm of the factor by which sqrt(KL to the target
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,18 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from regdist.methods import Expectation, Group, Method, Sampled, field, update_moments
-from regdist.methods.field import prepared
+from regdist.methods import Expectation, Method, Sampled, update_moments
+from regdist.methods.expectation import prepared
+from regdist.methods.field import check_problem, field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
+from regdist.numerics.records import Law, check_key, check_kind
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
+from regdist.runs.jacobian import jacobian_product
+from regdist.runs.linear import decay_rate, plain_step, stationary_spread
+from regdist.runs.starts import starts
 from regdist.targets.solve import Target, objective
 
 if TYPE_CHECKING:
@@ -135,21 +140,39 @@ def certify(
         loop: as in `run`. The target is judged on-policy.
 
     Raises:
-        ValueError: the path is a batch of runs, or groups too many to enumerate.
+        TypeError: an argument of another kind, such as a regularizer for the target.
+        ValueError: a target over other actions, the path is a batch of runs, or groups too many to
+            enumerate.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> reg = rd.ReverseKL(0.5)
-    >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
-    converges: ... at total variation ...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> reg = rd.ReverseKL(0.5)
+        >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
+        converges: ... at total variation ...
     """
+    check_problem(method, bandit, None)
+    check_target(target, bandit)
     chosen = default_optimizer() if optimizer is None else optimizer
     over = prepared(expectation, method, bandit)
     ends = np.zeros((0, bandit.num_actions))
-    if path is None:
-        every = max(1, steps // (1000 if isinstance(over, Sampled) else 100))
+    check_key(key)
+    if path is not None:
+        check_kind("path", path, Trajectory, "It is what rd.run returns, or None for a run here")
+    else:
+        every = max(1, steps // (1000 if over.draws else 100))
 
         def walk(start: Array | None, every: int) -> Trajectory:
-            return run(method, bandit, steps, chosen, over, key, start, every, loop=loop)
+            return run(
+                method,
+                bandit,
+                steps,
+                optimizer=chosen,
+                expectation=over,
+                key=key,
+                init=start,
+                record_every=every,
+                loop=loop,
+            )
 
         path = walk(None, every)
         ends = np.asarray(
@@ -161,6 +184,21 @@ def certify(
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
     return _Judgement(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
+
+
+def check_target(target: Any, bandit: Bandit) -> None:
+    """Refuses what is not a record of one distribution over the actions of a bandit.
+
+    Raises:
+        TypeError: of another kind, such as a regularizer.
+        ValueError: over other actions, or a batch.
+    """
+    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
+    if target.log_probs.shape != bandit.reward.shape:
+        raise ValueError(
+            f"target must be over the actions of the bandit, shape {bandit.reward.shape}; got "
+            f"log_probs of shape {target.log_probs.shape}"
+        )
 
 
 class _Judgement:
@@ -179,14 +217,12 @@ class _Judgement:
     ):
         self.method, self.bandit, self.target, self.path = method, bandit, target, path
         self.tolerance, self.drawn = tolerance, expectation
-        self.expectation = expectation
-        if isinstance(expectation, Sampled):
-            self.expectation = prepared(Group(expectation.group_size), method, bandit)
+        self.expectation = expectation.exact().prepared(method, bandit)
         self.basins = np.array([total_variation(jnp.asarray(e), target.log_probs) for e in ends])
         self.last = path.log_probs[-1]
         self.kept = np.flatnonzero(np.exp(np.asarray(target.log_probs)) > _NEGLIGIBLE)
         self.likeliest = int(np.argmax(np.asarray(target.log_probs)[self.kept]))
-        self.learning_rate = _plain_step(optimizer, bandit.num_actions)
+        self.learning_rate = plain_step(optimizer, bandit.num_actions)
         self.distance = np.asarray(_distances(path.log_probs, target.log_probs))
 
     def product(self, v: np.ndarray) -> np.ndarray:
@@ -207,7 +243,7 @@ class _Judgement:
         asymptotic = None
         if self.learning_rate is not None and len(eigenvalues):
             factors = np.abs(1 + self.learning_rate * np.append(eigenvalues, fastest))
-            asymptotic = _rate(float(factors.max()))
+            asymptotic = decay_rate(float(factors.max()))
         measured, predicted = self.rates()
         numbers = {
             "field_norm": self.field_norm(),
@@ -294,7 +330,7 @@ class _Judgement:
                 return measured, None
             moved = v + self.learning_rate * self.product(v)
             moved = moved - weight @ moved
-            both.append(_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
+            both.append(decay_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
         return measured, sum(both) / 2
 
     def spreads(self) -> dict[str, float | None]:
@@ -313,7 +349,7 @@ class _Judgement:
             size = len(self.kept)
             jacobian = np.column_stack([self.product(v) for v in np.eye(size)])
             centre = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
-            predicted = _spread(self.learning_rate, jacobian, covariance, centre, weight)
+            predicted = stationary_spread(self.learning_rate, jacobian, covariance, centre, weight)
         noise = math.sqrt(max(np.trace(covariance), 0.0))
         return {"noise": noise, "predicted_spread": predicted, "measured_spread": measured}
 
@@ -344,7 +380,7 @@ class _Judgement:
         growth = float(np.max(n["eigenvalues"].real, initial=-np.inf))
         if growth > 1e-9 * abs(n["fastest"]):
             return "elsewhere", f"the target is a fixed point that repels (eigenvalue {growth:.2g})"
-        if isinstance(self.drawn, Sampled):
+        if self.drawn.draws:
             return self.noisy_verdict(n, where)
         if n["total_variation"] <= self.tolerance:
             pace = "" if n["measured_rate"] is None else f", rate {n['measured_rate']:.3g} a step"
@@ -382,68 +418,6 @@ class _Judgement:
         return "plateau", f"{about}; at the end it is {where}"
 
 
-def starts(bandit: Bandit, random_ones: int) -> np.ndarray:
-    """Logits to start from: the reference, the uniform law on its support and random ones."""
-    log_q = np.asarray(bandit.log_ref)
-    inside = ~np.isneginf(log_q) & ~np.isneginf(np.asarray(bandit.reward))
-    noise = np.random.default_rng(0).normal(scale=1.5, size=(random_ones, len(log_q)))
-    rows = [log_q, np.zeros_like(log_q), *noise.astype(log_q.dtype)]
-    return np.stack([np.where(inside, row, -np.inf).astype(log_q.dtype) for row in rows])
-
-
-def _spread(
-    rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
-) -> float | None:
-    """The stationary standard deviation of x <- x + rate (J x + noise), x = centre z.
-
-    None where the linear step does not contract.
-    """
-    import scipy.linalg
-
-    basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
-    step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
-    if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:
-        return None
-    kick = basis.T @ centre @ noise @ centre.T @ basis
-    reduced = scipy.linalg.solve_discrete_lyapunov(step, rate**2 * kick)
-    return math.sqrt(max(weight @ np.diag(basis @ reduced @ basis.T), 0.0))
-
-
-def _rate(factor: float) -> float:
-    return math.inf if factor == 0 else -math.log(factor)
-
-
 @jax.jit
 def _distances(log_probs: Array, aim: Array) -> Array:
     return jax.vmap(lambda p: kl(p, aim))(log_probs)
-
-
-def jacobian_product(
-    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
-) -> Array:
-    """The derivative of the field along v: exact, or by central differences of a written loss."""
-    if method.differentiable:
-        return _jacobian_product(method, bandit, expectation, at, v)
-    size = jnp.max(jnp.abs(v))
-    width = 1e-3 / jnp.where(size > 0, size, 1)
-    points = jnp.array([-2.0, -1.0, 1.0, 2.0], at.dtype)[:, None] * width * v
-    f = jax.vmap(lambda d: field(method, at + d, bandit, expectation))(points)
-    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * width)
-
-
-@jax.jit
-def _jacobian_product(
-    method: Method, bandit: Bandit, expectation: Expectation, at: Array, v: Array
-) -> Array:
-    return jax.jvp(lambda z: field(method, z, bandit, expectation), (at,), (v,))[1]
-
-
-def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
-    """The learning rate of an optimiser that multiplies gradients by a constant, else None."""
-    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
-    state = optimizer.init(probe)
-    if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
-        return None
-    update = np.asarray(optimizer.update(-probe, state, probe)[0])
-    rate = float(update[0] / probe[0])
-    return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None

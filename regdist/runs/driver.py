@@ -1,9 +1,8 @@
-"""The one driver: any method, expectation and optax optimiser, one scan. N records, K actions."""
+"""The one driver: any method, expectation and optax optimizer, one scan. N records, K actions."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,23 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
-from regdist.methods import Expectation, Method, Sampled
-from regdist.methods.field import direction, in_dtype, laws_of, prepared
-from regdist.methods.groups import draw_groups
-from regdist.methods.short import plain_direction
-from regdist.numerics.records import Table, as_number, is_concrete, record, static
-from regdist.policies.table import softmax
+from regdist.methods.batch import Tables
+from regdist.methods.expectation import Expectation, prepared
+from regdist.methods.field import (
+    check_params,
+    check_problem,
+    expected_pull,
+    in_dtype,
+    push,
+    tables_of,
+)
+from regdist.methods.method import Method
+from regdist.methods.short import Direction
+from regdist.numerics.records import Law, as_number, check_key, check_kind, is_concrete, record
+from regdist.policies.policy import Params, Policy
+from regdist.policies.table import Table, log_softmax
 from regdist.problems.bandit import Bandit
+from regdist.runs.loop import Loop
 
 if TYPE_CHECKING:
     import optax
@@ -28,68 +37,7 @@ _UNROLL = 4
 
 
 @record
-class Loop:
-    """What surrounds a method in a trainer; made by `loop()`.
-
-    Attributes:
-        sync_mix: share of the policy's logits in the new reference's at a synchronisation.
-        epochs: passes over the samples of a step.
-        minibatches: parts that the groups of a step are split into, one update each.
-        staleness: how many steps older than the policy its samples are.
-        sampler: from the log-probabilities of the old policy to the law really sampled.
-        sync_every: steps between synchronisations of the reference, or None for a fixed one.
-    """
-
-    sync_mix: Array
-    epochs: int = static(default=1)
-    minibatches: int = static(default=1)
-    staleness: int = static(default=0)
-    sampler: Callable[[Array], Array] | None = static(default=None)
-    sync_every: int | None = static(default=None)
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether every update is made with samples of the policy that it moves."""
-        return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
-
-
-def loop(
-    *,
-    epochs: int = 1,
-    minibatches: int = 1,
-    staleness: int = 0,
-    sampler: Callable[[Array], Array] | None = None,
-    sync_every: int | None = None,
-    sync_mix: ArrayLike = 1.0,
-) -> Loop:
-    """How a trainer uses a method: re-used samples, stale samples, a moving reference.
-
-    Args:
-        epochs: passes over the samples of a step; ratios are 1 in the first update only. In
-            expectation (`Population`, `Group`) each update is the expected one under the law that
-            the samples came from; `Sampled` re-uses the groups that it drew.
-        minibatches: parts that the groups of a step are split into, in order, one update each.
-        staleness: the samples of a step come from the policy that many steps before.
-        sampler: a law other than the trainer's own old policy: `lambda log_p:
-            rd.laws.temper(log_p, 1.1)`. Reuse one function object, to reuse the compiled run.
-        sync_every: every so many steps the reference moves: its logits become
-            sync_mix * policy + (1 - sync_mix) * reference (TR-DPO 2404.09656).
-        sync_mix: in (0, 1]; 1 replaces the reference.
-
-    Raises:
-        ValueError: a count is not a positive integer.
-    """
-    counts = {"epochs": epochs, "minibatches": minibatches, "sync_every": sync_every or 1}
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={count!r}")
-    if not isinstance(staleness, int) or staleness < 0:
-        raise ValueError(f"staleness must be an integer >= 0; got staleness={staleness!r}")
-    return Loop(as_number(sync_mix), epochs, minibatches, staleness, sampler, sync_every)
-
-
-@record
-class Trajectory:
+class Trajectory(Law):
     """What a run passed through; made by `run()`.
 
     Attributes:
@@ -103,7 +51,9 @@ class Trajectory:
         nonfinite: the step of the first record that would not have been finite, or -1. The steps
             since the record before it were not taken: the last policy is the last finite one
             recorded. Such a run has no derivative: in reverse mode it is NaN.
-        control: the number that a controller moves, shape [N]; 0 without one.
+        control: what a controller moves, shape [N] for a number, [N, ...] for an array; 0 without
+            one.
+        params: the parameters of the policy at the end, to go on from with `init`.
     """
 
     step: Int[Array, "*batch N"]
@@ -112,7 +62,8 @@ class Trajectory:
     steps: Int[Array, "*batch"]
     settled: Bool[Array, "*batch"]
     nonfinite: Int[Array, "*batch"]
-    control: Float[Array, "*batch N"]
+    control: Float[Array, "*batch_and_control"]
+    params: Params
 
 
 def run(
@@ -122,14 +73,16 @@ def run(
     optimizer: "optax.GradientTransformation | None" = None,
     expectation: Expectation | None = None,
     key: Key[Array, ""] | None = None,
-    init: Table | None = None,
+    init: Params | None = None,
     record_every: int = 10,
     tolerance: ArrayLike = 0.0,
     loop: Loop | None = None,
+    *,
+    policy: Policy | None = None,
 ) -> Trajectory:
-    """Move a softmax table by a method's update and record where it goes.
+    """Move a policy by a method's update and record where it goes.
 
-    Each step hands the optimiser the gradient -field, so that `optax.sgd(eta)` is
+    Each step hands the optimizer the gradient -field, so that `optax.sgd(eta)` is
     z <- z + eta field(z).
 
     Args:
@@ -142,66 +95,85 @@ def run(
             `Sampled(group_size, num_groups)` draws groups at each step.
         key: for `Sampled`. Step t draws with `jax.random.fold_in(key, t)`: how often is recorded
             changes no number.
-        init: starting logits, shape [K]; default the reference policy. Forbidden actions (reward
-            -inf) start, and stay, at probability 0.
+        init: starting parameters: of a table, logits, shape [K]; default the reference policy.
+            Forbidden actions (reward -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
         tolerance: stop at the first record where no component of the field is larger; 0 stops
             where it is exactly 0. Sampled runs never stop early.
         loop: from `rd.loop`: epochs, minibatches, staleness, another sampler, a moving reference.
             Default: one update a step, on its own samples.
+        policy: what the parameters mean; default `rd.policies.Table()`.
 
     Returns:
         A `Trajectory` with N = ceil(steps / record_every) + 1 records, the start included.
 
     Raises:
+        TypeError: an argument of another kind, such as a regularizer for the method.
         ValueError: steps or record_every is not positive, init has another shape, `Sampled`
             without a key, or groups that cannot be split into so many minibatches.
 
-    >>> import optax
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> npg = rd.methods.natural_policy_gradient(rd.ReverseKL(0.5))
-    >>> path = run(npg, b, steps=1, record_every=1, optimizer=optax.sgd(2.0))
-    >>> bool(jnp.allclose(path.log_probs[-1], rd.target(b, rd.ReverseKL(0.5)).log_probs))
-    True
+    Examples:
+        >>> import optax
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> npg = rd.methods.natural_policy_gradient(rd.ReverseKL(0.5))
+        >>> path = run(npg, b, steps=1, record_every=1, optimizer=optax.sgd(2.0))
+        >>> bool(jnp.allclose(path.log_probs[-1], rd.target(b, rd.ReverseKL(0.5)).log_probs))
+        True
     """
-    if record_every < 1 or steps < 1:
-        raise ValueError(
-            f"steps and record_every must be positive integers; got steps={steps}, "
-            f"record_every={record_every}"
-        )
-    start = bandit.log_ref if init is None else jnp.asarray(init, dtype=bandit.reward.dtype)
-    if start.shape != bandit.reward.shape:
-        raise ValueError(f"init must have shape {bandit.reward.shape}; got {start.shape}")
-    start = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, start)
-    limit = jnp.asarray(tolerance, dtype=start.dtype)
-    chosen = default_optimizer() if optimizer is None else optimizer
-    around = Loop(as_number(1.0)) if loop is None else loop
-    over = prepared(expectation, method, bandit)
-    if isinstance(over, Sampled):
-        if key is None:
-            raise ValueError(f"{over!r} draws: give key=jax.random.key(seed)")
-        if over.num_groups % around.minibatches:
-            raise ValueError(
-                f"{over.num_groups} groups cannot be split into {around.minibatches} minibatches"
-            )
-    drive = _compiled_drive if is_concrete(method, bandit, start, limit, key, around) else _drive
-    within = init is None
-    if init is not None and is_concrete(start, bandit.log_ref):
-        within = bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
+    policy = check_problem(method, bandit, policy)
+    loop = Loop(as_number(1.0)) if loop is None else loop
+    optimizer = default_optimizer() if optimizer is None else optimizer
+    _check_run(steps, record_every, optimizer, loop, key)
+    expectation = prepared(expectation, method, bandit)
+    if expectation.draws and key is None:
+        raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
+    expectation.check_split(loop.minibatches)
+    start = policy.start(bandit.log_ref) if init is None else init
+    start = check_params(policy, start, bandit, "init")
+    start = policy.exclude(start, jnp.isneginf(bandit.reward))
+    limit = jnp.asarray(tolerance, dtype=bandit.reward.dtype)
+    within = isinstance(policy, Table) and (init is None or _inside(start, bandit))
+    known = is_concrete(method, bandit, policy, start, limit, key, loop)
+    drive = _compiled_drive if known else _drive
     return drive(
-        method,
-        bandit,
+        _Given(method, bandit, policy, expectation, loop, key),
         start,
         limit,
-        over,
-        key,
-        around,
-        chosen,
-        steps,
-        record_every,
-        within,
+        optimizer=optimizer,
+        steps=steps,
+        record_every=record_every,
+        short=within and loop.on_policy and not loop.sync_every and expectation.may_shorten(method),
         may_stop=not (isinstance(tolerance, int | float) and tolerance == 0),
     )
+
+
+def _inside(start: Array, bandit: Bandit) -> bool:
+    """Whether it is known that a table starts on the support of the reference."""
+    if not is_concrete(start, bandit.log_ref):
+        return False
+    return bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
+
+
+def _check_run(
+    steps: int,
+    record_every: int,
+    optimizer: "optax.GradientTransformation",
+    loop: Loop,
+    key: Array | None,
+) -> None:
+    for name, count in (("steps", steps), ("record_every", record_every)):
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(
+                "steps and record_every must be positive integers; got "
+                f"steps={steps!r}, record_every={record_every!r} ({name})"
+            )
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer must be an optax gradient transformation; got {optimizer!r}. A step size "
+            "is optax.sgd(0.1)"
+        )
+    check_kind("loop", loop, Loop, "Make one: rd.loop(epochs=2)")
+    check_key(key)
 
 
 @functools.cache
@@ -212,154 +184,259 @@ def default_optimizer() -> "optax.GradientTransformation":
     return optax.sgd(0.1)
 
 
+@record
+class _Given:
+    """What a run is asked to do, fixed from its first step to its last."""
+
+    method: Method
+    bandit: Bandit
+    policy: Policy
+    expectation: Expectation
+    loop: Loop
+    key: Array | None
+
+
+class _State(NamedTuple):
+    """What a run carries from step to step.
+
+    Attributes:
+        params: of the policy.
+        memory: of the optimizer.
+        taken: steps so far.
+        nonfinite: as in `Trajectory`.
+        control: what the controller moves.
+        past: the parameters of the last steps, the oldest first, where samples are stale.
+        reference: the log-probabilities of a reference that moves.
+    """
+
+    params: Params
+    memory: Any
+    taken: Array
+    nonfinite: Array
+    control: Array
+    past: Params | None
+    reference: Array | None
+
+
+class _Look(NamedTuple):
+    """A record of a run."""
+
+    step: Array
+    log_probs: Array
+    field_norm: Array
+    control: Array
+
+
+class _Trainer:
+    """A step of the run, whatever surrounds the method."""
+
+    unroll = 1
+
+    def __init__(self, given: _Given, start: Params, optimizer: "optax.GradientTransformation"):
+        self.given = given
+        self.method = in_dtype(given.method, given.bandit.reward.dtype)
+        self.optimizer = optimizer
+        # Parameters at -inf are probability 0 for ever: no optimizer sees them.
+        self.gone = jax.tree.map(jnp.isneginf, start)
+
+    def begin(self, start: Params) -> _State:
+        """The state before the first step."""
+        loop, controller = self.given.loop, self.method.controller
+        zero = jnp.zeros((), int)
+        control = jnp.zeros((), self.given.bandit.reward.dtype)
+        return _State(
+            params=start,
+            memory=self.optimizer.init(self.held(start)),
+            taken=zero,
+            nonfinite=zero - 1,
+            control=control if controller is None else controller.start(),
+            past=jax.tree.map(lambda x: jnp.stack([x] * (loop.staleness + 1)), start)
+            if loop.staleness
+            else None,
+            reference=self.given.bandit.log_ref if loop.sync_every else None,
+        )
+
+    def held(self, params: Params) -> Params:
+        """Parameters as the optimizer sees them: weight decay of -inf would be NaN."""
+        return jax.tree.map(lambda gone, x: jnp.where(gone, 0, x), self.gone, params)
+
+    def ascend(self, toward: Params, params: Params, memory: Any) -> tuple[Params, Any]:
+        """One step of the optimizer."""
+        held = self.held(params)
+        updates, memory = self.optimizer.update(jax.tree.map(jnp.negative, toward), memory, held)
+
+        def add(gone: Array, x: Array, update: Array) -> Array:
+            return jnp.where(gone, -jnp.inf, x + jnp.asarray(update, dtype=x.dtype))
+
+        return jax.tree.map(add, self.gone, held, updates), memory
+
+    def key_at(self, state: _State) -> Array | None:
+        """The key of a step: of its number alone."""
+        key = self.given.key
+        return None if key is None else jax.random.fold_in(key, state.taken)
+
+    def gather(self, state: _State) -> tuple[Method, Tables, Array | None]:
+        """The method, the tables and the groups that a step starts with."""
+        given = self.given
+        loop, policy, bandit = given.loop, given.policy, given.bandit
+        log_p = log_old = policy.log_probs(state.params)
+        if loop.staleness:
+            log_old = policy.log_probs(jax.tree.map(lambda x: x[0], state.past))
+        if state.reference is not None:
+            bandit = dataclasses.replace(bandit, log_ref=log_softmax(state.reference))
+        log_sampler = loop.sampler(log_old) if loop.sampler else log_old
+        tables = tables_of(self.method, log_p, bandit, log_old, log_sampler)
+        lists = given.expectation.draw(tables, self.key_at(state))
+        method = self.method
+        if method.controller is not None:
+            method = method.controller.apply(method, state.control, tables)
+        return method, tables, lists
+
+    def direction(
+        self, method: Method, params: Params, tables: Tables, lists: Array | None, i: Array | int
+    ) -> Params:
+        """The update direction of the i-th update of a step."""
+        given = self.given
+        if lists is not None and given.loop.minibatches > 1:
+            split = lists.reshape(given.loop.minibatches, -1, lists.shape[1])
+            lists = split[i % given.loop.minibatches]
+        pull = expected_pull(method, tables, given.expectation, lists, given.loop.on_policy)
+        return push(method, given.policy, params, given.bandit, pull)
+
+    def first_direction(self, state: _State) -> Params:
+        """The direction of the first update of the next step."""
+        method, tables, lists = self.gather(state)
+        return self.direction(method, state.params, tables, lists, 0)
+
+    def step(self, state: _State) -> _State:
+        """One step: all the updates that one batch of samples is used for."""
+        loop, policy = self.given.loop, self.given.policy
+        method, tables, lists = self.gather(state)
+
+        def update(moving: tuple[Params, Any], i: Array) -> tuple[tuple[Params, Any], None]:
+            params, memory = moving
+            here = dataclasses.replace(tables, log_p=policy.log_probs(params))
+            toward = self.direction(method, params, here, lists, i)
+            return self.ascend(toward, params, memory), None
+
+        moving, _ = update((state.params, state.memory), jnp.zeros((), int))
+        if loop.epochs * loop.minibatches > 1:
+            more = jnp.arange(1, loop.epochs * loop.minibatches)
+            moving, _ = jax.lax.scan(update, moving, more)
+        params, memory = moving
+        taken = state.taken + 1
+        past, control, reference = state.past, state.control, state.reference
+        if loop.staleness:
+            past = jax.tree.map(lambda x, new: jnp.concatenate([x[1:], new[None]]), past, params)
+        if reference is not None and loop.sync_every:
+            mix = loop.sync_mix.astype(reference.dtype)
+            moved = mix * policy.log_probs(params) + (1 - mix) * log_softmax(reference)
+            moved = jnp.where(jnp.isneginf(reference), -jnp.inf, moved)
+            reference = jnp.where(taken % loop.sync_every == 0, moved, reference)
+        if method.controller is not None:
+            after = dataclasses.replace(tables, log_p=policy.log_probs(params))
+            control = method.controller.move(control, after)
+        return _State(params, memory, taken, state.nonfinite, control, past, reference)
+
+    def advance(self, state: _State, length: int) -> _State:
+        """So many steps, or none of them if the last does not end finite."""
+
+        def once(state: _State, _: None) -> tuple[_State, None]:
+            return self.step(state), None
+
+        end = jax.lax.scan(once, state, None, length=length, unroll=self.unroll)[0]
+        fine = jax.tree.map(lambda gone, x: jnp.all(gone | jnp.isfinite(x)), self.gone, end.params)
+        broken = ~functools.reduce(jnp.logical_and, jax.tree.leaves(fine))
+        kept = jax.tree.map(lambda old, x: jnp.where(broken, old, x), state, end)
+        return kept._replace(nonfinite=jnp.where(broken, end.taken, state.nonfinite))
+
+    def look(self, state: _State) -> _Look:
+        """What is recorded of a state."""
+        sizes = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(self.first_direction(state))]
+        norm = functools.reduce(jnp.maximum, sizes)
+        return _Look(state.taken, self.given.policy.log_probs(state.params), norm, state.control)
+
+
+class _ShortTrainer(_Trainer):
+    """A step that is the short update alone, on the policy's own samples."""
+
+    def __init__(
+        self,
+        given: _Given,
+        start: Params,
+        optimizer: "optax.GradientTransformation",
+        toward: Direction,
+    ):
+        super().__init__(given, start, optimizer)
+        self.toward = toward
+        self.unroll = 1 if given.expectation.draws else _UNROLL
+
+    def first_direction(self, state: _State) -> Params:
+        """By the short update."""
+        return self.toward(state.params, self.key_at(state))
+
+    def step(self, state: _State) -> _State:
+        """One update."""
+        params, memory = self.ascend(self.first_direction(state), state.params, state.memory)
+        return state._replace(params=params, memory=memory, taken=state.taken + 1)
+
+
 def _drive(
-    method: Method,
-    bandit: Bandit,
-    start: Array,
+    given: _Given,
+    start: Params,
     tolerance: Array,
-    expectation: Expectation,
-    key: Array | None,
-    loop: Loop,
+    *,
     optimizer: "optax.GradientTransformation",
     steps: int,
     record_every: int,
-    within: bool,
+    short: bool,
     may_stop: bool,
 ) -> Trajectory:
-    zero = jnp.zeros((), dtype=int)
-    off_support = jnp.isneginf(start)
-    mix = loop.sync_mix.astype(start.dtype)
-    method = in_dtype(method, start.dtype)
+    """Blocks of steps between records, none of them once the run has settled or broken."""
+    trainer = _Trainer(given, start, optimizer)
+    toward = given.expectation.short(trainer.method, given.bandit) if short else None
+    if toward is not None:
+        trainer = _ShortTrainer(given, start, optimizer, toward)
 
-    plain = None
-    if within and loop.on_policy and not loop.sync_every:
-        plain = plain_direction(method, bandit, expectation)
-
-    def key_of(state: dict) -> Array | None:
-        return None if key is None else jax.random.fold_in(key, state["count"])
-
-    def beginning(state: dict) -> tuple[Method, Any, Array | None]:
-        """The method, the tables and the groups that a step starts with."""
-        log_p = softmax(state["logits"])
-        old = softmax(state["past"][0]) if loop.staleness else log_p
-        held = bandit
-        if loop.sync_every:
-            held = dataclasses.replace(bandit, log_ref=softmax(state["reference"]))
-        law = loop.sampler(old) if loop.sampler else old
-        laws = laws_of(method, log_p, held, old, law)
-        groups = None
-        if isinstance(expectation, Sampled):
-            groups = draw_groups(expectation, laws, key_of(state))
-        now = method
-        if method.controller is not None:
-            now = method.controller.apply(method, state["control"], laws)
-        return now, laws, groups
-
-    def first_direction(state: dict) -> Array:
-        if plain is not None:
-            return plain(state["logits"], key_of(state))
-        now, laws, groups = beginning(state)
-        return direction(now, laws, bandit, expectation, part(groups, zero), loop.on_policy)
-
-    def part(groups: Array | None, i: Array) -> Array | None:
-        if groups is None or loop.minibatches == 1:
-            return groups
-        split = groups.reshape(loop.minibatches, -1, groups.shape[1])
-        return split[i % loop.minibatches]
-
-    def ascend(toward: Array, logits: Array, memory: Any) -> tuple[Array, Any]:
-        held = jnp.where(off_support, 0, logits)  # weight decay of -inf would be NaN
-        updates, memory = optimizer.update(-toward, memory, held)
-        new = held + jnp.asarray(updates, dtype=logits.dtype)
-        return jnp.where(off_support, -jnp.inf, new), memory
-
-    def short_step(state: dict, _: None) -> tuple[dict, None]:
-        new, memory = ascend(first_direction(state), state["logits"], state["memory"])
-        return dict(state, logits=new, memory=memory, count=state["count"] + 1), None
-
-    def one_step(state: dict, _: None) -> tuple[dict, None]:
-        now, laws, groups = beginning(state)
-
-        def update(moving: tuple[Array, Any], i: Array) -> tuple[tuple[Array, Any], None]:
-            logits, memory = moving
-            here = dataclasses.replace(laws, log_p=softmax(logits))
-            on = loop.on_policy
-            toward = direction(now, here, bandit, expectation, part(groups, i), on)
-            return ascend(toward, logits, memory), None
-
-        (new, memory), _ = update((state["logits"], state["memory"]), zero)
-        if loop.epochs * loop.minibatches > 1:
-            more = jnp.arange(1, loop.epochs * loop.minibatches)
-            (new, memory), _ = jax.lax.scan(update, (new, memory), more)
-        count = state["count"] + 1
-        fresh = dict(state, logits=new, memory=memory, count=count)
-        if loop.staleness:
-            fresh["past"] = jnp.concatenate([state["past"][1:], new[None]])
-        if loop.sync_every:
-            moved = mix * softmax(new) + (1 - mix) * softmax(state["reference"])
-            moved = jnp.where(jnp.isneginf(state["reference"]), -jnp.inf, moved)
-            due = count % loop.sync_every == 0
-            fresh["reference"] = jnp.where(due, moved, state["reference"])
-        if method.controller is not None:
-            after = dataclasses.replace(laws, log_p=softmax(new))
-            fresh["control"] = method.controller.move(state["control"], after)
-        return fresh, None
-
-    def advance(state: dict, length: int) -> dict:
-        step = one_step if plain is None else short_step
-        unroll = 1 if plain is None or isinstance(expectation, Sampled) else _UNROLL
-        end = jax.lax.scan(step, state, None, length=length, unroll=unroll)[0]
-        broken = ~jnp.all(off_support | jnp.isfinite(end["logits"]))
-        kept = jax.tree.map(lambda old, x: jnp.where(broken, old, x), state, end)
-        return dict(kept, nonfinite=jnp.where(broken, end["count"], state["nonfinite"]))
-
-    def block(ended: tuple[dict, Array], length: int) -> tuple[tuple[dict, Array], tuple]:
-        state, settled = ended
-        halted = settled | (state["nonfinite"] >= 0)
-        if may_stop:
-            state = jax.lax.cond(halted, lambda s: s, lambda s: advance(s, length), state)
-        else:  # under vmap the branches of a cond hold a copy of every constant for each problem
-            end = advance(state, length)
-            state = jax.tree.map(lambda old, x: jnp.where(halted, old, x), state, end)
-        shown = snapshot(state)
-        return (state, settled | stands(shown[2])), shown
-
-    def stands(norm: Array) -> Array:
-        if isinstance(expectation, Sampled):  # where a group of equal rewards says nothing
+    def settles(look: _Look) -> Array:
+        if given.expectation.draws:  # where a group of equal rewards says nothing
             return jnp.zeros((), bool)
-        return norm <= tolerance
+        return look.field_norm <= tolerance
 
-    def snapshot(state: dict) -> tuple[Array, ...]:
-        norm = jnp.max(jnp.abs(first_direction(state)))
-        return state["count"], softmax(state["logits"]), norm, state["control"]
+    def block(state: _State, settled: Array, length: int) -> tuple[tuple[_State, Array], _Look]:
+        halted = settled | (state.nonfinite >= 0)
+        if may_stop:
+            state = jax.lax.cond(halted, lambda s: s, lambda s: trainer.advance(s, length), state)
+        else:  # under vmap the branches of a cond hold a copy of every constant for each problem
+            end = trainer.advance(state, length)
+            state = jax.tree.map(lambda old, x: jnp.where(halted, old, x), state, end)
+        look = trainer.look(state)
+        return (state, settled | settles(look)), look
 
-    memory: Any = optimizer.init(jnp.where(off_support, 0, start))
-    control = jnp.zeros((), start.dtype)
-    if method.controller is not None:
-        control = method.controller.start()
-    state = {
-        "logits": start,
-        "memory": memory,
-        "count": zero,
-        "nonfinite": zero - 1,
-        "control": control,
-        "past": jnp.tile(start, (loop.staleness + 1, 1)) if loop.staleness else None,
-        "reference": bandit.log_ref if loop.sync_every else None,
-    }
-    first = snapshot(state)
-    now = state, stands(first[2])
-    records = [jax.tree.map(lambda x: x[None], first)]
+    state = trainer.begin(start)
+    first = trainer.look(state)
     blocks, rest = divmod(steps, record_every)
-    now, recorded = jax.lax.scan(lambda s, _: block(s, record_every), now, None, length=blocks)
-    records.append(recorded)
+    now, recorded = jax.lax.scan(
+        lambda now, _: block(*now, record_every), (state, settles(first)), None, length=blocks
+    )
+    looks = [jax.tree.map(lambda x: x[None], first), recorded]
     if rest:
-        now, end = block(now, rest)
-        records.append(jax.tree.map(lambda x: x[None], end))
+        now, last = block(*now, rest)
+        looks.append(jax.tree.map(lambda x: x[None], last))
     state, settled = now
-    step, log_probs, norm, control = jax.tree.map(lambda *x: jnp.concatenate(x), *records)
-    return Trajectory(step, log_probs, norm, state["count"], settled, state["nonfinite"], control)
+    path = jax.tree.map(lambda *x: jnp.concatenate(x), *looks)
+    return Trajectory(
+        step=path.step,
+        log_probs=path.log_probs,
+        field_norm=path.field_norm,
+        steps=state.taken,
+        settled=settled,
+        nonfinite=state.nonfinite,
+        control=path.control,
+        params=state.params,
+    )
 
 
 _compiled_drive = jax.jit(
-    _drive, static_argnames=("optimizer", "steps", "record_every", "within", "may_stop")
+    _drive, static_argnames=("optimizer", "steps", "record_every", "short", "may_stop")
 )

@@ -13,45 +13,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
-from regdist.methods import Expectation, Method, Sampled, field
-from regdist.methods.field import prepared
+from regdist.methods import Expectation, Method
+from regdist.methods.expectation import prepared
+from regdist.methods.field import check_problem
 from regdist.metrics import total_variation
 from regdist.numerics.records import Table
-from regdist.policies.table import softmax
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
-from regdist.regularizers.regularizer import (
-    AlphaDivergence,
-    Entropy,
-    ForwardKL,
-    JensenShannon,
-    Regularizer,
-    ReverseKL,
-    TotalVariation,
-)
-from regdist.runs.certify import starts as begin_anywhere
-from regdist.runs.driver import run
+from regdist.regularizers.names import NAMED
+from regdist.regularizers.regularizer import AlphaDivergence, Regularizer, by_name
+from regdist.runs.flow import Flow, field_at, flow_to_end
+from regdist.runs.starts import starts as begin_anywhere
+from regdist.targets.selection import limit_laws
 from regdist.targets.solve import target
 
 FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
-    "reverse KL": ReverseKL,
-    "forward KL": ForwardKL,
-    "entropy": Entropy,
-    "total variation": TotalVariation,
-    "Jensen-Shannon": JensenShannon,
-    "Hellinger": lambda b: AlphaDivergence(0.5, b),
-    "Pearson": lambda b: AlphaDivergence(2.0, b),
-    "Neyman": lambda b: AlphaDivergence(-1.0, b),
+    family.label: by_name(spec) for spec, family in NAMED.items()
 }
 """The targets that `identify` knows, each a family in beta."""
 
 _GRID, _ZOOMS = 128, 7
 _VERTEX = 1e-6
 _SLID = 1e-3
-_STILL = 1e-7
-_WALK = 20_000
-_MOST_STEPS = 3000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +84,11 @@ class Identification:
     ends: np.ndarray
     field_norm: np.ndarray
 
+    @property
+    def probs(self) -> np.ndarray:
+        """The limit from the reference policy, shape [K]."""
+        return np.exp(self.log_probs)
+
     def __str__(self) -> str:
         return f"{self.verdict}: {self.sentence}"
 
@@ -134,29 +123,32 @@ def identify(
         decides, where their slopes differ; `candidates` has all of them.
 
     Raises:
+        TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: a `Sampled` expectation, or starts of another shape.
 
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
-    >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
-    >>> print(found)
-    converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
-    >>> found.regularizer
-    ForwardKL(0.3)
-    >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
-    ReverseKL(0.3)
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+        >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
+        >>> print(found)
+        converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
+        >>> found.regularizer
+        ForwardKL(0.3)
+        >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
+        ReverseKL(0.3)
     """
-    if isinstance(expectation, Sampled):
-        raise ValueError(
-            f"identify follows the expected update, which {expectation!r} only draws: use "
-            f"rd.Group({expectation.group_size}) or rd.Population()"
-        )
+    check_problem(method, bandit, None)
     over = prepared(expectation, method, bandit)
+    if over.draws:
+        raise ValueError(
+            f"identify follows the expected update, which {over!r} only draws: use "
+            f"rd.{over.exact()!r} or rd.Population()"
+        )
     begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
     if begin.ndim != 2 or begin.shape[1] != bandit.num_actions:
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
-    flows = [_flow(method, bandit, over, z) for z in begin]
+    flows = [flow_to_end(method, bandit, over, z) for z in begin]
     dtype = bandit.reward.dtype
-    ends = np.stack([np.asarray(softmax(jnp.asarray(f.logits, dtype))) for f in flows])
+    ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])
     norms = np.array([f.norm for f in flows])
     digits = float(jnp.finfo(dtype).eps) ** 0.5
     rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
@@ -172,123 +164,10 @@ def identify(
         verdict=verdict,
         sentence=sentence,
         candidates=tuple(candidates),
-        starts=np.asarray(jax.vmap(softmax)(jnp.asarray(begin, dtype))),
+        starts=np.asarray(jax.vmap(log_softmax)(jnp.asarray(begin, dtype))),
         ends=ends,
         field_norm=norms,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flow:
-    logits: np.ndarray
-    norm: float
-    settled: bool
-    finite: bool
-    turns: bool
-
-
-def _flow(method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray) -> _Flow:
-    """The end of dz/dt = field(z), in time units of the largest reward gap."""
-    import scipy.integrate
-
-    inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
-
-    def place(z: np.ndarray) -> np.ndarray:
-        full = np.full(bandit.num_actions, -np.inf, bandit.reward.dtype)
-        full[inside] = z
-        return full
-
-    def f(_: float, z: np.ndarray) -> np.ndarray:
-        return np.asarray(_field(method, place(z), bandit, expectation))[inside]
-
-    def jacobian(_: float, z: np.ndarray) -> np.ndarray:
-        return field_jacobian(method, bandit, expectation, place(z))
-
-    reward = np.asarray(bandit.reward)[inside]
-    unit = float(np.ptp(reward)) or 1.0
-    z = start[inside] - np.max(start[inside])
-    solver = scipy.integrate.BDF(
-        f,
-        0.0,
-        z,
-        1e12 / unit,
-        rtol=1e-8,
-        atol=1e-9,
-        jac=jacobian if method.differentiable else None,
-    )
-    quiet = max(1e-13, float(np.finfo(bandit.reward.dtype).eps))
-    settled, finite = False, True
-    for _ in range(_MOST_STEPS):
-        try:
-            with np.errstate(all="ignore"):
-                solver.step()
-            finite = bool(np.all(np.isfinite(solver.y)))
-        except ValueError:  # scipy refuses a Jacobian that is not finite
-            finite = False
-        if not finite:
-            break
-        z = solver.y
-        if np.max(np.abs(f(0.0, z))) <= quiet * unit or solver.status == "finished":
-            settled = True
-            break
-        if solver.status == "failed":
-            break
-    if not finite:  # logits may run off for ever while the law stands still
-        p, f_z = np.exp(np.asarray(softmax(jnp.asarray(z)))), f(0.0, z)
-        speed = np.max(np.abs(p * (f_z - p @ f_z)))
-        settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
-    logits = np.full(bandit.num_actions, -np.inf)
-    logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
-    turns = False
-    if finite and not settled:
-        logits, turns = _slide(method, bandit, expectation, logits)
-    norm = float(np.max(np.abs(f(0.0, logits[inside]))))
-    return _Flow(logits, norm, settled, finite, turns)
-
-
-def _slide(
-    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """The end of steps that shrink, where the field jumps and no solver stands still.
-
-    And whether it still turns at the end.
-    """
-    unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
-    path = run(
-        method,
-        bandit,
-        2 * _WALK,
-        _shrinking(unit),
-        expectation,
-        init=start,
-        record_every=_WALK // 10,
-    )
-    walk = np.exp(np.asarray(path.log_probs[5:11]))
-    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > 0.3
-
-
-@functools.cache
-def _shrinking(unit: float) -> Any:
-    """Half a unit for as long as it takes to get there, then down by ten thousand."""
-    import optax
-
-    return optax.sgd(optax.exponential_decay(0.5 / unit, _WALK, 1e-4, transition_begin=_WALK))
-
-
-def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
-    """Newton steps onto the fixed point nearby, as long as they shrink the field."""
-    for _ in range(4):
-        value = f(0.0, z)
-        slopes = jacobian(0.0, z)
-        if not np.all(np.isfinite(slopes)):
-            break
-        step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
-        fresh = z + step
-        smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
-        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:
-            break
-        z = fresh
-    return z
 
 
 def _candidates(
@@ -311,14 +190,10 @@ def _candidates(
         ]
         d, beta = options[-1]
         found.append(Candidate(name, beta, d))
-    laws = {"reference": log_q}
-    best = inside & (reward == reward[inside].max())
-    laws["reference on the best actions"] = np.where(best, log_q, -np.inf)
-    likeliest = np.arange(len(reward)) == int(np.argmax(np.where(best, log_q, -np.inf)))
-    laws["likeliest of the best actions"] = np.where(likeliest, 0.0, -np.inf)
-    for name, law in laws.items():
-        log_p = softmax(jnp.asarray(law, aim.dtype))
-        found.append(Candidate(name, None, float(total_variation(aim, log_p))))
+    found += [
+        Candidate(name, None, float(total_variation(aim, log_p)))
+        for name, log_p in limit_laws(bandit).items()
+    ]
 
     def rank(c: Candidate) -> tuple:
         known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
@@ -354,8 +229,8 @@ def _misfit(
     random, worst = np.random.default_rng(0), 0.0
     for _ in range(3):
         z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
-        log_p = softmax(jnp.asarray(z, bandit.reward.dtype))
-        gain = np.asarray(_field(natural, log_p, bandit, expectation))[inside]
+        log_p = log_softmax(jnp.asarray(z, bandit.reward.dtype))
+        gain = np.asarray(field_at(natural, log_p, bandit, expectation))[inside]
         slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
         columns = np.column_stack([constant, slope])
         left = gain - columns @ np.linalg.lstsq(columns, gain, rcond=None)[0]
@@ -366,17 +241,13 @@ def _misfit(
 
 
 def _own_betas(method: Method) -> np.ndarray:
-    betas = [float(p.beta) for p in method.penalties if hasattr(p, "beta")]
-    if method.regularizer is not None:
-        betas += [float(t.beta) for t in method.regularizer.terms]
-    if hasattr(method.advantage, "beta"):
-        betas.append(float(method.advantage.beta))  # pyright: ignore[reportAttributeAccessIssue]
+    betas = [float(c) for c in method.coefficients_of_parts()]
     return np.array([b for b in betas if b > 0])
 
 
 def _verdict(
     bandit: Bandit,
-    flows: list[_Flow],
+    flows: list[Flow],
     begin: np.ndarray,
     ends: np.ndarray,
     candidates: list[Candidate],
@@ -419,26 +290,6 @@ def _verdict(
     return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
 
 
-def field_jacobian(
-    method: Method, bandit: Bandit, expectation: Expectation, log_probs: np.ndarray
-) -> np.ndarray:
-    """The derivative of the field in the logits of the actions that are not at 0, there."""
-    inside = np.flatnonzero(~np.isneginf(log_probs))
-    return np.asarray(_jacobian(method, log_probs, bandit, expectation))[np.ix_(inside, inside)]
-
-
-@jax.jit
-def _field(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)
-
-
-@jax.jit
-def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
-    return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(
-        jnp.asarray(z, bandit.reward.dtype)
-    )
-
-
 def _nearest_member(name: str, bandit: Bandit, aim: Array, spread: float) -> tuple[float, float]:
     """The distance and the beta of a family's nearest target: a grid, then finer ones around it."""
     beta, ends = 1.0, (spread * 1e-4, spread * 1e4)
@@ -457,9 +308,8 @@ def _distances_to(name: str, bandit: Bandit, aim: Array, betas: np.ndarray) -> n
 
     Always of one shape, and the alpha family by its number, so that few programs are compiled.
     """
-    make = FAMILIES[name]
-    if make is ForwardKL:
-        make = functools.partial(AlphaDivergence, 0.0)
+    forward = name == NAMED["forward-kl"].label
+    make = functools.partial(AlphaDivergence, 0.0) if forward else FAMILIES[name]
     regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), aim.dtype))
     found = np.asarray(_distances(regularizers, bandit, aim))[: len(betas)]
     return np.where(np.isfinite(found), found, 1.0)

@@ -23,7 +23,12 @@ from jax.sharding import SingleDeviceSharding
 
 from regdist.scale.store import Range, content_hash, rows_of
 
+# Points and bytes of a block, at most. A block is one vmap: large enough for its operations to
+# outweigh their calls, small beside the grid, whose last block is computed whole. From 64 to 4,096
+# points of 16 actions the speed on a CPU stays within a factor of two.
 BLOCK, BLOCK_BYTES = 256, 2**22
+# A chunk is what a killed sweep loses and a bar moves by: about a second, and no more rows and
+# results than 64 MiB.
 CHUNK_BYTES, CHUNK_SECONDS = 2**26, 1.0
 
 
@@ -44,7 +49,7 @@ class Grid:
 
     @property
     def num(self) -> int:
-        """N."""
+        """The number of points, N."""
         return math.prod(self.lengths.values())
 
     def rows(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -171,14 +176,14 @@ class Program:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
         def work(key: Array | None, count: Array, rows: Any) -> list[Array]:
-            def step(i: Array, made: list[Array]) -> list[Array]:
+            def step(i: Array, results: list[Array]) -> list[Array]:
                 here = jax.tree.map(
                     lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), rows
                 )
                 fresh = jax.tree.leaves(self.compute(key, *here))
                 return [
                     jax.lax.dynamic_update_index_in_dim(whole, x, i, 0)
-                    for whole, x in zip(made, fresh, strict=True)
+                    for whole, x in zip(results, fresh, strict=True)
                 ]
 
             blank = [jnp.zeros((capacity, self.block, *s), d) for s, d in self.leaves]
@@ -218,16 +223,16 @@ class Plan:
         """
         grid, block = self.program.grid, self.program.block
         shares = [s for s in np.array_split(np.arange(*blocks), len(self.devices)) if len(s)]
-        made = []
+        outputs = []
         for device, call, share in zip(self.devices, self.calls, shares, strict=False):
             first = np.zeros((self.capacity, 1), int)
             first[: len(share), 0] = share * block
             rows = grid.rows(np.minimum(first + np.arange(block), grid.num - 1))
             given = jax.device_put((self.program.key, np.int32(len(share)), rows), device)
-            made.append(call(*given))
+            outputs.append(call(*given))
         points = self.program.rows(blocks)
         results = []
-        for parts in zip(*made, strict=True):
+        for parts in zip(*outputs, strict=True):
             held = [np.asarray(x)[: len(share)] for x, share in zip(parts, shares, strict=True)]
             whole = np.concatenate(held).reshape(-1, *parts[0].shape[2:])
             results.append(whole[: points.stop - points.start])
@@ -242,6 +247,7 @@ class Plan:
                 began = time.perf_counter()
                 yield blocks, self.chunk(blocks)
                 wanted = width * CHUNK_SECONDS / (time.perf_counter() - began)
+                # at most eightfold: the first chunks are short, and their times rough
                 width = max(1, min(self.capacity, 8 * width, int(wanted)))
                 first = blocks[1]
 
@@ -263,8 +269,8 @@ def program(
 
     index, row = jax.eval_shape(lambda: points.rows(np.zeros(1, int)))
     point = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (index, row))
-    made = jax.eval_shape(one, key, *point)
-    leaves, tree = jax.tree.flatten(made)
+    result = jax.eval_shape(one, key, *point)
+    leaves, tree = jax.tree.flatten(result)
     if not leaves or any(_is_key(x) for x in leaves):
         raise TypeError(
             "fn must return at least one array of numbers, and no random keys "
@@ -273,6 +279,7 @@ def program(
     shapes = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if block is None:
         size = sum(math.prod(s) * d.itemsize for s, d in shapes) + _bytes(point)
+        # A small grid has at least four blocks, of a power of two.
         small = 2 ** max(0, (points.num // 8).bit_length())
         block = max(1, min(BLOCK, small, BLOCK_BYTES // max(size, 1)))
     compute = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
@@ -315,6 +322,7 @@ def plan(
     """
     block = program.block * (program.row_bytes + program.point_bytes)
     left = max(0, budget - held)
+    # A quarter: rows and results stand on the devices and on the host, and the program has its own.
     room = min(CHUNK_BYTES, left // 4) // (block * len(devices))
     capacity = max(1, min(room, -(-most // len(devices))))
     while True:
@@ -342,9 +350,10 @@ def plan(
 def gaps(wanted: Range, finished: Sequence[Range]) -> list[Range]:
     """What is left of a range of blocks beside finished ones, sorted by their first.
 
-    >>> from regdist.scale.chunks import gaps
-    >>> gaps((0, 10), [(0, 2), (1, 4), (6, 20)])
-    [(4, 6)]
+    Examples:
+        >>> from regdist.scale.chunks import gaps
+        >>> gaps((0, 10), [(0, 2), (1, 4), (6, 20)])
+        [(4, 6)]
     """
     left, at = [], wanted[0]
     for first, last in finished:

@@ -43,8 +43,9 @@ def team(mesh: Mesh | None = None) -> Team:
     Raises:
         ValueError: no device of the mesh belongs to this process.
 
-    >>> print(team().size, list(team().mine(3)))
-    1 [0, 1, 2]
+    Examples:
+        >>> print(team().size, list(team().mine(3)))
+        1 [0, 1, 2]
     """
     devices = jax.devices() if mesh is None else list(mesh.devices.flat)
     leads = {d.process_index: d for d in reversed(devices)}

@@ -51,8 +51,8 @@ class Store:
     def read(self, blocks: Range) -> list[np.ndarray]:
         """The rows of a finished range."""
         with np.load(self.path / "chunks" / f"{blocks[0]:012d}-{blocks[1]:012d}.npz") as file:
-            found = [file[f"arr_{i}"] for i in range(len(self.leaves))]
-        return [x.view(dtype) for x, (_, dtype) in zip(found, self.leaves, strict=True)]
+            arrays = [file[f"arr_{i}"] for i in range(len(self.leaves))]
+        return [x.view(dtype) for x, (_, dtype) in zip(arrays, self.leaves, strict=True)]
 
     def assemble(self) -> None:
         """Put all finished chunks together, one .npy file for each leaf of the results."""
@@ -121,8 +121,8 @@ def store(
     """
     mark = path / "grid.json"
     if mark.exists():
-        found = json.loads(mark.read_text())
-        other = sorted(k for k in {*found, *about} if found.get(k) != about.get(k))
+        held = json.loads(mark.read_text())
+        other = sorted(k for k in {*held, *about} if held.get(k) != about.get(k))
         if other:
             raise ValueError(
                 f"out={str(path)!r} holds another sweep; it differs in {', '.join(other)}. "
@@ -141,7 +141,7 @@ def content_hash(arrays: Sequence[np.ndarray]) -> str:
     """SHA-256 of the bytes of arrays, read a part at a time."""
     total = hashlib.sha256()
     for x in arrays:
-        step = max(1, 2**24 // max(1, x[:1].nbytes))
+        step = max(1, 2**24 // max(1, x[:1].nbytes))  # 16 MiB: the arrays may be larger than memory
         for i in range(0, len(x), step):
             total.update(np.ascontiguousarray(x[i : i + step]).tobytes())
     return total.hexdigest()

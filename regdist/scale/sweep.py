@@ -148,41 +148,37 @@ def sweep(
         TypeError: `fn` does not take the names, or returns what is no array.
         RuntimeError: another process of the run has gone.
 
-    >>> bandit = rd.bandit([1.0, 0.8, 0.0], [0.1, 0.3, 0.6])
-    >>> def entropy(alpha, beta):
-    ...     law = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
-    ...     return rd.metrics.entropy(law.log_probs)
-    >>> made = rd.sweep(entropy, {"beta": jnp.geomspace(0.01, 10, 50), "alpha": [0.0, 0.5, 1.0]})
-    >>> print(made.values.shape, made.num)
-    (50, 3) 150
+    Examples:
+        >>> bandit = rd.bandit([1.0, 0.8, 0.0], [0.1, 0.3, 0.6])
+        >>> def entropy(alpha, beta):
+        ...     law = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
+        ...     return rd.metrics.entropy(law.log_probs)
+        >>> axes = {"beta": jnp.geomspace(0.01, 10, 50), "alpha": [0.0, 0.5, 1.0]}
+        >>> result = rd.sweep(entropy, axes)
+        >>> print(result.values.shape, result.num)
+        (50, 3) 150
     """
     began = time.perf_counter()
     points = grid(axes)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
-    for name, number in (("budget", budget), ("block", block)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+    _check_positive(budget=budget, block=block)
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes
-    mapped = out is not None and size > budget // 2
+    mapped = out is not None and size > budget // 2  # the other half is for the chunks
     kept = _opened(out, work, members, mapped)
     mine, unit = _shares(work, members)
-    found = kept.finished() if kept is not None else []
-    todo = [gap for blocks in mine for gap in gaps(blocks, found)]
+    finished = kept.finished() if kept is not None else []
+    todo = [gap for blocks in mine for gap in gaps(blocks, finished)]
     held = 0 if mapped else size
     if members.size > 1 and not mapped:
+        # The exchange holds a unit of each process three times: sent, gathered, put together.
         held += 3 * members.size * unit * work.block * work.point_bytes
-    planned, chunk, chunks = held, 0, iter(())
-    if todo:
-        advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
-        most = max(last - first for first, last in todo)
-        ready = plan(work, members.devices, held, budget, most, advice)
-        planned, chunks = held + ready.bytes, ready.results(todo)
-        chunk = ready.capacity * work.block * len(members.devices)
+    advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
+    planned, chunk, chunks = _scheduled(work, members, todo, held, budget, advice)
     flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
     if kept is not None and not mapped:
-        for blocks in found:
+        for blocks in finished:
             _put(flat, work, blocks, kept.read(blocks))
     computed, start = 0, time.perf_counter()
     with _bar(progress, members, _points(work, mine), _points(work, todo)) as advance:
@@ -212,6 +208,29 @@ def sweep(
         devices=len(members.devices),
         processes=members.size,
     )
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+
+
+def _scheduled(
+    work: Program,
+    members: hosts.Team,
+    todo: list[tuple[int, int]],
+    held: int,
+    budget: int,
+    advice: str,
+) -> tuple[int, int, Iterator[Any]]:
+    """Bytes planned, points of a chunk, and the results of what is left to do, chunk by chunk."""
+    if not todo:
+        return held, 0, iter(())
+    most = max(last - first for first, last in todo)
+    ready = plan(work, members.devices, held, budget, most, advice)
+    chunk = ready.capacity * work.block * len(members.devices)
+    return held + ready.bytes, chunk, ready.results(todo)
 
 
 def _opened(
@@ -257,10 +276,10 @@ def _exchange(flat: Sequence[np.ndarray], work: Program, members: hosts.Team, un
     """Give every process the units of the others, one of each at a time."""
     for whole in flat:
         for first in range(0, work.blocks, unit * members.size):
-            around = np.zeros((unit * members.size * work.block, *whole.shape[1:]), whole.dtype)
+            units = np.zeros((unit * members.size * work.block, *whole.shape[1:]), whole.dtype)
             rows = work.rows((first, first + unit * members.size))
-            around[: rows.stop - rows.start] = whole[rows]
-            own = np.split(around, members.size)[members.rank]
+            units[: rows.stop - rows.start] = whole[rows]
+            own = np.split(units, members.size)[members.rank]
             together = np.concatenate(hosts.gather(members, own))
             whole[rows] = together[: rows.stop - rows.start]
 

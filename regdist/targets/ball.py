@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.metrics import kl
 from regdist.numerics.logspace import expect, normalize
-from regdist.numerics.records import as_number, is_concrete
+from regdist.numerics.records import Number, as_number, is_concrete
 from regdist.numerics.roots import accepted, implicit_root, increasing_root
 from regdist.policies.laws import restrict
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.targets.constraints import Constrained
 
 
@@ -47,11 +46,13 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     def excess(v: Array, inputs: tuple) -> Array:
         return jnp.log(kl(law(v, inputs), inputs[2])) - jnp.log(jnp.where(fixed, 1, inputs[3]))
 
+    # v = log(span/b). At e^-40 = 4e-18 the tilt is below an ulp of log q; at e^60 = 1e26 an action
+    # that is worse than the best by an ulp of the span has nothing left.
     low, high = jnp.full_like(radius, -40.0), jnp.full_like(radius, 60.0)
     still = jax.lax.stop_gradient(inputs)
-    found, _ = increasing_root(lambda v: excess(v, still), low, high, ended=fixed)
-    found = jnp.where(fixed, 0, found)
-    v = implicit_root(lambda v: jnp.where(fixed, v - found, excess(v, inputs)), found)
+    root, _ = increasing_root(lambda v: excess(v, still), low, high, ended=fixed)
+    root = jnp.where(fixed, 0, root)
+    v = implicit_root(lambda v: jnp.where(fixed, v - root, excess(v, inputs)), root)
     log_p = jnp.where(free, on_top, jnp.where(shut, normalize(log_q), law(v, inputs)))
     beta = jnp.where(free, 0, jnp.where(shut, jnp.inf, scale * jnp.exp(-v)))
     used = kl(log_p, bandit.log_ref)
@@ -60,8 +61,11 @@ def _kl_ball(bandit: Bandit, radius: Array) -> Constrained:
     return Constrained(log_p, expect(log_p, reward), beta, residual, accepted(residual))
 
 
-def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
-    """Max E_p R subject to KL(p || q) <= radius, in nats.
+@takes_bandit
+def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
+    r"""max E_p R subject to KL(p || q) <= radius, in nats.
+
+    $$\max_p \; \mathbb{E}_p R \quad \text{where } \mathrm{KL}(p \,\|\, q) \le \epsilon$$
 
     The tilt q e^{R/b} with b the root of KL = radius; b is the multiplier. From radius
     -log q(argmax R) on it is q restricted to the best actions, at multiplier 0. At radius 0 it is
@@ -69,14 +73,15 @@ def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
 
     Args:
         bandit: rewards and reference.
-        radius: >= 0, in nats; any radius.
+        radius: epsilon >= 0, in nats; any radius.
 
     Raises:
         ValueError: the radius is negative, NaN, or too small to leave forbidden actions out.
 
-    >>> ball = kl_ball(rd.bandit([1.0, 0.0], [0.5, 0.5]), 0.1)
-    >>> print(rd.metrics.kl(ball.log_probs, jnp.log(jnp.array([0.5, 0.5]))).round(9))
-    0.1
+    Examples:
+        >>> ball = kl_ball(rd.bandit([1.0, 0.0], [0.5, 0.5]), 0.1)
+        >>> print(rd.metrics.kl(ball.log_probs, jnp.log(jnp.array([0.5, 0.5]))).round(9))
+        0.1
     """
     if is_concrete(radius) and not np.all(np.asarray(radius) >= 0):
         raise ValueError(f"radius must be a number >= 0, in nats; got radius={radius!r}")
@@ -84,7 +89,7 @@ def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
         least = -float(
             jax.nn.logsumexp(jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.log_ref))
         )
-        if np.any(np.asarray(radius) < least * (1 - 1e-12)):
+        if np.any(np.asarray(radius) < least * (1 - 1e-12)):  # one computed as `least` may round
             raise ValueError(
                 f"radius must be at least {least:.6g}: no law nearer to the reference leaves out "
                 f"the forbidden actions; got radius={radius!r}"
@@ -92,12 +97,16 @@ def kl_ball(bandit: Bandit, radius: ArrayLike) -> Constrained:
     return _kl_ball(bandit, as_number(radius).astype(bandit.reward.dtype))
 
 
+@takes_bandit
 def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array, " N"]:
-    """The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
+    r"""The largest E_p R at each KL(p || q) <= radius: concave and increasing (2404.01730).
 
-    >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
-    >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
-    [0.5    0.7198 1.    ]
+    $$F(\epsilon) = \max \{\mathbb{E}_p R : \mathrm{KL}(p \,\|\, q) \le \epsilon\}$$
+
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
+        >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
+        [0.5    0.7198 1.    ]
     """
     if is_concrete(radii) and not np.all(np.asarray(radii) >= 0):
         raise ValueError(f"radii must be numbers >= 0, in nats; got radii={radii!r}")

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from regdist.metrics import success
 from regdist.numerics.logspace import expect, times_exp
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.regularizer import Regularizer
 
 
@@ -43,20 +43,24 @@ class Feedback:
     breaks: tuple[float, ...] = ()
 
 
+@takes_bandit
 def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
-    """GRPO's division by the standard deviation: reward R/sigma(p), x = 1/sigma (2503.06639).
+    r"""GRPO's division by the standard deviation: reward R/sigma(p), x = 1/sigma (2503.06639).
+
+    $$p_i \propto q_i e^{x R_i/\beta}, \quad x = 1/\sqrt{\mathrm{Var}_p R}$$
 
     With a binary reward a fixed point has logit p_C = logit q_C + 1/(beta sqrt(p_C (1 - p_C))).
     The collapse onto the best actions, sigma = 0, is always a limit; it is not listed.
 
     Raises:
-        ValueError: the regulariser is not a sum of reverse-KL and entropy terms, or all actions of
+        ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or all actions of
             the support have the same reward.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> found = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
-    >>> print(found.probs[:, 0].round(4), found.stable)
-    [0.4531 0.9665] [ True False]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> points = rd.fixed_points(b, rd.ReverseKL(1.0), std_normalized(b, rd.ReverseKL(1.0)))
+        >>> print(points.probs[:, 0].round(4), points.stable)
+        [0.4531 0.9665] [ True False]
     """
     beta, log_q, reward = _tilt(bandit, regularizer)
     active = ~np.isneginf(log_q)
@@ -67,35 +71,39 @@ def std_normalized(bandit: Bandit, regularizer: Regularizer) -> Feedback:
     gap = float(r.max() - r[~best].max())
     # Var <= span^2 P(not best) <= span^2 odds e^{-x gap/beta}: beyond `high` x sigma stays below 1.
     log_odds = math.log(q[~best].sum()) - math.log(q[best].sum())
+    # From 2 beta/gap on the bound falls, so that once below 1 it stays.
     high = max(4 / span, 2 * beta / gap)
     while 2 * math.log(high * span) + log_odds >= high * gap / beta:
         high *= 1.5
-    centred = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.reward - float(r.max()))
+    centered = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.reward - float(r.max()))
 
     def mismatch(x: Array, log_p: Array) -> Array:
-        mean = expect(log_p, centred)
-        deviation = jnp.where(jnp.isneginf(centred), 0, centred - mean)
+        mean = expect(log_p, centered)
+        deviation = jnp.where(jnp.isneginf(centered), 0, centered - mean)
         return 2 * jnp.log(x) + jnp.log(jnp.sum(times_exp(deviation**2, log_p)))
 
     # |d log Var/dx| <= |third moment|/(beta Var) <= span/beta.
     return Feedback(
-        lambda x: jnp.where(jnp.isneginf(centred), -jnp.inf, x * centred),
+        lambda x: jnp.where(jnp.isneginf(centered), -jnp.inf, x * centered),
         mismatch,
-        2 / span,
+        2 / span,  # sigma <= span/2
         high,
         lambda a, b: 2 / a + span / beta + 0 * b,
     )
 
 
+@takes_bandit
 def pass_at_k(
     bandit: Bandit, regularizer: Regularizer, correct: Bool[Array, " K"], k: float | int
 ) -> Feedback:
-    """The utility 1 - (1 - p_C)^k: correct actions earn k (1 - p_C)^{k-1}, x = p_C.
+    r"""The utility 1 - (1 - p_C)^k: correct actions earn k (1 - p_C)^{k-1}, x = p_C.
 
-    The utility is concave in p: there is exactly one fixed point.
+    $$\max_p \; 1 - (1 - p_C)^k - \Omega(p)$$
+
+    Omega is the regularizer. The utility is concave in p: there is exactly one fixed point.
 
     Raises:
-        ValueError: the regulariser is not a sum of reverse-KL and entropy terms, or k < 1.
+        ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or k < 1.
     """
     beta, _, _ = _tilt(bandit, regularizer)
     if not k >= 1:
@@ -110,20 +118,25 @@ def pass_at_k(
 
     def steepness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         # p_C (1 - p_C)/beta <= 1/(4 beta), times the largest slope of the reward
+        # (below k = 2 it is infinite at p_C = 1, and there as large as a float can hold)
         at = np.maximum(1 - a, 0.0) if k >= 2 else np.maximum(1 - b, 1e-300)
         return 1 + k * (k - 1) * at ** (k - 2) / (4 * beta)
 
     return Feedback(reward, mismatch, 0.0, 1.0, steepness)
 
 
+@takes_bandit
 def tail_mean(
     bandit: Bandit, regularizer: Regularizer, level: float, side: str = "lower"
 ) -> Feedback:
-    """The mean of the worst (or best) `level` of the rewards, x the quantile that bounds it.
+    r"""The mean of the worst (or best) `level` of the rewards, x the quantile that bounds it.
 
-    Lower tail (CVaR, risk averse): reward -(x - R)_+/level at x = Q(level); upper tail (risk
-    seeking): (R - x)_+/level at x = Q(1 - level). Maximising the lower tail pulls up its
-    worst actions only. (Quantile utilities: arXiv 2510.00911.)
+    $$\max_p \; \frac1l \int_0^l Q_p(u)\, du - \Omega(p), \quad \text{upper: } \int_{1 - l}^1$$
+
+    Q_p are the quantiles, l is the level, Omega the regularizer. Lower tail (CVaR, risk averse):
+    reward -(x - R)_+/level at x = Q(level); upper tail (risk seeking): (R - x)_+/level at
+    x = Q(1 - level). Maximizing the lower tail pulls up its worst actions only. (Quantile
+    utilities: arXiv 2510.00911.)
 
     Args:
         bandit: rewards and reference.
@@ -132,7 +145,7 @@ def tail_mean(
         side: "lower" or "upper".
 
     Raises:
-        ValueError: the level is outside (0, 1), an unknown side, or another regulariser.
+        ValueError: the level is outside (0, 1), an unknown side, or another regularizer.
     """
     beta, log_q, rewards = _tilt(bandit, regularizer)
     if not 0 < level < 1:

@@ -7,33 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from regdist.numerics.logspace import expm1_over, log_q_exponential
-from regdist.numerics.records import Table, check_actions, is_concrete
+from regdist.numerics.records import Number, Table, TypeAliasType, check_actions, is_concrete
 from regdist.numerics.roots import implicit_root, increasing_root
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
-from regdist.regularizers.regularizer import Reduced, Regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 
-Actions = Table
+Actions = TypeAliasType("Actions", Table)
 """One action's index, a list of indices, or a boolean mask of shape [K]: a group."""
 
-_GRID = 193
+# Beyond a factor of 10^6 from the spread of the rewards a target is close to a limit: the best
+# actions below, the anchors above. Sixteen points a decade, the ends included.
 _DECADES = 6.0
+_GRID = 193
 
 
-def log_odds(log_probs: Float[Array, " K"], i: ArrayLike, j: ArrayLike) -> Array:
+def log_odds(log_probs: Float[Array, " K"], i: Number, j: Number) -> Array:
     """log(p_i / p_j) in nats; NaN where both are 0, as then no odds exist.
 
     Raises:
         ValueError: i or j is not the index of an action.
 
-    >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
-    1.38629...
+    Examples:
+        >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
+        1.38629...
     """
     for name, action in (("i", i), ("j", j)):
         check_actions(name, action, log_probs.shape[-1])
@@ -48,7 +51,8 @@ class OddsParts(NamedTuple):
     reward: Array
 
 
-def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayLike) -> OddsParts:
+@takes_bandit
+def odds_parts(bandit: Bandit, regularizer: Regularizer, i: Number, j: Number) -> OddsParts:
     """Which part of log(p_i/p_j) under the target is the anchor's, and which the rewards'.
 
     The reference part is the log-odds of the target with all rewards equal: those of the anchor,
@@ -56,31 +60,34 @@ def odds_parts(bandit: Bandit, regularizer: Regularizer, i: ArrayLike, j: ArrayL
     entropy bonus a beside reverse KL. The reward part is the rest: (R_i - R_j)/beta under reverse
     KL (arXiv 2510.20817), log((Lambda - R_j)/(Lambda - R_i)) under forward KL.
 
-    >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
-    >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
-    >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
-    0.6137 -1.3863 2.0
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.2, 0.8])
+        >>> parts = odds_parts(b, rd.ReverseKL(0.5), 0, 1)
+        >>> print(parts.total.round(4), parts.reference.round(4), parts.reward.round(4))
+        0.6137 -1.3863 2.0
     """
+    check_regularizer(regularizer)
     total = log_odds(target(bandit, regularizer).log_probs, i, j)
     flat = jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, 0)
     reference = log_odds(target(with_reward(bandit, flat), regularizer).log_probs, i, j)
     return OddsParts(total, reference, total - reference)
 
 
+@takes_bandit
 def critical_beta(
     bandit: Bandit,
     i: Actions,
     j: Actions,
     regularizer: Callable[[Any], Regularizer],
 ) -> Float[Array, ""]:
-    """The beta at which i and j, two actions or two groups, are equally likely under the target.
+    r"""The beta at which i and j, two actions or two groups, are equally likely under the target.
 
     Two actions, one alpha divergence: in closed form. Reverse KL: (R_j - R_i)/(log q_i - log q_j).
     Forward KL: with Lambda = (q_i R_j - q_j R_i)/(q_i - q_j), beta = 1/sum q/(Lambda - R), which
     exists when Lambda > max R (arXiv 2510.20817). The family in between: with k = 1 - alpha and
     Y = k (R_j - R_i)/expm1(k (log q_i - log q_j)),
 
-        log beta = log Y - k log sum_m q_m (1 + k (R_j - R_m)/Y)^{-1/k}.
+    $$\log\beta = \log Y - k \log \sum_m q_m \bigl(1 + k (R_j - R_m)/Y\bigr)^{-1/k}$$
 
     Below it the one with the larger reward is ahead, above it the one with the larger reference.
 
@@ -92,7 +99,7 @@ def critical_beta(
         bandit: rewards and reference.
         i: an action's index, or a group: indices or a boolean mask, shape [K].
         j: the other; the order does not matter.
-        regularizer: from a coefficient to a regulariser: `rd.ReverseKL`, `rd.ForwardKL`,
+        regularizer: from a coefficient to a regularizer: `rd.ReverseKL`, `rd.ForwardKL`,
             or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
 
     Returns:
@@ -102,15 +109,21 @@ def critical_beta(
     Raises:
         ValueError: an index names no action, a mask has another shape, or the groups overlap.
 
-    >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
-    >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
-    0.558110...
-    >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
-    0.3389...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.5], [0.1, 0.6, 0.3])
+        >>> print(critical_beta(b, 0, 1, rd.ReverseKL))  # 1 / log 6
+        0.558110...
+        >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
+        0.3389...
     """
+    if isinstance(regularizer, Regularizer) or not callable(regularizer):
+        raise TypeError(
+            "regularizer must be a constructor from beta, such as rd.ReverseKL or "
+            f"lambda beta: rd.ReverseKL(beta) + rd.Entropy(0.1); got {regularizer!r}"
+        )
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
-    made = regularizer(1.0)
-    parts = made.reduce(bandit.log_ref)
+    unit = regularizer(1.0)
+    parts = unit.reduce(bandit.log_ref)
     first, second = _group("i", i, bandit), _group("j", j, bandit)
     if is_concrete(first, second) and np.any(np.asarray(first & second)):
         raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
@@ -118,7 +131,7 @@ def critical_beta(
     def search(bandit: Bandit) -> Array:
         return _search(bandit, first, second, regularizer)
 
-    if not (single and len(made.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
+    if not (single and len(unit.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
         return search(bandit)
 
     def closed_form(bandit: Bandit) -> Array:
@@ -177,20 +190,20 @@ def _search(
     crosses = sign[:-1] * sign[1:] < 0
     at = _GRID - 2 - jnp.argmax(crosses[::-1])
     upward = sign[at + 1]
-    found, _ = increasing_root(
+    root, _ = increasing_root(
         lambda x: upward * lead(x, still), grid[at], grid[at + 1], ended=~jnp.any(crosses)
     )
-    log_beta = implicit_root(lambda x: lead(x, bandit), found)
+    log_beta = implicit_root(lambda x: lead(x, bandit), root)
     return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
 
 
 def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
-    chosen = jnp.asarray(actions)
-    check_actions(name, chosen, bandit.num_actions)
-    if chosen.dtype == bool:
-        if chosen.shape != bandit.reward.shape:
+    index = jnp.asarray(actions)
+    check_actions(name, index, bandit.num_actions)
+    if index.dtype == bool:
+        if index.shape != bandit.reward.shape:
             raise ValueError(
-                f"a mask of actions must have shape {bandit.reward.shape}; got {chosen.shape}"
+                f"a mask of actions must have shape {bandit.reward.shape}; got {index.shape}"
             )
-        return chosen
-    return jnp.zeros(bandit.num_actions, bool).at[chosen].set(True)
+        return index
+    return jnp.zeros(bandit.num_actions, bool).at[index].set(True)

@@ -1,4 +1,6 @@
-"""The exact optimum of a regularised objective. K is the number of actions, q the anchor."""
+"""The exact optimum of a regularized objective. K is the number of actions, q the anchor."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +8,24 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from regdist.numerics.logspace import expect, log_ratio
-from regdist.numerics.records import Law, record
+from regdist.numerics.records import Law, check_log_probs, record
 from regdist.numerics.roots import accepted
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, check_bandit
 from regdist.regularizers.divergence import KL, TotalVariation
-from regdist.regularizers.regularizer import Reduced, Regularizer
-from regdist.targets.solvers import mixed, polyhedral, single, tilt
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
+from regdist.targets.solvers.mixed import mixed
+from regdist.targets.solvers.polyhedral import polyhedral
+from regdist.targets.solvers.single import single
+from regdist.targets.solvers.tilt import tilt
 
 
 @record
 class Target(Law):
-    """The exact optimum of J(p) = E_p R - regulariser(p); made by `target()`.
+    """The exact optimum of J(p) = E_p R - regularizer(p); made by `target()`.
 
     Attributes:
-        log_probs: log p, normalised, in nats, shape [K]; -inf where p is exactly 0.
+        log_probs: log p, normalized, in nats, shape [K]; -inf where p is exactly 0.
         value: J at the optimum, in units of reward.
         multiplier: L with R_i - beta f'(p_i/q_i) = L wherever p_i > 0, under f'(1) = 0; between
             min R and max R for one term. Reverse KL: beta log sum q e^{R/beta}. The Lambda of the
@@ -41,9 +47,10 @@ class Target(Law):
     converged: Bool[Array, "*batch"]
 
 
-@jax.jit
 def target(bandit: Bandit, regularizer: Regularizer) -> Target:
-    """The distribution p that maximises E_p R - regulariser(p) over the simplex.
+    r"""The distribution p that maximizes E_p R - regularizer(p) over the simplex.
+
+    $$\max_p \; \mathbb{E}_p R - \Omega(p) \quad \text{where } p_i \ge 0, \; \sum_i p_i = 1$$
 
     Reverse KL: p proportional to q e^{R/beta}. Forward KL: p = beta q/(Lambda - R). Alpha
     divergence: p = q e_alpha((R - L)/beta) with the q-exponential e_alpha. Entropy: p proportional
@@ -60,7 +67,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
 
     Args:
         bandit: rewards and reference, K actions.
-        regularizer: any regulariser or sum.
+        regularizer: Omega, any regularizer or sum.
 
     Returns:
         A `Target`. Works under jit, vmap and grad; derivatives are exact (implicit function
@@ -74,17 +81,26 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     no optimum is known.
 
     Raises:
+        TypeError: an argument of another kind, such as a coefficient or a constructor.
         ValueError: coefficients are not scalars, or the anchor of another size.
 
-    >>> t = target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ReverseKL(0.5))
-    >>> print(t.probs)
-    [0.45085306 0.54914694]
-    >>> betas = jnp.array([0.1, 1.0, 10.0])
-    >>> jax.vmap(lambda b: target(rd.bandit([1.0, 0.0], [0.1, 0.9]), rd.ForwardKL(b)))(betas).probs
-    Array([[0.91097722, 0.08902278],
-           [0.31622777, 0.68377223],
-           [0.10977223, 0.89022777]], dtype=float64)
+    Examples:
+        >>> bandit = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(target(bandit, rd.ReverseKL(0.5)).probs)
+        [0.45085306 0.54914694]
+        >>> betas = jnp.array([0.1, 1.0, 10.0])
+        >>> jax.vmap(lambda beta: target(bandit, rd.ForwardKL(beta)))(betas).probs
+        Array([[0.91097722, 0.08902278],
+               [0.31622777, 0.68377223],
+               [0.10977223, 0.89022777]], dtype=float64)
     """
+    check_bandit(bandit)
+    check_regularizer(regularizer)
+    return _target(bandit, regularizer)
+
+
+@jax.jit
+def _target(bandit: Bandit, regularizer: Regularizer) -> Target:
     parts = regularizer.reduce(bandit.log_ref)
     reward = bandit.reward
     if all(isinstance(part.divergence, TotalVariation) for part in parts):
@@ -101,7 +117,7 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
         bounded &= jnp.isfinite(spread)  # not so where an action of alpha <= 0 is forbidden
         value -= part.beta * jnp.where(jnp.isfinite(spread), spread, 0) - part.offset
     if regularizer.follows_policy():
-        value = objective(best.log_p, bandit, regularizer)
+        value = _objective(best.log_p, bandit, regularizer)
     residual = _kkt_residual(parts, reward, best.log_p, best.gap, best.level)
     return Target(
         log_probs=best.log_p,
@@ -113,24 +129,52 @@ def target(bandit: Bandit, regularizer: Regularizer) -> Target:
     )
 
 
-@jax.jit
 def objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
-    """J(p) = E_p R - regulariser(p), in units of reward; -inf is a legal value.
+    r"""J(p) = E_p R - regularizer(p), in units of reward; -inf is a legal value.
+
+    $$J(p) = \sum_i p_i R_i - \Omega(p)$$
 
     Args:
-        log_probs: log p, normalised, in nats, shape [K]; -inf allowed.
+        log_probs: log p, normalized, in nats, shape [K]; -inf allowed.
         bandit: rewards R and reference.
-        regularizer: any regulariser or sum.
+        regularizer: Omega, any regularizer or sum.
 
     For reverse KL, J(p) = value - beta KL(p || target) at every p (arXiv 2205.11275).
 
-    >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
-    >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
-    0.1000...
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0], [0.1, 0.9])
+        >>> print(objective(b.log_ref, b, rd.ReverseKL(0.5)))  # at the reference the penalty is 0
+        0.1000...
     """
+    check_bandit(bandit)
+    check_regularizer(regularizer)
+    log_probs = check_policy_row(log_probs, bandit)
+    return _objective(log_probs, bandit, regularizer)
+
+
+@jax.jit
+def _objective(
+    log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
+) -> Float[Array, ""]:
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
+
+
+def check_policy_row(log_probs: Any, bandit: Bandit) -> Array:
+    """One row of log-probabilities over the actions of a bandit.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: no log-probabilities, or of another size.
+    """
+    log_probs = check_log_probs("log_probs", log_probs, "rd.objective(log_probs, bandit, ...)")
+    if log_probs.shape != bandit.reward.shape:
+        raise ValueError(
+            f"log_probs must have shape {bandit.reward.shape}, one for each action of the bandit; "
+            f"got {log_probs.shape}"
+        )
+    return log_probs
 
 
 def _kkt_residual(
@@ -148,6 +192,7 @@ def _kkt_residual(
         never = empty & jnp.isneginf(log_q)
         r = jnp.where(never, jnp.inf, log_ratio(log_p, log_q))
         if isinstance(divergence, TotalVariation):
+            # r is a difference of logarithms, each rounded: 4 ulps of their size are no distance.
             rounding = 4 * jnp.finfo(r.dtype).eps * (1 + jnp.where(empty, 0, jnp.abs(log_p)))
             corner = jnp.abs(r) <= rounding
             half = jnp.full_like(r, beta / 2)

@@ -7,27 +7,28 @@ labels, so that transforms compose. K is the number of actions.
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from regdist.metrics import label_log_probs
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, as_number, check_actions, is_concrete
+from regdist.numerics.records import Number, Table, as_number, check_actions, is_concrete
 from regdist.policies import laws
-from regdist.problems.bandit import Bandit, check_reward
+from regdist.problems.bandit import Bandit, check_reward, takes_bandit
 from regdist.regularizers.divergence import KL
-from regdist.regularizers.regularizer import Regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
 
 
+@takes_bandit
 def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     """The same problem with another reward, shape [K].
 
     Raises:
         ValueError: another shape, NaN or +inf, or every action of the reference is forbidden.
 
-    >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
-    >>> print(b.reward)
-    [0. 2.]
+    Examples:
+        >>> b = rd.transform.with_reward(rd.bandit([1.0, 0.0], [0.3, 0.7]), [0.0, 2.0])
+        >>> print(b.reward)
+        [0. 2.]
     """
     row = _row("reward", reward, bandit)
     if is_concrete(row, bandit):
@@ -35,25 +36,29 @@ def with_reward(bandit: Bandit, reward: Table) -> Bandit:
     return Bandit(row, bandit.log_ref, bandit.label)
 
 
+@takes_bandit
 def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
     """The same problem with another reference: log-probabilities, shape [K].
 
     With `rd.laws` this tempers, filters or mixes the reference:
 
-    >>> b = rd.bandit([1.0, 0.0, 0.0], [0.3, 0.6, 0.1])
-    >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
-    [0.333... 0.666... 0.        ]
+    Examples:
+        >>> b = rd.bandit([1.0, 0.0, 0.0], [0.3, 0.6, 0.1])
+        >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
+        [0.333... 0.666... 0.        ]
     """
     log_q = normalize(_row("log_reference", log_reference, bandit))
     return Bandit(bandit.reward, log_q, bandit.label)
 
 
-def temper(bandit: Bandit, temperature: ArrayLike) -> Bandit:
-    """The reference at another temperature: q^{1/T}, normalised. See `rd.laws.temper`."""
+@takes_bandit
+def temper(bandit: Bandit, temperature: Number) -> Bandit:
+    """The reference at another temperature: q^{1/T}, normalized. See `rd.laws.temper`."""
     return with_reference(bandit, laws.temper(bandit.log_ref, temperature))
 
 
-def nucleus(bandit: Bandit, mass: ArrayLike) -> Bandit:
+@takes_bandit
+def nucleus(bandit: Bandit, mass: Number) -> Bandit:
     """The reference cut to its smallest set of likeliest actions that holds `mass`.
 
     See `rd.laws.nucleus` (arXiv 1904.09751).
@@ -61,7 +66,8 @@ def nucleus(bandit: Bandit, mass: ArrayLike) -> Bandit:
     return with_reference(bandit, laws.nucleus(bandit.log_ref, mass))
 
 
-def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
+@takes_bandit
+def min_p(bandit: Bandit, fraction: Number) -> Bandit:
     """The reference cut to actions at least `fraction` times as likely as the likeliest.
 
     See `rd.laws.min_p` (arXiv 2407.01082).
@@ -69,11 +75,13 @@ def min_p(bandit: Bandit, fraction: ArrayLike) -> Bandit:
     return with_reference(bandit, laws.min_p(bandit.log_ref, fraction))
 
 
-def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
+@takes_bandit
+def verify(bandit: Bandit, threshold: Number) -> Bandit:
     """A verifier: reward 1 where R >= threshold, else 0. Forbidden actions stay forbidden.
 
-    >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
-    [0. 1. 1.]
+    Examples:
+        >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
+        [0. 1. 1.]
     """
     if is_concrete(threshold) and np.any(np.isnan(np.asarray(threshold))):
         raise ValueError("threshold must be a number; got NaN")
@@ -82,23 +90,26 @@ def verify(bandit: Bandit, threshold: ArrayLike) -> Bandit:
     return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
 
 
-def typicality_bias(bandit: Bandit, weight: ArrayLike) -> Bandit:
+@takes_bandit
+def typicality_bias(bandit: Bandit, weight: Number) -> Bandit:
     """R + weight log q: raters who like what is typical (arXiv 2510.01171).
 
     The reverse-KL target becomes proportional to q^{1 + weight/beta} e^{R/beta}: the reference
     sharpened. Actions off the support get reward -inf.
 
-    >>> b = rd.bandit([0.0, 0.0], [0.8, 0.2])
-    >>> print(rd.target(typicality_bias(b, 0.5), rd.ReverseKL(0.5)).probs.round(4))  # q^2
-    [0.9412 0.0588]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0], [0.8, 0.2])
+        >>> print(rd.target(typicality_bias(b, 0.5), rd.ReverseKL(0.5)).probs.round(4))  # q^2
+        [0.9412 0.0588]
     """
     return condition(bandit, bandit.log_ref, weight)
 
 
-def condition(bandit: Bandit, log_likelihood: Table, weight: ArrayLike = 1.0) -> Bandit:
+@takes_bandit
+def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Bandit:
     """R + weight log P(c | y): conditioning on an event c with guidance weight (2406.12120).
 
-    With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalised: at
+    With rewards 0 and beta = 1 the reverse-KL target is q P(c|y)^weight, normalized: at
     weight 1 Bayes' posterior. Where the likelihood is 0 the action is forbidden.
 
     Args:
@@ -113,8 +124,11 @@ def condition(bandit: Bandit, log_likelihood: Table, weight: ArrayLike = 1.0) ->
     return with_reward(bandit, jnp.where(never, -jnp.inf, bandit.reward + gain))
 
 
+@takes_bandit
 def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
-    """One reward from several: sum_m weights_m rewards_m.
+    r"""One reward from several: sum_m weights_m rewards_m.
+
+    $$\tilde R_i = \sum_m w_m R_{m i}$$
 
     The reverse-KL target is q e^{sum w_m R_m/beta}. An action that is the argmax of no weighting
     still has positive probability under all of them.
@@ -124,16 +138,20 @@ def scalarize(bandit: Bandit, rewards: Table, weights: Table) -> Bandit:
         rewards: shape [M, K].
         weights: shape [M].
 
-    >>> b = rd.bandit([0.0, 0.0, 0.0])
-    >>> print(scalarize(b, [[1.0, 0.0, 0.4], [0.0, 1.0, 0.4]], [0.5, 0.5]).reward)
-    [0.5 0.5 0.4]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0, 0.0])
+        >>> print(scalarize(b, [[1.0, 0.0, 0.4], [0.0, 1.0, 0.4]], [0.5, 0.5]).reward)
+        [0.5 0.5 0.4]
     """
     table, w = _rows("rewards", rewards, "weights", weights, bandit)
     return with_reward(bandit, jnp.sum(w[:, None] * table, axis=0))
 
 
+@takes_bandit
 def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table = 0.0) -> Bandit:
-    """R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
+    r"""R - sum_m multipliers_m (costs_m - limits_m): constraints priced into the reward.
+
+    $$\tilde R_i = R_i - \sum_m \mu_m (c_{m i} - \ell_m)$$
 
     `rd.constrained` finds the multipliers that keep E_p costs_m <= limits_m (arXiv 2310.04373).
 
@@ -148,17 +166,20 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
     return with_reward(bandit, bandit.reward - jnp.sum(prices[:, None] * above, axis=0))
 
 
-def length_penalty(bandit: Bandit, length: Table, weight: ArrayLike) -> Bandit:
+@takes_bandit
+def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
     """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
 
-    >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
-    [0.9 0.8]
+    Examples:
+        >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
+        [0.9 0.8]
     """
     w = as_number(weight).astype(bandit.reward.dtype)
     return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
 
 
-def entropy_penalty(bandit: Bandit, weight: ArrayLike, log_p: Table | None = None) -> Bandit:
+@takes_bandit
+def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) -> Bandit:
     """R - weight (-log p(y)): each action pays for its surprisal; in the mean weight H(p).
 
     With p the reference (the default) a positive weight is a typicality bias and a negative one an
@@ -167,41 +188,48 @@ def entropy_penalty(bandit: Bandit, weight: ArrayLike, log_p: Table | None = Non
 
     Args:
         bandit: the problem.
-        weight: positive to penalise, negative for a bonus.
+        weight: positive to penalize, negative for a bonus.
         log_p: whose surprisal, shape [K]; default the reference.
     """
     law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
     return condition(bandit, law, weight)
 
 
-def cluster_mass(bandit: Bandit, weight: ArrayLike = 1.0, log_p: Table | None = None) -> Bandit:
-    """R + weight p(answer of y): how likely the policy is to give the same answer (its label).
+@takes_bandit
+def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = None) -> Bandit:
+    r"""R + weight p(answer of y): how likely the policy is to give the same answer (its label).
 
-    With rewards 0 it is self-labelled training: soft majority voting, right or wrong.
+    $$\tilde R_i = R_i + w \sum_{j: a_j = a_i} p_j$$
+
+    With rewards 0 it is self-labeled training: soft majority voting, right or wrong.
 
     Args:
         bandit: the problem; labels say which actions give the same answer.
         weight: of the mass, which lies between 0 and 1.
         log_p: whose answers, shape [K]; default the reference.
 
-    >>> b = rd.bandit([0.0, 0.0, 0.0], [0.3, 0.3, 0.4], label=[0, 0, 1])
-    >>> print(cluster_mass(b).reward)
-    [0.6 0.6 0.4]
+    Examples:
+        >>> b = rd.bandit([0.0, 0.0, 0.0], [0.3, 0.3, 0.4], label=[0, 0, 1])
+        >>> print(cluster_mass(b).reward)
+        [0.6 0.6 0.4]
     """
     law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
     mass = jnp.exp(label_log_probs(law, bandit.label))[bandit.label]
     return with_reward(bandit, bandit.reward + as_number(weight).astype(mass.dtype) * mass)
 
 
+@takes_bandit
 def mara(
     bandit: Bandit,
     regularizer: Regularizer,
-    threshold: ArrayLike,
+    threshold: Number,
     form: str = "reward",
     *,
     anchor: str | int | Int[Array, ""] = "reference",
 ) -> Bandit:
-    """Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+    r"""Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+
+    $$\tilde R_i = R_z + \beta \log\frac{q_z}{q_i} \;\; \text{if } R_i \ge \tau, \text{ else } R_i$$
 
     Good actions are those with R >= threshold that the reference can take; z is one of them, the
     anchor. With q the reference and beta the coefficient of the term that is held to it:
@@ -210,8 +238,8 @@ def mara(
       reverse-KL target is then flat over the good actions, at the level of z; with an entropy
       bonus beside it too. Under forward KL it is *not* flat.
     - form "substitute": good actions get the reward R(z) and the reference q(z), which is then
-      normalised. Every divergence to the reference has a flat target. The paper leaves the
-      reference unnormalised: for reverse KL this changes nothing, for forward KL it multiplies
+      normalized. Every divergence to the reference has a flat target. The paper leaves the
+      reference unnormalized: for reverse KL this changes nothing, for forward KL it multiplies
       beta by the sum.
 
     Args:
@@ -226,12 +254,14 @@ def mara(
 
     Raises:
         ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
-            the regulariser is held to the reference.
+            the regularizer is held to the reference.
 
-    >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
-    >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
-    [0.4836 0.4836 0.0327]
+    Examples:
+        >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
+        >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
+        [0.4836 0.4836 0.0327]
     """
+    check_regularizer(regularizer)
     if form not in ("reward", "substitute"):
         raise ValueError(f'form must be "reward" or "substitute"; got {form!r}')
     reward, log_q = bandit.reward, bandit.log_ref

@@ -39,16 +39,17 @@ def bandits(
         spread: scale of the rewards.
         concentration: of the Dirichlet law of the reference: 1 is even on the simplex, a small
             one puts nearly all mass on one action and leaves the rest deep in the tail.
-        depth: each log q is lowered by up to this much, in nats, before it is normalised: 700
+        depth: each log q is lowered by up to this much, in nats, before it is normalized: 700
             gives references that a float can hardly hold.
         zeros: the chance of an action to be off the support; one at least stays on it.
 
     Raises:
         ValueError: a number out of range, or an unknown kind of rewards.
 
-    >>> b = rd.testing.bandits(4, rewards="levels", zeros=0.5)(jax.random.key(0))
-    >>> b.reward.shape, bool(jnp.isclose(jnp.exp(b.log_ref).sum(), 1))
-    ((4,), True)
+    Examples:
+        >>> b = rd.testing.bandits(4, rewards="levels", zeros=0.5)(jax.random.key(0))
+        >>> b.reward.shape, bool(jnp.isclose(jnp.exp(b.log_ref).sum(), 1))
+        ((4,), True)
     """
     if rewards not in REWARDS:
         raise ValueError(f"rewards must be one of {', '.join(REWARDS)}; got {rewards!r}")
@@ -79,8 +80,9 @@ def hard_bandits(num_actions: int) -> Generator:
     Raises:
         ValueError: num_actions is not positive.
 
-    >>> rd.testing.hard_bandits(4)(jax.random.key(0)).num_actions
-    4
+    Examples:
+        >>> rd.testing.hard_bandits(4)(jax.random.key(0)).num_actions
+        4
     """
     if num_actions < 1:
         raise ValueError(f"num_actions must be a positive integer; got {num_actions}")
@@ -104,8 +106,9 @@ def betas(low: float | int = 1e-3, high: float | int = 1e3) -> Generator:
     Raises:
         ValueError: not 0 < low < high.
 
-    >>> bool(1 < rd.testing.betas(1, 2)(jax.random.key(0)) < 2)
-    True
+    Examples:
+        >>> bool(1 < rd.testing.betas(1, 2)(jax.random.key(0)) < 2)
+        True
     """
     if not 0 < low < high < math.inf:
         raise ValueError(f"betas needs 0 < low < high; got low={low}, high={high}")

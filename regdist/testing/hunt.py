@@ -113,31 +113,32 @@ def falsify(
         ValueError: num, top or batch not positive, a tolerance below 0, or above 0 with a boolean.
         TypeError: the predicate returns something else than one real number or boolean.
 
-    Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward KL
-    at the same beta is the more diverse:
+    Examples:
+        Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward
+        KL at the same beta is the more diverse:
 
-    >>> problems = (rd.testing.bandits(3, rewards="binary"), rd.testing.betas(0.1, 10))
-    >>> def keeps_odds(bandit, beta):
-    ...     law = rd.target(bandit, rd.ReverseKL(beta))
-    ...     change = rd.log_odds(law.log_probs, 0, 1) - rd.log_odds(bandit.log_ref, 0, 1)
-    ...     return jnp.where(bandit.reward[0] == bandit.reward[1], -jnp.abs(change), 0)
-    >>> print(falsify(keeps_odds, problems, 4000, key=jax.random.key(0), tolerance=1e-12))
-    not refuted: it holds on all 4,000 problems; the smallest margin ...
-    >>> def forward_is_more_diverse(bandit, beta):
-    ...     laws = [rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)]
-    ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
-    >>> found = falsify(
-    ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
-    ... )
-    >>> print(found)
-    refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
-    >>> bandit, beta = found.candidates[0].problem
-    >>> bool(forward_is_more_diverse(bandit, beta) < 0)
-    True
+        >>> problems = (rd.testing.bandits(3, rewards="binary"), rd.testing.betas(0.1, 10))
+        >>> def keeps_odds(bandit, beta):
+        ...     law = rd.target(bandit, rd.ReverseKL(beta))
+        ...     change = rd.log_odds(law.log_probs, 0, 1) - rd.log_odds(bandit.log_ref, 0, 1)
+        ...     return jnp.where(bandit.reward[0] == bandit.reward[1], -jnp.abs(change), 0)
+        >>> print(falsify(keeps_odds, problems, 4000, key=jax.random.key(0), tolerance=1e-12))
+        not refuted: it holds on all 4,000 problems; the smallest margin ...
+        >>> def forward_is_more_diverse(bandit, beta):
+        ...     laws = [
+        ...         rd.target(bandit, kl(beta)).log_probs for kl in (rd.ForwardKL, rd.ReverseKL)
+        ...     ]
+        ...     return rd.metrics.entropy(laws[0]) - rd.metrics.entropy(laws[1])
+        >>> hunt = falsify(
+        ...     forward_is_more_diverse, problems, 4000, key=jax.random.key(0), tolerance=1e-12
+        ... )
+        >>> print(hunt)
+        refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
+        >>> bandit, beta = hunt.candidates[0].problem
+        >>> bool(forward_is_more_diverse(bandit, beta) < 0)
+        True
     """
-    for name, count in (("num", num), ("top", top), ("batch", batch)):
-        if count < 1 or (name == "num" and count > 2**32):
-            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+    _check_counts(num=num, top=top, batch=batch)
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
     several = isinstance(problems, Sequence)
@@ -169,21 +170,13 @@ def falsify(
         }
 
     starts = np.arange(0, num, size, dtype=np.uint64).astype(np.uint32)
-    made = sweep(
+    result = sweep(
         worst_of, {"start": starts}, budget=budget, out=out, mesh=mesh, block=1, progress=progress
     )
-    real = made.values["real"].reshape(-1)
-    margin, index = (made.values[name].reshape(-1)[real] for name in ("margin", "index"))
-    level = np.where(np.isnan(margin), -np.inf, margin)
-    first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
-    found = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
-    candidates = [
-        Candidate(
-            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], found)
-        )
-        for place, i in enumerate(first)
-    ]
-    violations = int(made.values["violations"].sum())
+    real = result.values["real"].reshape(-1)
+    margin, index = (result.values[name].reshape(-1)[real] for name in ("margin", "index"))
+    candidates = _worst(problem_of, margin, index, top)
+    violations = int(result.values["violations"].sum())
     return Hunt(
         holds=violations == 0,
         num=num,
@@ -191,9 +184,30 @@ def falsify(
         tolerance=tolerance,
         worst=candidates[0].margin,
         candidates=candidates,
-        seconds=made.seconds,
-        rate=made.rate * num / len(starts),
+        seconds=result.seconds,
+        rate=result.rate * num / len(starts),
     )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
+            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+
+
+def _worst(
+    problem_of: Callable[[Array], Any], margin: np.ndarray, index: np.ndarray, top: int
+) -> list[Candidate]:
+    """The problems of smallest margin, NaN first, ties by index."""
+    level = np.where(np.isnan(margin), -np.inf, margin)
+    first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
+    worst = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
+    return [
+        Candidate(
+            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], worst)
+        )
+        for place, i in enumerate(first)
+    ]
 
 
 def _margin(value: Any, tolerance: float | int) -> Array:

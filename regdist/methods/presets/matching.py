@@ -1,4 +1,7 @@
-"""The known methods by name: distribution matching and preferences."""
+"""The known methods by name: distribution matching and preferences.
+
+`options` are those of `compose`; l is the log-ratio of the policy p to the reference q.
+"""
 
 from typing import Unpack
 
@@ -7,7 +10,6 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from regdist.methods.advantage import GroupRelative
 from regdist.methods.composition import Common, Options, compose
 from regdist.methods.matching import (
     Balance,
@@ -19,36 +21,54 @@ from regdist.methods.matching import (
 )
 from regdist.methods.method import Method
 from regdist.methods.penalty import TrustRegion
+from regdist.methods.presets.catalog import preset
+from regdist.methods.presets.parts import relative, standardized
 from regdist.methods.signal import ClusterMass, NashMD
 from regdist.methods.surrogate import CappedRatio
 from regdist.numerics.records import Table, as_number, positive
 from regdist.regularizers.divergence import KL, Divergence
 
+__all__ = [
+    "disco",
+    "drpo",
+    "fdpg",
+    "flowrl",
+    "gvpo",
+    "mpo",
+    "nash_md",
+    "online_dpo",
+    "online_ipo",
+    "self_labelled",
+    "trajectory_balance",
+    "vargrad",
+    "xpo",
+]
+
 _BETA = "The target is q e^{R/beta}"
 
 
-def _raw() -> GroupRelative:
-    return GroupRelative(as_number(0.0))
-
-
+@preset(papers=("2201.13259",), code=("torchgfn gflownet.TBGFlowNet",))
 def trajectory_balance(beta: ArrayLike, **options: Unpack[Common]) -> Method:
-    """(log Z + log p - log q - R/beta)^2 with log Z where it ends up (torchgfn, one step).
+    """(log Z + log p - log q - R/beta)^2 with log Z where it ends up (2201.13259, torchgfn).
 
-    Target q e^{R/beta}/Z.
+    One step. Target q e^{R/beta}/Z.
     """
     b = positive("beta", beta, _BETA)
-    return compose(Balance(_raw(), b, 2 / b, as_number(1.0), "log_z"), **options)
+    return compose(Balance(relative("none"), b, 2 / b, as_number(1.0), "log_z"), **options)
 
 
+@preset(papers=("2302.05446",), code=("torchgfn gflownet.LogPartitionVarianceGFlowNet",))
 def vargrad(beta: ArrayLike, **options: Unpack[Common]) -> Method:
-    """The same residual less its mean over the group, squared (torchgfn `log_partition_variance`).
+    """The residual of `trajectory_balance` less its mean over the group, squared (2302.05446).
 
-    On-policy its expected gradient is 2 grad KL(p || target) (1 - 1/G).
+    torchgfn's log-partition variance. On-policy its expected gradient is
+    2 grad KL(p || target) (1 - 1/G).
     """
     b = positive("beta", beta, _BETA)
-    return compose(Balance(_raw(), b, 2 / b, as_number(1.0)), **options)
+    return compose(Balance(relative("none"), b, 2 / b, as_number(1.0)), **options)
 
 
+@preset(papers=("2504.19599",), variants={"old-anchor": {"anchor": "old"}})
 def gvpo(beta: ArrayLike = 0.1, anchor: str = "reference", **options: Unpack[Common]) -> Method:
     """GVPO (2504.19599): sum over a group of (beta (l - mean l) - (r - mean r))^2 / (2 (G - 1)).
 
@@ -58,23 +78,32 @@ def gvpo(beta: ArrayLike = 0.1, anchor: str = "reference", **options: Unpack[Com
         options: as in `compose`.
     """
     b = positive("beta", beta, _BETA)
-    return compose(Balance(_raw(), b, b, as_number(1.0), "mean", True, anchor), **options)
+    return compose(Balance(relative("none"), b, b, as_number(1.0), "mean", True, anchor), **options)
 
 
-def flowrl(gain: ArrayLike = 15.0, cap: ArrayLike = 10.0, **options: Unpack[Common]) -> Method:
+@preset(papers=("2509.15207",))
+def flowrl(
+    gain: ArrayLike = 15.0,
+    cap: ArrayLike = 10.0,
+    *,
+    normalize_std: bool = True,
+    eps: ArrayLike = 1e-6,
+    **options: Unpack[Common],
+) -> Method:
     """FlowRL (2509.15207): trajectory balance on 15 times GRPO's *advantage*, not the reward.
 
     Weighted by the ratio, at most `cap`. Its target q exp(15 (R - mean)/std) depends on the policy.
     """
-    inner = GroupRelative(as_number(1e-6), "mean", "std", "raw")
+    inner = standardized(normalize_std, eps)
     residual = Balance(inner, as_number(1.0), as_number(2.0), as_number(gain))
     return compose(residual, CappedRatio(as_number(0.0), as_number(cap)), **options)
 
 
+@preset(papers=("2302.08215",))
 def fdpg(
     beta: ArrayLike, divergence: Divergence | None = None, **options: Unpack[Common]
 ) -> Method:
-    """f-DPG (2302.08215): minimises D_f(p || p*), p* = q e^{R/beta}/Z, for any f.
+    """f-DPG (2302.08215): minimizes D_f(p || p*), p* = q e^{R/beta}/Z, for any f.
 
     Args:
         beta: of the target.
@@ -85,38 +114,51 @@ def fdpg(
     return compose(match, **options)
 
 
+@preset(papers=("1806.06920",), code=("rlax mpo_ops",))
 def mpo(epsilon: ArrayLike = 0.1, **options: Unpack[Common]) -> Method:
     """MPO (1806.06920): fit to the samples weighted by e^{R/eta}, eta from the dual."""
     return compose(Exponential(positive("epsilon", epsilon, "nats between steps")), **options)
 
 
+@preset(papers=("2312.00886",), code=("TRL nash_md_trainer",))
 def nash_md(beta: ArrayLike = 0.1, mix: ArrayLike = 0.5, **options: Unpack[Common]) -> Method:
     """Nash-MD (2312.00886; TRL): (P(y beats the opponent) - 1/2) log p - beta sg(l) log p.
 
     The opponent's logits are mix * reference + (1 - mix) * policy, P the sigmoid of reward gaps.
-    Fixed point p proportional to q e^{P opponent/beta}: the regularised Nash equilibrium only
+    Fixed point p proportional to q e^{P opponent/beta}: the regularized Nash equilibrium only
     when the opponent is the policy itself (mix = 0).
     """
-    return compose(_raw(), signal=NashMD(as_number(mix)), beta=beta, estimator="k2", **options)
+    return compose(
+        relative("none"), signal=NashMD(as_number(mix)), beta=beta, estimator="k2", **options
+    )
 
 
+@preset(code=("TRL online_dpo_trainer",), variants={"soft": {"hard": False}})
 def online_dpo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
     """Online DPO: pairs from the policy, judged, -log sigmoid(beta (l_win - l_lose)).
 
     Args:
         beta: as in DPO.
         hard: the judge always prefers the larger reward: margins then grow without bound. False:
-            with probability sigmoid of the reward gap; the target is q e^{R/beta}.
+            with probability sigmoid of the reward gap; the target is q e^{R/beta}. Of equal
+            rewards each wins half the time: TRL takes the first of a pair that has no order.
         options: as in `compose`.
     """
     return compose(Pairwise(positive("beta", beta, _BETA), "dpo", hard), **options)
 
 
+@preset(
+    papers=("2310.12036",), code=("TRL online_dpo_trainer",), variants={"soft": {"hard": False}}
+)
 def online_ipo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
     """Online IPO (2310.12036): pairs from the policy, (l_win - l_lose - 1/(2 beta))^2."""
     return compose(Pairwise(positive("beta", beta, _BETA), "ipo", hard), **options)
 
 
+@preset(
+    papers=("2505.12366",),
+    variants={"ratio": {"score": "ratio"}, "plain": {"plain": True}},
+)
 def disco(
     tau: ArrayLike | None = None,
     score: str = "log",
@@ -136,6 +178,7 @@ def disco(
     return compose(contrast, penalties=(_trust_region(),), **options)
 
 
+@preset(papers=("2510.04474",))
 def drpo(length: Table, decay: ArrayLike = 0.1, **options: Unpack[Options]) -> Method:
     """DRPO (2510.04474): DisCO whose correct samples weigh e^{(1 - length/longest)/decay}.
 
@@ -154,14 +197,24 @@ def _trust_region() -> TrustRegion:
     return TrustRegion(as_number(1e3), as_number(1e-4))
 
 
+@preset(papers=("2405.21046",), code=("TRL xpo_trainer",), variants={"soft": {"hard": False}})
 def xpo(
     beta: ArrayLike = 0.1, alpha: ArrayLike = 1e-5, hard: bool = True, **options: Unpack[Common]
 ) -> Method:
-    """XPO (2405.21046): online DPO against the reference's samples, with optimism alpha."""
+    """XPO (2405.21046): online DPO against the reference's samples, with optimism alpha.
+
+    Args:
+        beta: as in DPO.
+        alpha: coefficient of log p at the reference's sample.
+        hard: as in `online_dpo`, but of equal rewards the policy's sample wins (TRL
+            `xpo_trainer`): it is pushed above equally good samples of the reference.
+        options: as in `compose`.
+    """
     pair = Pairwise(positive("beta", beta, _BETA), "dpo", hard)
     return compose(WithReference(pair, as_number(alpha)), **options)
 
 
+@preset(unsourced="the plainest reward of this kind: the share of samples with one's own answer")
 def self_labelled(label: Int[Array, " K"], **options: Unpack[Options]) -> Method:
     """The reward is the mass of one's own answer: it ends on the initial plurality.
 
@@ -171,4 +224,4 @@ def self_labelled(label: Int[Array, " K"], **options: Unpack[Options]) -> Method
     """
     same = jnp.asarray(label)[:, None] == jnp.asarray(label)[None, :]
     signal = ClusterMass(jnp.where(same, as_number(1.0), as_number(0.0)))
-    return compose(_raw(), signal=signal, **options)
+    return compose(relative("none"), signal=signal, **options)

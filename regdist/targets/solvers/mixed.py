@@ -21,7 +21,7 @@ from jax import Array
 from regdist.numerics.logspace import largest_exponent, log_ratio, log_sum_exp
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.regularizers.divergence import Divergence, TotalVariation
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum, place_rest, reachable
 
 
@@ -111,7 +111,7 @@ class _Problem:
         return order, anchors[order]
 
     def law(self, s: Array, forces: Array, pivot: Array, more: Array | float = 0.0) -> Array:
-        """Log p of every action that some anchor holds, shape [K]; `more` is added to each gap."""
+        """log p of every action that some anchor holds, shape [K]; `more` is added to each gap."""
         gap = jnp.where(self.active, self.reward[pivot] - self.reward, 0)
         signs = np.array(list(itertools.product((1, -1), repeat=len(self.kinks))))
         moves = jnp.sum(jnp.asarray(signs, gap.dtype) * self.halves - forces, axis=1)
@@ -163,10 +163,12 @@ class _Problem:
         """Where the pivot stands at the optimum: its stretch, then its place in it."""
         order, corners = self.corners(pivot)
         stretch = jnp.zeros_like(pivot)
-        if self.kinks:  # the last end of a stretch at which the mass is still below 1
+        # The mass grows from stretch to stretch. An end is passed if there the mass is below 1 and
+        # others do not enter yet; the number of ends passed is the number of the stretch.
+        if self.kinks:
             rank = jnp.repeat(jnp.arange(len(self.kinks)), 2)
             sign = jnp.tile(jnp.asarray([-1, 1], corners.dtype), len(self.kinks))
-            known = jnp.isfinite(corners[rank])
+            known = jnp.isfinite(corners[rank])  # an anchor that excludes the pivot lies below it
 
             def passed(rank: Array, sign: Array, known: Array) -> Array:
                 force = sign * self.halves[order[rank]]
@@ -176,6 +178,8 @@ class _Problem:
                 return ~known | (room & (self.lack(s, forces, pivot) < 0))
 
             stretch = jnp.sum(jax.vmap(passed)(rank, sign, known)).astype(pivot.dtype)
+        # Where s moves, its bracket is the stretch between two anchors, cut to where the mass can
+        # be 1 at all. Twice the range of exp stands for infinity.
         above, held = stretch // 2, stretch % 2 == 1
         none = jnp.zeros_like(self.bend)
         limit = none + 2 * largest_exponent(none)
@@ -185,8 +189,9 @@ class _Problem:
         top = jnp.minimum(walls[above + 1], 0)
         high = jnp.minimum(jnp.minimum(high, top), entry)
         low = jnp.clip(jnp.maximum(low, walls[above]), -limit, high)
+        # Where the pivot is held, the force moves, between -beta/2 and beta/2; there the level at
+        # which others enter is linear in it.
         half = jnp.stack([*self.halves[order], none])[above]
-        # At an anchor the level at which others enter is linear in the force.
         force = jnp.clip(-self.lack(s, forces, pivot), -half, half)
         low, high = jnp.where(held, -half, low), jnp.where(held, force, high)
 
@@ -194,11 +199,12 @@ class _Problem:
             return log_sum_exp(self.law(*self.place(x, pivot, stretch), pivot))
 
         x, ended = increasing_root(excess, low, high)
+        # If the mass is below 1 where others enter, the pivot is capped there: they take the rest.
         miss, at_top = jax.vmap(excess)(jnp.stack([x, high]))
         enters = jnp.where(held, (force < half), high == entry)
         capped = enters & (at_top < 0)
         miss = jnp.where(capped, 0, jnp.abs(miss))
-        ended |= miss <= 16 * jnp.finfo(miss.dtype).eps
+        ended |= miss <= 16 * jnp.finfo(miss.dtype).eps  # the mass is 1 to the rounding of its sum
         return _Found(pivot, stretch, jnp.where(capped, high, x), capped, ended, miss)
 
 
@@ -269,12 +275,10 @@ def _respond(terms: list[_Term], gap: Array) -> Array:
     still, still_need, still_weight = jax.lax.stop_gradient((at, need, weight))
     low, high = _bracket(still, held, still_need, still_weight)
     empty = lack(-far, still, still_need) >= 0
-    found, _ = increasing_root(
-        lambda x: lack(x, still, still_need), low, high, ended=empty | closed
-    )
+    root, _ = increasing_root(lambda x: lack(x, still, still_need), low, high, ended=empty | closed)
     fixed = closed | empty
-    found = jnp.where(fixed, 0, found)
-    log_p = implicit_root(lambda x: jnp.where(fixed, x - found, lack(x, at, need)), found)
+    root = jnp.where(fixed, 0, root)
+    log_p = implicit_root(lambda x: jnp.where(fixed, x - root, lack(x, at, need)), root)
     return jnp.where(fixed, -jnp.inf, log_p)
 
 
@@ -312,5 +316,6 @@ def _bracket(
     high = jnp.max(jnp.stack([c[1] for c in candidates]), axis=0)
     low = jnp.where(jnp.isfinite(low) & ~(short[0] & (load[0] == 0)), low, -limit)
     high = jnp.where(jnp.isfinite(high) & ~(short[1] & (load[1] == 0)), high, limit)
+    # The candidates round, and one halving more costs nothing.
     margin = 1e-9 * (1 + jnp.abs(low) + jnp.abs(high))
     return low - margin, high + margin

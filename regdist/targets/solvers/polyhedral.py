@@ -1,9 +1,9 @@
-"""Total variation to one or several anchors: a linear programme, solved exactly by sorting."""
+"""Total variation to one or several anchors: a linear program, solved exactly by sorting."""
 
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum
 
 
@@ -35,7 +35,7 @@ def polyhedral(reward: Array, parts: list[Reduced]) -> Optimum:
     flat_cost, flat = cost.ravel(), length.ravel()
     last = jnp.zeros_like(length, bool).at[-1].set(True).ravel()
     ranked = jnp.argsort(flat_cost)
-    rounding = 4 * len(reward) * jnp.finfo(flat.dtype).eps
+    rounding = 4 * len(reward) * jnp.finfo(flat.dtype).eps  # of a sum over all actions
     level = flat_cost[ranked[jnp.argmax(jnp.cumsum(flat[ranked]) >= 1 - rounding)]]
     below, tied = flat_cost < level, flat_cost == level
     held = jnp.sum(jnp.where(~last & ~below, flat, 0)) - jnp.sum(corner[-1] - anchors[0])

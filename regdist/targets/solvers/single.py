@@ -1,6 +1,6 @@
 """One strictly convex divergence to one anchor.
 
-Everything is parametrised by s, the log-ratio log(p/q) of the best action to its anchor. Given s
+Everything is parametrized by s, the log-ratio log(p/q) of the best action to its anchor. Given s
 the divergence says the log-ratio of every other action from its reward gap alone, without
 cancellation and without a seam in alpha; s is then the root of "the probabilities sum to 1".
 K is the number of actions, q the anchor.
@@ -15,10 +15,15 @@ from jax import Array
 from regdist.numerics.logspace import largest_exponent, log_mean_exp, log_sum_exp
 from regdist.numerics.roots import bracketed_newton, implicit_root, increasing_root, where_unknown
 from regdist.regularizers.divergence import Divergence
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum, place_rest
 
+# Of 20,000 random and 20,000 hard problems (8 actions, each of five members of the alpha family)
+# 16 steps settle all that 40 do, 12 all but a few. Of the hard ones a tenth is left to the safe
+# search, of those with 256 actions a third.
 _QUICK_STEPS = 16
+# Ulps by which the log-mass may miss 0, as a sum of K terms and a last step round. At 4 up to 5%
+# more of the hard problems would be searched again, at 1,000 up to 5% fewer.
 _ROUNDING = 32
 
 
@@ -116,13 +121,14 @@ def _quickly(task: _Task) -> _Root:
     at_entry = excess_mass(jnp.where(bounded, entry, start))[0]
     capped = bounded & (at_entry < 0)
     start = jnp.minimum(start, entry)
-    low = jnp.minimum(start, 0) - 1
+    low = jnp.minimum(start, 0) - 1  # no r is above s: the mass is below 1/e
     eps = float(jnp.finfo(start.dtype).eps)
-    near = eps**0.75
+    near = eps**0.75  # Newton squares the error of the step that it ends with
     s, ended = bracketed_newton(
         excess_mass, low, start, start, divergence.newton_step, capped, near, _QUICK_STEPS, near
     )
     left = jnp.where(capped, 0, excess_mass(s)[0])
+    # -688 (float32: -85): q is then no subnormal number, which devices flush to 0.
     shallow = jnp.all(log_q >= -0.97 * largest_exponent(log_q), where=active)
     known = ended & shallow & (jnp.abs(left) <= _ROUNDING * eps) & jnp.isfinite(at_entry)
     return _Root(best, jnp.where(capped, entry, s), capped, known)
@@ -154,8 +160,8 @@ def _safely(task: _Task) -> _Root:
         """The action whose probability responds most to the multiplier at s, and its log-ratio."""
         r, response = jax.jvp(lambda g: divergence.shift(s, g), (gap,), (-jnp.ones_like(gap),))
         log_response = log_q_active + r + jnp.log(response)
-        chosen = jnp.argmax(jnp.where(active & (response > 0), log_response, -jnp.inf))
-        return chosen, r[chosen]
+        action = jnp.argmax(jnp.where(active & (response > 0), log_response, -jnp.inf))
+        return action, r[action]
 
     gap = gap_to(best)
     alone = jnp.where(active, divergence.shift(-log_q_active, -gap), jnp.inf)
@@ -178,6 +184,7 @@ def _safely(task: _Task) -> _Root:
     def retry(root: _Root, candidate: tuple[Array, Array]) -> tuple[_Root, None]:
         pivot, start = candidate
         skip = ~sparse | (pivot == root.pivot)
+        # On hard problems the root is within 1.7 of the start, or nowhere within 50.
         wide = 50 + jnp.abs(start)
         s, ended = increasing_root(
             lambda s: log_mass(s, pivot),
@@ -191,6 +198,7 @@ def _safely(task: _Task) -> _Root:
         better = jnp.abs(log_mass(s, pivot)) <= jnp.abs(log_mass(root.s, root.pivot))
         return jax.tree.map(lambda a, b: jnp.where(sparse & better, a, b), again, root), None
 
+    # 4 ulps above s, to see an action that enters just there.
     above = root.s + 4 * jnp.finfo(s.dtype).eps * jnp.abs(root.s)
     candidates = steepest(root.s), steepest(above), (first, -log_q_active[first])
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *candidates)

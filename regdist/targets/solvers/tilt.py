@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.numerics.logspace import log_mean_exp, times_exp
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum
 
 
@@ -23,7 +23,7 @@ def tilt(reward: Array, part: Reduced) -> Optimum:
 
 @jax.custom_jvp
 def _tilted(log_q: Array, reward: Array, beta: Array) -> Array:
-    """Log q + R/beta, normalised, without a mask in the value: large batches are bound by memory.
+    """log q + R/beta, normalized, without a mask in the value: large batches are bound by memory.
 
     Rewards are compared with the best on the support before the division by beta. `shut` is 0 on
     the support and -inf off it, in arithmetic.

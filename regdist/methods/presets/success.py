@@ -1,0 +1,104 @@
+"""The known methods by name: what counts is success, in one try or in k.
+
+`options` are those of `compose`. G is the group size, p the chance of success, correct samples are
+those of a reward above 0.
+"""
+
+from typing import Unpack
+
+from jax.typing import ArrayLike
+
+from regdist.methods.advantage import BestMinusSecond, MixedOnly, PassAtK, Signed
+from regdist.methods.composition import Options, compose
+from regdist.methods.method import Method
+from regdist.methods.presets.catalog import preset
+from regdist.methods.presets.parts import PPO, relative
+from regdist.numerics.records import as_number, positive
+
+__all__ = [
+    "maxrl",
+    "nsr",
+    "one_sided_grpo",
+    "pass_at_k_grpo",
+    "pass_at_k_training",
+    "psr",
+    "raft",
+    "reinforce_rej",
+    "w_reinforce",
+]
+
+
+@preset(
+    papers=("2602.02710",),
+    code=("tajwarfahim/maxrl core_algos.compute_p_normalization_outcome_advantage",),
+    options=PPO,
+)
+def maxrl(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Method:
+    """MaxRL (2602.02710): (r - mean)/(mean + 1e-6); sum over k < G of grad pass@k / k, binary."""
+    return compose(relative("mean", "mean", eps, "raw"), **options)
+
+
+@preset(
+    code=("tajwarfahim/maxrl core_algos.compute_one_sided_grpo_outcome_advantage",), options=PPO
+)
+def one_sided_grpo(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Method:
+    """(r - mean)/(sqrt(mean) + 1e-6), beside MaxRL in its repository."""
+    return compose(relative("mean", "sqrt_mean", eps), **options)
+
+
+@preset(
+    papers=("2503.19595",),
+    code=("verl core_algos.compute_grpo_passk_outcome_advantage",),
+    options=PPO,
+    variants={"no-std": {"normalize_std": False}},
+)
+def pass_at_k_grpo(
+    normalize_std: bool = True, *, eps: ArrayLike = 1e-6, **options: Unpack[Options]
+) -> Method:
+    """The best sample gets its lead over the second (2503.19595, verl `grpo_passk`).
+
+    Without the standard deviation the expected update is grad pass@G / G for a binary reward. It
+    moves nothing under `Population()`, which is refused.
+    """
+    scale = "std" if normalize_std else "none"
+    return compose(BestMinusSecond(as_number(eps), scale), **options)
+
+
+@preset(papers=("2508.10751",), options=PPO, variants={"pass-at-2": {"k": 2}})
+def pass_at_k_training(k: ArrayLike = 4, **options: Unpack[Options]) -> Method:
+    """Pass@k training (2508.10751): the analytic advantage of pass@k over groups of k."""
+    return compose(PassAtK(positive("k", k, "k is how many tries count")), **options)
+
+
+@preset(papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}})
+def psr(subset: bool = False, **options: Unpack[Options]) -> Method:
+    """Positive samples alone (2506.01347). The code averages over them: `subset=True`."""
+    return compose(Signed(as_number(1), as_number(0), subset), **options)
+
+
+@preset(papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}})
+def nsr(subset: bool = False, **options: Unpack[Options]) -> Method:
+    """Negative samples alone (2506.01347). The code averages over them: `subset=True`."""
+    return compose(Signed(as_number(0), as_number(1), subset), **options)
+
+
+@preset(papers=("2506.01347",), options=PPO)
+def w_reinforce(weight: ArrayLike = 0.1, **options: Unpack[Options]) -> Method:
+    """W-REINFORCE (2506.01347): `weight` on positive samples, 1 on negative ones."""
+    return compose(Signed(as_number(weight), as_number(1)), **options)
+
+
+@preset(papers=("2304.06767", "2504.11343"))
+def raft(**options: Unpack[Options]) -> Method:
+    """RAFT (2304.06767; Minimal-RL 2504.11343): rewards below 0 count as 0.
+
+    As gradient steps; a maximum-likelihood fit to the end of every round gives
+    `rd.rejection(bandit, threshold)` at once.
+    """
+    return compose(Signed(as_number(1), as_number(0)), **options)
+
+
+@preset(papers=("2504.11343",))
+def reinforce_rej(**options: Unpack[Options]) -> Method:
+    """Reinforce-Rej (2504.11343): the raw reward, groups of equal rewards dropped."""
+    return compose(MixedOnly(), **options)

@@ -1,0 +1,69 @@
+"""What surrounds a method in a trainer: re-used samples, stale samples, a moving reference."""
+
+from collections.abc import Callable
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from regdist.numerics.records import as_number, record, static
+
+
+@record
+class Loop:
+    """What surrounds a method in a trainer; made by `loop()`.
+
+    Attributes:
+        sync_mix: share of the policy's logits in the new reference's at a synchronisation.
+        epochs: passes over the samples of a step.
+        minibatches: parts that the groups of a step are split into, one update each.
+        staleness: how many steps older than the policy its samples are.
+        sampler: from the log-probabilities of the old policy to the law really sampled.
+        sync_every: steps between synchronisations of the reference, or None for a fixed one.
+    """
+
+    sync_mix: Array
+    epochs: int = static(default=1)
+    minibatches: int = static(default=1)
+    staleness: int = static(default=0)
+    sampler: Callable[[Array], Array] | None = static(default=None)
+    sync_every: int | None = static(default=None)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether every update is made with samples of the policy that it moves."""
+        return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
+
+
+def loop(
+    *,
+    epochs: int = 1,
+    minibatches: int = 1,
+    staleness: int = 0,
+    sampler: Callable[[Array], Array] | None = None,
+    sync_every: int | None = None,
+    sync_mix: ArrayLike = 1.0,
+) -> Loop:
+    """How a trainer uses a method: re-used samples, stale samples, a moving reference.
+
+    Args:
+        epochs: passes over the samples of a step; ratios are 1 in the first update only. In
+            expectation (`Population`, `Group`) each update is the expected one under the law that
+            the samples came from; `Sampled` re-uses the groups that it drew.
+        minibatches: parts that the groups of a step are split into, in order, one update each.
+        staleness: the samples of a step come from the policy that many steps before.
+        sampler: a law other than the trainer's own old policy: `lambda log_p:
+            rd.laws.temper(log_p, 1.1)`. Reuse one function object, to reuse the compiled run.
+        sync_every: every so many steps the reference moves: its logits become
+            sync_mix * policy + (1 - sync_mix) * reference (TR-DPO 2404.09656).
+        sync_mix: in (0, 1]; 1 replaces the reference.
+
+    Raises:
+        ValueError: a count is not a positive integer.
+    """
+    counts = {"epochs": epochs, "minibatches": minibatches, "sync_every": sync_every or 1}
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a positive integer; got {name}={count!r}")
+    if not isinstance(staleness, int) or staleness < 0:
+        raise ValueError(f"staleness must be an integer >= 0; got staleness={staleness!r}")
+    return Loop(as_number(sync_mix), epochs, minibatches, staleness, sampler, sync_every)

@@ -1,0 +1,63 @@
+import pytest
+
+from regdist.scale import jobs
+
+NAMES = [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]
+
+
+def work(name):
+    return {"name": "/".join(name), "third": int(name[1]) / 3}
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_results_come_in_order_and_names_are_told_as_they_are_done(tmp_path):
+    told = []
+    results = jobs.run(work, NAMES, tmp_path / "jobs", "f", done=told.append)
+    assert results == [work(name) for name in NAMES]
+    assert told == NAMES
+
+
+def test_a_run_that_stopped_goes_on_and_ends_on_the_same_bytes(tmp_path):
+    calls = []
+
+    def stops(name):
+        calls.append(name)
+        if name == NAMES[2] and len(calls) == 3:
+            raise KeyboardInterrupt
+        return work(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(stops, NAMES, tmp_path / "cut", "f")
+    done = len(list((tmp_path / "cut").glob("*.json")))
+    assert 2 <= done < 4
+    calls[:] = [None] * 4
+    assert jobs.run(stops, NAMES, tmp_path / "cut", "f") == [work(name) for name in NAMES]
+    assert len(calls) == 4 + 4 - done
+    jobs.run(work, NAMES, tmp_path / "whole", "f")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_more_names_are_added_to_those_that_are_there(tmp_path):
+    jobs.run(work, NAMES[1:3], tmp_path, "f")
+    kept = files(tmp_path)
+    calls = []
+    jobs.run(lambda name: calls.append(name) or work(name), NAMES, tmp_path, "f")
+    assert calls == [NAMES[0], NAMES[3]]
+    assert kept.items() <= files(tmp_path).items()
+
+
+def test_results_of_other_settings_are_not_mixed_in(tmp_path):
+    jobs.run(work, NAMES, tmp_path, "f")
+    kept = files(tmp_path)
+    with pytest.raises(ValueError, match="other settings or another version"):
+        jobs.run(work, NAMES, tmp_path, "g")
+    assert files(tmp_path) == kept
+
+
+def test_a_result_that_is_no_number_is_not_kept(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        jobs.run(lambda _: float("nan"), NAMES[:1], tmp_path, "f")
+    assert not list(tmp_path.glob("*.json"))
