@@ -130,7 +130,7 @@ def binary_fields(p, size):
     return {k: rd.field(method, bandit.log_ref, bandit, over) for k, method in CLOCKS.items()}
 
 
-@pytest.mark.parametrize("size", [2, 3, 7, 12])
+@pytest.mark.parametrize("size", [2, 7])
 @given(p=st.floats(0.02, 0.98))
 def test_binary_rewards_give_one_curve_with_many_clocks(p, size):
     """Field = w_G(p) grad p, w_G = E_j [f(1, j+1) - f(0, j)], j of G - 1 others correct."""
@@ -251,7 +251,9 @@ def test_two_reward_levels_do_not_hide_the_direction_of_the_kl():
 
 
 def test_self_labels_end_on_the_initial_plurality():
-    bandit = rd.bandit([0.0, 0.0, 0.0, 1.0], [0.25, 0.2, 0.25, 0.3], label=[0, 0, 1, 2])
+    bandit = rd.bandit(
+        [0.0, 0.0, 0.0, 1.0, 0.0], [0.25, 0.2, 0.25, 0.2, 0.1], label=[0, 0, 1, 2, 3]
+    )
     answer = rd.identify(m.self_labelled(bandit.label), bandit, starts=bandit.log_ref[None])
     assert np.exp(answer.log_probs)[:2].sum() > 1 - 1e-4  # together 0.45, and wrong
 
@@ -402,7 +404,7 @@ def test_the_ceiling_is_reached_with_entropy_left():
 
 def test_std_normalisation_loses_its_interior_below_a_critical_beta():
     """Two fixed points above it, none below, where every start ends on the best action."""
-    coin = rd.bandit([1.0, 0.0], [0.1, 0.9])
+    coin = rd.bandit([1.0, 0.0, 0.0, 0.0, 0.0], [0.1, 0.3, 0.3, 0.2, 0.1])
     for beta, count, verdict in ((1.0, 2, "converges"), (0.3, 0, "vertex")):
         reg = rd.ReverseKL(beta)
         points = rd.fixed_points(coin, reg, rd.feedback.std_normalized(coin, reg))
