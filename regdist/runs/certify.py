@@ -51,14 +51,14 @@ class Certificate:
         kl_from_target: KL(target || p) in nats.
         total_variation: half the sum of |p - target|.
         log_odds_error: largest error of a log-odds over the support of the target, in nats.
-        objective_gap: J(target) - J(p), in units of reward; None without a regulariser.
+        objective_gap: J(target) - J(p), in units of reward; None without a regularizer.
         identity_error: |J gap - beta KL(p || target)| relative to the size of its parts; None
-            unless the regulariser is reverse KL or merges into it, where the two are equal.
+            unless the regularizer is reverse KL or merges into it, where the two are equal.
         steps: steps taken.
         nonfinite: the step of the first record that would not have been finite, or -1.
         asymptotic_rate: -log max |1 + lr lambda|, what the slowest eigenvalue gives in the end.
         measured_rate: what the run shows over its last two records above rounding.
-        predicted_rate: what the linearised step gives for the displacement the run really has
+        predicted_rate: what the linearized step gives for the displacement the run really has
             there; None further than 0.1 nats away, where it is no prediction.
         remaining_steps: steps to the tolerance at the slower of the last two, or at the
             asymptotic rate if the run does not approach yet; 0 if there.
@@ -129,7 +129,7 @@ def certify(
         target: the supposed limit.
         path: the run; by default `steps` steps are run from the reference policy.
         optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates per step are
-            predicted for plain gradient steps, not for optimisers with a memory.
+            predicted for plain gradient steps, not for optimizers with a memory.
         steps: steps of the run made here.
         tolerance: total variation at which a run has arrived.
         expectation: over what updates are averaged, as in `run`. Under `Sampled` the target is
@@ -182,7 +182,7 @@ def certify(
             f"path must be one run with log_probs [N, K]; got shape {path.log_probs.shape}. "
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
-    return _Judgement(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
+    return _Judgment(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
 
 
 def check_target(target: Any, bandit: Bandit) -> None:
@@ -200,7 +200,7 @@ def check_target(target: Any, bandit: Bandit) -> None:
         )
 
 
-class _Judgement:
+class _Judgment:
     """The parts of a certificate, computed from each other."""
 
     def __init__(
@@ -347,8 +347,8 @@ class _Judgement:
         if self.learning_rate is not None:
             size = len(self.kept)
             jacobian = np.column_stack([self.product(v) for v in np.eye(size)])
-            centre = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
-            predicted = _spread(self.learning_rate, jacobian, covariance, centre, weight)
+            center = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
+            predicted = _spread(self.learning_rate, jacobian, covariance, center, weight)
         noise = math.sqrt(max(np.trace(covariance), 0.0))
         return {"noise": noise, "predicted_spread": predicted, "measured_spread": measured}
 
@@ -418,19 +418,19 @@ class _Judgement:
 
 
 def _spread(
-    rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
+    rate: float, jacobian: np.ndarray, noise: np.ndarray, center: np.ndarray, weight: np.ndarray
 ) -> float | None:
-    """The stationary standard deviation of x <- x + rate (J x + noise), x = centre z.
+    """The stationary standard deviation of x <- x + rate (J x + noise), x = center z.
 
     None where the linear step does not contract.
     """
     import scipy.linalg
 
-    basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
-    step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
+    basis = np.linalg.svd(center)[0][:, : len(weight) - 1]
+    step = np.eye(len(weight) - 1) + rate * basis.T @ center @ jacobian @ basis
     if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:
         return None
-    kick = basis.T @ centre @ noise @ centre.T @ basis
+    kick = basis.T @ center @ noise @ center.T @ basis
     reduced = scipy.linalg.solve_discrete_lyapunov(step, rate**2 * kick)
     return math.sqrt(max(weight @ np.diag(basis @ reduced @ basis.T), 0.0))
 
@@ -445,7 +445,7 @@ def _distances(log_probs: Array, aim: Array) -> Array:
 
 
 def _plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
-    """The learning rate of an optimiser that multiplies gradients by a constant, else None."""
+    """The learning rate of an optimizer that multiplies gradients by a constant, else None."""
     probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
     state = optimizer.init(probe)
     if any(np.size(leaf) for leaf in jax.tree.leaves(state)):

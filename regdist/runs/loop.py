@@ -13,12 +13,12 @@ class Loop:
     """What surrounds a method in a trainer; made by `loop()`.
 
     Attributes:
-        sync_mix: share of the policy's logits in the new reference's at a synchronisation.
+        sync_mix: share of the policy's logits in the new reference's at a synchronization.
         epochs: passes over the samples of a step.
         minibatches: parts that the groups of a step are split into, one update each.
         staleness: how many steps older than the policy its samples are.
         sampler: from the log-probabilities of the old policy to the law really sampled.
-        sync_every: steps between synchronisations of the reference, or None for a fixed one.
+        sync_every: steps between synchronizations of the reference, or None for a fixed one.
     """
 
     sync_mix: Array
