@@ -4,14 +4,13 @@ import math
 from typing import Any, TypedDict
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
 from regdist.methods.penalty import ESTIMATORS, Estimated
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
-from regdist.numerics.records import as_number, is_concrete
+from regdist.numerics.records import Number, as_number, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -26,9 +25,9 @@ class Common(TypedDict, total=False):
 class Clipped(Common, total=False):
     """And what presets with a ratio take."""
 
-    clip_low: ArrayLike
-    clip_high: ArrayLike
-    clip_dual: ArrayLike
+    clip_low: Number
+    clip_high: Number
+    clip_dual: Number
 
 
 class Details(TypedDict, total=False):
@@ -37,14 +36,14 @@ class Details(TypedDict, total=False):
     after_normalization: bool
     ratio_corrected: bool
     anchor: str
-    clamp_ratio: ArrayLike
-    clamp_value: ArrayLike
+    clamp_ratio: Number
+    clamp_value: Number
 
 
 class Penalized(Details, Common, total=False):
     """And what presets with a penalty take."""
 
-    beta: ArrayLike
+    beta: Number
     estimator: str
     placement: str
 
@@ -61,17 +60,17 @@ def compose(
     advantage: Advantage,
     surrogate: Surrogate | None = None,
     *,
-    beta: ArrayLike | None = None,
+    beta: Number | None = None,
     estimator: str | None = None,
     placement: str | None = None,
     after_normalization: bool = False,
     ratio_corrected: bool = False,
     anchor: str = "reference",
-    clamp_ratio: ArrayLike = math.inf,
-    clamp_value: ArrayLike = math.inf,
-    clip_low: ArrayLike | None = None,
-    clip_high: ArrayLike | None = None,
-    clip_dual: ArrayLike = math.inf,
+    clamp_ratio: Number = math.inf,
+    clamp_value: Number = math.inf,
+    clip_low: Number | None = None,
+    clip_high: Number | None = None,
+    clip_dual: Number = math.inf,
     penalties: tuple[Any, ...] = (),
     weights: tuple[Any, ...] = (),
     signal: Any = None,

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from jax import Array
-from jax.typing import ArrayLike
 
-from regdist.numerics.records import as_number, record, static
+from regdist.numerics.records import Number, as_number, record, static
 
 
 @record
@@ -41,7 +40,7 @@ def loop(
     staleness: int = 0,
     sampler: Callable[[Array], Array] | None = None,
     sync_every: int | None = None,
-    sync_mix: ArrayLike = 1.0,
+    sync_mix: Number = 1.0,
 ) -> Loop:
     """How a trainer uses a method: re-used samples, stale samples, a moving reference.
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
-from jax.typing import ArrayLike
-
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
+from regdist.numerics.records import Number
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -157,7 +156,7 @@ def catalog() -> tuple[Preset, ...]:
     return tuple(_PRESETS.values())
 
 
-def named(name: str, beta: ArrayLike | None = None, **arguments: Any) -> Method:
+def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
     """The method of a name of the catalog, at a coefficient.
 
     A name is a family of methods, one for each beta; one that has no coefficient (`reinforce`,
