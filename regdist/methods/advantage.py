@@ -68,25 +68,25 @@ class GroupRelative(Advantage):
     def __call__(self, batch: Batch) -> Array:
         """(r - b)/(s + eps)."""
         r, single = batch.reward, batch.inv_size == 1
-        centred = r
+        centered = r
         if self.baseline == "greedy":
-            centred = r - batch.greedy
+            centered = r - batch.greedy
         elif self.baseline == "value":
-            centred = r - batch.value
+            centered = r - batch.value
         elif self.baseline != "none":
-            centred = r - batch.mean(r)
+            centered = r - batch.mean(r)
         if self.baseline == "others":
-            centred = centred / jnp.where(single, 1, 1 - batch.inv_size)
+            centered = centered / jnp.where(single, 1, 1 - batch.inv_size)
         scale = jnp.ones_like(batch.inv_size)
         if self.scale != "none":
             scale = self._scale(batch)
         if self.singleton == "raw":
-            centred = jnp.where(single, r, centred)
+            centered = jnp.where(single, r, centered)
             if self.scale in ("std", "std_biased", "mean", "sqrt_mean"):
                 alone = 0 if "mean" in self.scale else 1
                 scale = jnp.where(single, alone + self.eps, scale)
         empty = scale == 0
-        return jnp.where(empty, 0, centred / jnp.where(empty, 1, scale))
+        return jnp.where(empty, 0, centered / jnp.where(empty, 1, scale))
 
     def _scale(self, batch: Batch) -> Array:
         r = batch.reward
@@ -169,7 +169,7 @@ class BestMinusSecond(Advantage):
 
 @record
 class PassAtK(Advantage):
-    """What a sample adds to pass@k of its group, standardised (2508.10751).
+    """What a sample adds to pass@k of its group, standardized (2508.10751).
 
     With rho = 1 - C(G-c, k)/C(G, k) and s = sqrt(rho (1 - rho)): (1 - rho)/s for a correct sample,
     (1 - rho - C(G-c-1, k-1)/C(G-1, k-1))/s for a wrong one, c of G correct.

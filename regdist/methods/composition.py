@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.controller import Controller
@@ -14,7 +13,7 @@ from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated, 
 from regdist.methods.signal import Signal
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
 from regdist.methods.weight import Weight
-from regdist.numerics.records import as_number, check_choice, described, is_concrete
+from regdist.numerics.records import Number, as_number, check_choice, described, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -29,9 +28,9 @@ class Common(TypedDict, total=False):
 class Clipped(Common, total=False):
     """And what presets with a ratio take."""
 
-    clip_low: ArrayLike
-    clip_high: ArrayLike
-    clip_dual: ArrayLike
+    clip_low: Number
+    clip_high: Number
+    clip_dual: Number
 
 
 class Details(TypedDict, total=False):
@@ -40,14 +39,14 @@ class Details(TypedDict, total=False):
     after_normalization: bool
     ratio_corrected: bool
     anchor: str
-    clamp_ratio: ArrayLike
-    clamp_value: ArrayLike
+    clamp_ratio: Number
+    clamp_value: Number
 
 
 class Penalized(Details, Common, total=False):
     """And what presets with a penalty take."""
 
-    beta: ArrayLike
+    beta: Number
     estimator: str
     placement: str
 
@@ -64,17 +63,17 @@ def compose(
     advantage: Advantage,
     surrogate: Surrogate | None = None,
     *,
-    beta: ArrayLike | None = None,
+    beta: Number | None = None,
     estimator: str | None = None,
     placement: str | None = None,
     after_normalization: bool = False,
     ratio_corrected: bool = False,
     anchor: str = "reference",
-    clamp_ratio: ArrayLike = math.inf,
-    clamp_value: ArrayLike = math.inf,
-    clip_low: ArrayLike | None = None,
-    clip_high: ArrayLike | None = None,
-    clip_dual: ArrayLike = math.inf,
+    clamp_ratio: Number = math.inf,
+    clamp_value: Number = math.inf,
+    clip_low: Number | None = None,
+    clip_high: Number | None = None,
+    clip_dual: Number = math.inf,
     penalties: Penalty | Sequence[Penalty] = (),
     weights: Weight | Sequence[Weight] = (),
     signal: Signal | None = None,
@@ -160,9 +159,9 @@ def compose(
 
 def _surrogate(
     surrogate: Surrogate | None,
-    clip_low: ArrayLike | None,
-    clip_high: ArrayLike | None,
-    clip_dual: ArrayLike,
+    clip_low: Number | None,
+    clip_high: Number | None,
+    clip_dual: Number,
 ) -> Surrogate:
     """The surrogate given; PPO's clip if there are bounds; else A log pi."""
     clips = clip_low is not None or clip_high is not None
@@ -179,7 +178,7 @@ def _surrogate(
     return Clip(*bounds, as_number(clip_dual, "clip_dual"))
 
 
-def _full_penalty(beta: ArrayLike, placement: str, anchor: str) -> Regularizer:
+def _full_penalty(beta: Number, placement: str, anchor: str) -> Regularizer:
     """The exact KL to the reference, which is a regularizer."""
     if placement == "reward" or anchor != "reference":
         raise ValueError(

@@ -90,7 +90,7 @@ def from_loss(
     regularizer: Regularizer | None = None,
     geometry: str = "softmax",
 ) -> Method:
-    """A method from a loss as a trainer's code has it: per-sample terms to be minimised.
+    """A method from a loss as a trainer's code has it: per-sample terms to be minimized.
 
     The terms are averaged over each group and differentiated through `view.log_probs`, so that
     `jax.lax.stop_gradient` means what `detach` does in the code it is copied from. All three

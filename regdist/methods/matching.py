@@ -92,7 +92,7 @@ class MatchTarget(SeesPolicy):
 
 
 def tilt(tables: Tables, beta: Array) -> Float[Array, " K"]:
-    """Log of q e^{R/beta}, normalised."""
+    """Log of q e^{R/beta}, normalized."""
     best = jnp.max(jnp.where(jnp.isneginf(tables.log_ref), -jnp.inf, tables.reward))
     return normalize(tables.log_ref + (tables.reward - best) / beta)
 
@@ -101,7 +101,7 @@ def tilt(tables: Tables, beta: Array) -> Float[Array, " K"]:
 class Exponential(SeesPolicy):
     """e^{R/eta} over its mean, as weights of a maximum-likelihood fit: the E-step of MPO.
 
-    1806.06920; rlax `mpo_ops`. eta is the minimiser of the dual eta eps + eta log mean e^{R/eta},
+    1806.06920; rlax `mpo_ops`. eta is the minimizer of the dual eta eps + eta log mean e^{R/eta},
     the temperature at which the weights are eps nats from even ones.
     """
 

@@ -41,7 +41,7 @@ class Method:
     """How a policy is moved: a composition of parts, made by the presets or by `compose`.
 
     The update is the mean over a group of coefficient times score, less the gradient of the
-    regulariser, in a geometry. The coefficient of a sample is
+    regularizer, in a geometry. The coefficient of a sample is
     surrogate(ratio, advantage(rewards less penalties)) times the weights, less the penalties in
     the loss.
 

@@ -2,7 +2,7 @@
 
 l is log(policy/anchor) at a sample. In the loss the estimator is differentiated through the
 log-probability of that sample; in the reward its value, at the policy that drew the sample, is
-subtracted before or after the advantage is normalised. What each one really optimises:
+subtracted before or after the advantage is normalized. What each one really optimizes:
 2506.09477 and the tests. A penalty summed over all actions is a `Regularizer`, not one of these.
 """
 
@@ -61,7 +61,7 @@ class Estimated(Penalty):
         estimator: k1 = l; k2 = l^2/2; k3 = e^{-l} - 1 + l; abs = |l|. With "+" the value of one
             and the gradient of k2 (straight-through).
         placement: "loss" or "reward".
-        after: for the reward: subtract from the normalised advantage rather than before.
+        after: for the reward: subtract from the normalized advantage rather than before.
         corrected: for the loss: multiply the estimate by rho, not detached.
         anchor: "reference", "old" or "uniform".
     """

@@ -154,7 +154,7 @@ class Bapo(Surrogate):
 class LpReg(Surrogate):
     """PPO, and k3 to a filtered proxy on the unlikeliest negative samples (2510.03222).
 
-    The proxy is the old policy without actions below `floor` times its largest, renormalised. Of
+    The proxy is the old policy without actions below `floor` times its largest, renormalized. Of
     the samples with A < 0 the share `fraction` with the smallest p, if that is more than one, lose
     their clip and gain beta k3(p, proxy), where p is below the proxy.
     """

@@ -166,7 +166,7 @@ def _draw_effective_number(report: Report) -> tuple[Figure, str]:
     if one_level:
         caption += (
             " As beta falls the mass leaves the wrong answers, and every divergence to the "
-            "reference comes down to the grey line: the effective number of solutions that the "
+            "reference comes down to the gray line: the effective number of solutions that the "
             "reference's own odds leave. Less regularization cannot lift it. An entropy bonus has "
             "a floor of its own: it is even over actions, so that a solution counts as often as it "
             "has forms."

@@ -53,14 +53,14 @@ class Certificate:
         kl_from_target: KL(target || p) in nats.
         total_variation: half the sum of |p - target|.
         log_odds_error: largest error of a log-odds over the support of the target, in nats.
-        objective_gap: J(target) - J(p), in units of reward; None without a regulariser.
+        objective_gap: J(target) - J(p), in units of reward; None without a regularizer.
         identity_error: |J gap - beta KL(p || target)| relative to the size of its parts; None
-            unless the regulariser is reverse KL or merges into it, where the two are equal.
+            unless the regularizer is reverse KL or merges into it, where the two are equal.
         steps: steps taken.
         nonfinite: the step of the first record that would not have been finite, or -1.
         asymptotic_rate: -log max |1 + lr lambda|, what the slowest eigenvalue gives in the end.
         measured_rate: what the run shows over its last two records above rounding.
-        predicted_rate: what the linearised step gives for the displacement the run really has
+        predicted_rate: what the linearized step gives for the displacement the run really has
             there; None further than 0.1 nats away, where it is no prediction.
         remaining_steps: steps to the tolerance at the slower of the last two, or at the
             asymptotic rate if the run does not approach yet; 0 if there.
@@ -131,7 +131,7 @@ def certify(
         target: the supposed limit.
         path: the run; by default `steps` steps are run from the reference policy.
         optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates per step are
-            predicted for plain gradient steps, not for optimisers with a memory.
+            predicted for plain gradient steps, not for optimizers with a memory.
         steps: steps of the run made here.
         tolerance: total variation at which a run has arrived.
         expectation: over what updates are averaged, as in `run`. Under `Sampled` the target is
@@ -191,10 +191,10 @@ def certify(
             f"path must be over the actions of the bandit, shape [N, {bandit.num_actions}]; got "
             f"log_probs of shape {path.log_probs.shape}"
         )
-    return _Judgement(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
+    return _Judgment(method, bandit, target, path, chosen, tolerance, over, ends).certificate()
 
 
-class _Judgement:
+class _Judgment:
     """The parts of a certificate, computed from each other."""
 
     def __init__(
@@ -341,8 +341,8 @@ class _Judgement:
         if self.learning_rate is not None:
             size = len(self.kept)
             jacobian = np.column_stack([self.product(v) for v in np.eye(size)])
-            centre = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
-            predicted = stationary_spread(self.learning_rate, jacobian, covariance, centre, weight)
+            center = np.eye(size) - np.outer(np.ones(size), weight)  # logits to log p
+            predicted = stationary_spread(self.learning_rate, jacobian, covariance, center, weight)
         noise = math.sqrt(max(np.trace(covariance), 0.0))
         return {"noise": noise, "predicted_spread": predicted, "measured_spread": measured}
 

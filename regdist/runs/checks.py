@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from regdist.numerics.records import (
     Law,
+    Number,
     as_array,
     check_key,
     check_kind,
@@ -36,7 +36,7 @@ def check_surroundings(optimizer: Any, loop: Any, key: Any) -> None:
     check_key(key)
 
 
-def as_limit(tolerance: ArrayLike, bandit: Bandit) -> Array:
+def as_limit(tolerance: Number, bandit: Bandit) -> Array:
     """The field norm at which a run stops, in the dtype of the problem.
 
     Raises:

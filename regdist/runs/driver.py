@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
 from regdist.methods.batch import Tables
@@ -23,7 +22,7 @@ from regdist.methods.field import (
 )
 from regdist.methods.method import Method
 from regdist.methods.short import Direction
-from regdist.numerics.records import Law, as_number, check_count, is_concrete, record
+from regdist.numerics.records import Law, Number, as_number, check_count, is_concrete, record
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table, log_softmax
 from regdist.problems.bandit import Bandit
@@ -76,7 +75,7 @@ def run(
     key: Key[Array, ""] | None = None,
     init: Params | None = None,
     record_every: int = 10,
-    tolerance: ArrayLike = 0.0,
+    tolerance: Number = 0.0,
     loop: Loop | None = None,
     *,
     policy: Policy | None = None,

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from regdist.methods import Expectation, Method
 from regdist.methods.field import field
@@ -153,6 +152,8 @@ def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def field_at(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+def field_at(
+    method: Method, z: Array | np.ndarray, bandit: Bandit, expectation: Expectation
+) -> Array:
     """The field at the logits z, compiled once for a method and a size."""
     return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)

@@ -218,7 +218,7 @@ def _misfit(
     end: np.ndarray,
     regularizer: Regularizer,
 ) -> float:
-    """How badly a function of the reward and this regulariser's slope explain the field near by.
+    """How badly a function of the reward and this regularizer's slope explain the field near by.
 
     The end itself may be the target of several families; beside it their slopes differ. Relative
     to the size of the slope there; 1 where there is nothing to tell them apart by.

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from regdist.methods import Expectation, Method
 from regdist.methods.field import field
@@ -40,7 +39,9 @@ def field_jacobian(
 
 
 @jax.jit
-def _jacobian(method: Method, z: ArrayLike, bandit: Bandit, expectation: Expectation) -> Array:
+def _jacobian(
+    method: Method, z: Array | np.ndarray, bandit: Bandit, expectation: Expectation
+) -> Array:
     return jax.jacfwd(lambda z: field(method, z, bandit, expectation))(
         jnp.asarray(z, bandit.reward.dtype)
     )

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def stationary_spread(
-    rate: float, jacobian: np.ndarray, noise: np.ndarray, centre: np.ndarray, weight: np.ndarray
+    rate: float, jacobian: np.ndarray, noise: np.ndarray, center: np.ndarray, weight: np.ndarray
 ) -> float | None:
-    """The stationary standard deviation of x <- x + rate (J x + noise), x = centre z.
+    """The stationary standard deviation of x <- x + rate (J x + noise), x = center z.
 
     None where the linear step does not contract.
     """
     import scipy.linalg
 
-    basis = np.linalg.svd(centre)[0][:, : len(weight) - 1]
-    step = np.eye(len(weight) - 1) + rate * basis.T @ centre @ jacobian @ basis
+    basis = np.linalg.svd(center)[0][:, : len(weight) - 1]
+    step = np.eye(len(weight) - 1) + rate * basis.T @ center @ jacobian @ basis
     if len(weight) < 2 or np.max(np.abs(np.linalg.eigvals(step))) >= 1:
         return None
-    kick = basis.T @ centre @ noise @ centre.T @ basis
+    kick = basis.T @ center @ noise @ center.T @ basis
     reduced = scipy.linalg.solve_discrete_lyapunov(step, rate**2 * kick)
     return math.sqrt(max(weight @ np.diag(basis @ reduced @ basis.T), 0.0))
 

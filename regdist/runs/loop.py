@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from regdist.numerics.records import (
+    Number,
     as_number,
     check_count,
     described,
@@ -21,12 +21,12 @@ class Loop:
     """What surrounds a method in a trainer; made by `loop()`.
 
     Attributes:
-        sync_mix: share of the policy's logits in the new reference's at a synchronisation.
+        sync_mix: share of the policy's logits in the new reference's at a synchronization.
         epochs: passes over the samples of a step.
         minibatches: parts that the groups of a step are split into, one update each.
         staleness: how many steps older than the policy its samples are.
         sampler: from the log-probabilities of the old policy to the law really sampled.
-        sync_every: steps between synchronisations of the reference, or None for a fixed one.
+        sync_every: steps between synchronizations of the reference, or None for a fixed one.
     """
 
     sync_mix: Array
@@ -49,7 +49,7 @@ def loop(
     staleness: int = 0,
     sampler: Callable[[Array], Array] | None = None,
     sync_every: int | None = None,
-    sync_mix: ArrayLike = 1.0,
+    sync_mix: Number = 1.0,
 ) -> Loop:
     """How a trainer uses a method: re-used samples, stale samples, a moving reference.
 

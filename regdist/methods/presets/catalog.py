@@ -9,11 +9,10 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
-from regdist.numerics.records import as_number, described
+from regdist.numerics.records import Number, as_number, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -198,7 +197,7 @@ def entry_of(name: str) -> Preset:
     return known[name]
 
 
-def named(name: str, beta: ArrayLike | None = None, **arguments: Any) -> Method:
+def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
     """The method of a name of the catalog, at a coefficient.
 
     A name is a family of methods, one for each beta; one that has no coefficient (`reinforce`,

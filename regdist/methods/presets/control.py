@@ -6,8 +6,6 @@
 import math
 from typing import Unpack
 
-from jax.typing import ArrayLike
-
 from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
 from regdist.methods.matching import DistributionCentric, TemperedBonus
@@ -24,7 +22,7 @@ from regdist.methods.presets.parts import (
 )
 from regdist.methods.surrogate import Bapo, Clip, LpReg
 from regdist.methods.weight import ClipCov, Steer
-from regdist.numerics.records import as_array, as_number, positive
+from regdist.numerics.records import Number, as_array, as_number, positive
 from regdist.regularizers.regularizer import Entropy
 
 __all__ = [
@@ -46,9 +44,7 @@ __all__ = [
     variants={"sampled-loss": {"sampled_loss": True}},
     coefficient="alpha",
 )
-def entropy_bonus(
-    alpha: ArrayLike, sampled_loss: bool = False, **options: Unpack[Options]
-) -> Method:
+def entropy_bonus(alpha: Number, sampled_loss: bool = False, **options: Unpack[Options]) -> Method:
     """REINFORCE with an entropy bonus: alpha times the true entropy, or the sampled "loss".
 
     Some trainers' entropy loss is the mean of log p at the samples, differentiated through these
@@ -66,16 +62,16 @@ def entropy_bonus(
 
 @preset(code=("TRL grpo_trainer",), options=CLIP, coefficient="alpha")
 def adaptive_entropy(
-    target: ArrayLike,
-    alpha: ArrayLike = 0.0,
-    step: ArrayLike = 0.005,
-    largest: ArrayLike = 1.0,
+    target: Number,
+    alpha: Number = 0.0,
+    step: Number = 0.005,
+    largest: Number = 1.0,
     normalize_std: bool = True,
     *,
-    eps: ArrayLike = 1e-4,
+    eps: Number = 1e-4,
     **options: Unpack[Options],
 ) -> Method:
-    """TRL's adaptive entropy bonus: alpha steps towards an entropy, and is off above it.
+    """TRL's adaptive entropy bonus: alpha steps toward an entropy, and is off above it.
 
     Beside a standard deviation it may not hold: as the policy sharpens, the normalized advantage
     grows like 1/std, and `largest` caps the bonus. Without one it slides along its set-point.
@@ -88,9 +84,9 @@ def adaptive_entropy(
 
 @preset(papers=("1909.08593",), code=("verl core_algos.AdaptiveKLController",), options=PPO)
 def ppo_adaptive_kl(
-    target: ArrayLike,
-    beta: ArrayLike = 0.2,
-    rate: ArrayLike = 0.01,
+    target: Number,
+    beta: Number = 0.2,
+    rate: Number = 0.01,
     **options: Unpack[Detailed],
 ) -> Method:
     """PPO with k1 in the reward and a beta that follows a KL (1909.08593, verl).
@@ -111,12 +107,12 @@ def ppo_adaptive_kl(
 
 @preset(papers=("2505.22617",), code=("verl core_algos.compute_policy_loss_clip_cov",), options=PPO)
 def clip_cov(
-    fraction: ArrayLike = 2e-4,
-    low: ArrayLike = 1.0,
-    high: ArrayLike = 5.0,
+    fraction: Number = 2e-4,
+    low: Number = 1.0,
+    high: Number = 5.0,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """Clip-Cov (2505.22617, verl): drops a random few samples that move the entropy most."""
@@ -126,11 +122,11 @@ def clip_cov(
 
 @preset(papers=("2505.22617",), code=("verl core_algos.compute_policy_loss_kl_cov",))
 def kl_cov(
-    fraction: ArrayLike = 2e-4,
-    kl_coef: ArrayLike = 0.1,
+    fraction: Number = 2e-4,
+    kl_coef: Number = 0.1,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """KL-Cov (2505.22617, verl): |log ratio| on the samples of largest covariance; no clip.
@@ -145,10 +141,10 @@ def kl_cov(
 
 @preset(papers=("2510.10150",), options=PPO)
 def steer(
-    least: ArrayLike = 0.8,
+    least: Number = 0.8,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """STEER (2510.10150): samples that move the entropy most weigh less, at least `least`."""
@@ -158,12 +154,12 @@ def steer(
 
 @preset(papers=("2510.03222",))
 def lp_reg(
-    fraction: ArrayLike = 0.01,
-    floor: ArrayLike = 0.02,
-    kl_coef: ArrayLike = 1.0,
+    fraction: Number = 0.01,
+    floor: Number = 0.02,
+    kl_coef: Number = 1.0,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """Lp-Reg (2510.03222): protects unlikely negative samples that a min-p filter would keep.
@@ -178,13 +174,13 @@ def lp_reg(
 
 @preset(papers=("2510.18927",))
 def bapo(
-    share: ArrayLike = 1.0,
+    share: Number = 1.0,
     lower: tuple[float, float] = (0.6, 0.8),
     upper: tuple[float, float] = (1.2, 2.0),
     step: float = 0.05,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """BAPO (2510.18927): PPO bounds that move until positive samples reach `share` of negative."""
@@ -200,13 +196,13 @@ def bapo(
 
 @preset(papers=("2510.08141",), options=PPO)
 def aepo(
-    target: ArrayLike,
-    share: ArrayLike = 60 / 2560,
-    hot: ArrayLike = 1.2,
-    cold: ArrayLike = 0.8,
+    target: Number,
+    share: Number = 60 / 2560,
+    hot: Number = 1.2,
+    cold: Number = 0.8,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """AEPO, arbitrary entropy (2510.08141): correct samples at another temperature mixed in.
@@ -222,13 +218,13 @@ def aepo(
 
 @preset(code=("597358816/DCPO",), options=PPO)
 def dcpo(
-    target: ArrayLike = 0.5,
-    most: ArrayLike = 0.1,
-    hot: ArrayLike = 1.2,
-    cold: ArrayLike = 0.8,
+    target: Number = 0.5,
+    most: Number = 0.1,
+    hot: Number = 1.2,
+    cold: Number = 0.8,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """DCPO, AEPO's distribution-centric sibling: own correct samples weighed by p^{1/T}/p.

@@ -9,7 +9,6 @@ group size.
 from typing import Unpack
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from regdist.methods.advantage import OptimalBaseline, RangeAtRisk
 from regdist.methods.composition import Detailed, Options, Penalized, compose
@@ -26,7 +25,7 @@ from regdist.methods.presets.parts import (
 )
 from regdist.methods.surrogate import CappedRatio, Clip, SoftGate
 from regdist.methods.weight import SamplerRatio
-from regdist.numerics.records import as_number
+from regdist.numerics.records import Number, as_number
 from regdist.regularizers.regularizer import Regularizer
 
 __all__ = [
@@ -152,12 +151,12 @@ def rloo(**options: Unpack[Options]) -> Method:
     },
 )
 def grpo(
-    beta: ArrayLike = 0.04,
+    beta: Number = 0.04,
     estimator: str = "k3",
     placement: str = "loss",
     normalize_std: bool = True,
     *,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Detailed],
 ) -> Method:
     """GRPO (2402.03300): (r - mean)/(std + eps), PPO's clip, k3 in the loss.
@@ -185,9 +184,7 @@ def dr_grpo(**options: Unpack[Options]) -> Method:
 
 
 @preset(papers=("2503.14476",), options={"clip_low": 0.2, "clip_high": 0.28, "clip_dual": 3.0})
-def dapo(
-    *, normalize_std: bool = True, eps: ArrayLike = 1e-6, **options: Unpack[Options]
-) -> Method:
+def dapo(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """DAPO (2503.14476): GRPO's advantage, clip 0.2 below and 0.28 above, no penalty.
 
     Its dynamic sampling drops groups that are all right or all wrong, which move nothing anyway;
@@ -197,20 +194,18 @@ def dapo(
 
 
 @preset(papers=("2507.18071",), code=("verl core_algos.compute_policy_loss_gspo",), options=CLIP)
-def gspo(
-    *, normalize_std: bool = True, eps: ArrayLike = 1e-6, **options: Unpack[Options]
-) -> Method:
+def gspo(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """GSPO (2507.18071): the ratio of the sequence; in one step that is PPO without dual clip."""
     return compose(standardized(normalize_std, eps), **options)
 
 
 @preset(papers=("2507.20673",), code=("verl core_algos.compute_policy_loss_geo_mean",))
 def gmpo(
-    clip_low: ArrayLike = 0.4,
-    clip_high: ArrayLike = 0.4,
+    clip_low: Number = 0.4,
+    clip_high: Number = 0.4,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """GMPO (2507.20673): the ratio clipped in log space, between e^-low and e^high."""
@@ -225,11 +220,11 @@ def gmpo(
     variants={"trl": {"clip_low": 1.0, "clip_high": -0.8, "eps": 1e-4}},
 )
 def cispo(
-    clip_low: ArrayLike = 0.2,
-    clip_high: ArrayLike = 0.2,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """CISPO (2506.13585): the clipped ratio is a constant weight, so that no sample drops out.
@@ -247,11 +242,11 @@ def cispo(
     variants={"trl": {"eps": 1e-4}},
 )
 def sapo(
-    tau_positive: ArrayLike = 1.0,
-    tau_negative: ArrayLike = 1.05,
+    tau_positive: Number = 1.0,
+    tau_negative: Number = 1.05,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Penalized],
 ) -> Method:
     """SAPO (2511.20347): a smooth gate on the ratio, a temperature for each sign."""
@@ -318,7 +313,7 @@ def gpg(**options: Unpack[Options]) -> Method:
 
 
 @preset(papers=("2602.17616",), variants={"paper": {"paper": True}})
-def vcpo(paper: bool = False, cap: ArrayLike = 8.0, **options: Unpack[Penalized]) -> Method:
+def vcpo(paper: bool = False, cap: Number = 8.0, **options: Unpack[Penalized]) -> Method:
     """VCPO (2602.17616): the baseline of least variance, ratios cut at `cap`.
 
     The code weighs its baseline by min(w, cap)^2 w^2 |S|^2, the paper by w^2 |S|^2 (`paper=True`);
@@ -331,11 +326,11 @@ def vcpo(paper: bool = False, cap: ArrayLike = 8.0, **options: Unpack[Penalized]
 
 @preset(papers=("2510.00911",), options=PPO)
 def riskpo(
-    low: ArrayLike = 0.2,
-    high: ArrayLike = 0.9,
-    weight: ArrayLike = 1.5,
+    low: Number = 0.2,
+    high: Number = 0.9,
+    weight: Number = 1.5,
     *,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """RiskPO (2510.00911): range value-at-risk and a weighted lower tail, bundles of one prompt."""
@@ -344,10 +339,10 @@ def riskpo(
 
 @preset(code=("verl rollout_corr_helper",), options=PPO)
 def tis(
-    cap: ArrayLike = 2.0,
+    cap: Number = 2.0,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """GRPO with truncated importance sampling: old policy/sampler, at most `cap` (verl's 2)."""
@@ -357,11 +352,11 @@ def tis(
 
 @preset(code=("OpenRLHF models.loss.PolicyLoss",), options=PPO)
 def icepop(
-    low: ArrayLike = 0.5,
-    high: ArrayLike = 5.0,
+    low: Number = 0.5,
+    high: Number = 5.0,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
     """GRPO with samples dropped whose old policy/sampler is out of bounds (OpenRLHF's IcePop)."""

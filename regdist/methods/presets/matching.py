@@ -7,7 +7,6 @@ from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Int
 
 from regdist.methods.composition import Common, Options, compose
@@ -25,7 +24,7 @@ from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import relative, standardized
 from regdist.methods.signal import ClusterMass, NashMD
 from regdist.methods.surrogate import CappedRatio
-from regdist.numerics.records import Table, as_array, as_number, positive
+from regdist.numerics.records import Number, Table, as_array, as_number, positive
 from regdist.regularizers.divergence import KL, Divergence, check_divergence
 
 __all__ = [
@@ -48,7 +47,7 @@ _BETA = "The target is q e^{R/beta}"
 
 
 @preset(papers=("2201.13259",), code=("torchgfn gflownet.TBGFlowNet",))
-def trajectory_balance(beta: ArrayLike, **options: Unpack[Common]) -> Method:
+def trajectory_balance(beta: Number, **options: Unpack[Common]) -> Method:
     """(log Z + log p - log q - R/beta)^2 with log Z where it ends up (2201.13259, torchgfn).
 
     One step. Target q e^{R/beta}/Z.
@@ -58,7 +57,7 @@ def trajectory_balance(beta: ArrayLike, **options: Unpack[Common]) -> Method:
 
 
 @preset(papers=("2302.05446",), code=("torchgfn gflownet.LogPartitionVarianceGFlowNet",))
-def vargrad(beta: ArrayLike, **options: Unpack[Common]) -> Method:
+def vargrad(beta: Number, **options: Unpack[Common]) -> Method:
     """The residual of `trajectory_balance` less its mean over the group, squared (2302.05446).
 
     torchgfn's log-partition variance. On-policy its expected gradient is
@@ -69,7 +68,7 @@ def vargrad(beta: ArrayLike, **options: Unpack[Common]) -> Method:
 
 
 @preset(papers=("2504.19599",), variants={"old-anchor": {"anchor": "old"}})
-def gvpo(beta: ArrayLike = 0.1, anchor: str = "reference", **options: Unpack[Common]) -> Method:
+def gvpo(beta: Number = 0.1, anchor: str = "reference", **options: Unpack[Common]) -> Method:
     """GVPO (2504.19599): sum over a group of (beta (l - mean l) - (r - mean r))^2 / (2 (G - 1)).
 
     Args:
@@ -83,11 +82,11 @@ def gvpo(beta: ArrayLike = 0.1, anchor: str = "reference", **options: Unpack[Com
 
 @preset(papers=("2509.15207",))
 def flowrl(
-    gain: ArrayLike = 15.0,
-    cap: ArrayLike = 10.0,
+    gain: Number = 15.0,
+    cap: Number = 10.0,
     *,
     normalize_std: bool = True,
-    eps: ArrayLike = 1e-6,
+    eps: Number = 1e-6,
     **options: Unpack[Common],
 ) -> Method:
     """FlowRL (2509.15207): trajectory balance on 15 times GRPO's *advantage*, not the reward.
@@ -100,9 +99,7 @@ def flowrl(
 
 
 @preset(papers=("2302.08215",))
-def fdpg(
-    beta: ArrayLike, divergence: Divergence | None = None, **options: Unpack[Common]
-) -> Method:
+def fdpg(beta: Number, divergence: Divergence | None = None, **options: Unpack[Common]) -> Method:
     """f-DPG (2302.08215): minimizes D_f(p || p*), p* = q e^{R/beta}/Z, for any f.
 
     Args:
@@ -116,13 +113,13 @@ def fdpg(
 
 
 @preset(papers=("1806.06920",), code=("rlax mpo_ops",))
-def mpo(epsilon: ArrayLike = 0.1, **options: Unpack[Common]) -> Method:
+def mpo(epsilon: Number = 0.1, **options: Unpack[Common]) -> Method:
     """MPO (1806.06920): fit to the samples weighted by e^{R/eta}, eta from the dual."""
     return compose(Exponential(positive("epsilon", epsilon, "nats between steps")), **options)
 
 
 @preset(papers=("2312.00886",), code=("TRL nash_md_trainer",))
-def nash_md(beta: ArrayLike = 0.1, mix: ArrayLike = 0.5, **options: Unpack[Common]) -> Method:
+def nash_md(beta: Number = 0.1, mix: Number = 0.5, **options: Unpack[Common]) -> Method:
     """Nash-MD (2312.00886; TRL): (P(y beats the opponent) - 1/2) log p - beta sg(l) log p.
 
     The opponent's logits are mix * reference + (1 - mix) * policy, P the sigmoid of reward gaps.
@@ -135,7 +132,7 @@ def nash_md(beta: ArrayLike = 0.1, mix: ArrayLike = 0.5, **options: Unpack[Commo
 
 
 @preset(code=("TRL online_dpo_trainer",), variants={"soft": {"hard": False}})
-def online_dpo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
+def online_dpo(beta: Number = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
     """Online DPO: pairs from the policy, judged, -log sigmoid(beta (l_win - l_lose)).
 
     Args:
@@ -151,7 +148,7 @@ def online_dpo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Commo
 @preset(
     papers=("2310.12036",), code=("TRL online_dpo_trainer",), variants={"soft": {"hard": False}}
 )
-def online_ipo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
+def online_ipo(beta: Number = 0.1, hard: bool = True, **options: Unpack[Common]) -> Method:
     """Online IPO (2310.12036): pairs from the policy, (l_win - l_lose - 1/(2 beta))^2."""
     return compose(Pairwise(positive("beta", beta, _BETA), "ipo", hard), **options)
 
@@ -161,7 +158,7 @@ def online_ipo(beta: ArrayLike = 0.1, hard: bool = True, **options: Unpack[Commo
     variants={"ratio": {"score": "ratio"}, "plain": {"plain": True}},
 )
 def disco(
-    tau: ArrayLike | None = None,
+    tau: Number | None = None,
     score: str = "log",
     plain: bool = False,
     **options: Unpack[Options],
@@ -180,7 +177,7 @@ def disco(
 
 
 @preset(papers=("2510.04474",))
-def drpo(length: Table, decay: ArrayLike = 0.1, **options: Unpack[Options]) -> Method:
+def drpo(length: Table, decay: Number = 0.1, **options: Unpack[Options]) -> Method:
     """DRPO (2510.04474): DisCO whose correct samples weigh e^{(1 - length/longest)/decay}.
 
     Args:
@@ -200,7 +197,7 @@ def _trust_region() -> TrustRegion:
 
 @preset(papers=("2405.21046",), code=("TRL xpo_trainer",), variants={"soft": {"hard": False}})
 def xpo(
-    beta: ArrayLike = 0.1, alpha: ArrayLike = 1e-5, hard: bool = True, **options: Unpack[Common]
+    beta: Number = 0.1, alpha: Number = 1e-5, hard: bool = True, **options: Unpack[Common]
 ) -> Method:
     """XPO (2405.21046): online DPO against the reference's samples, with optimism alpha.
 

@@ -2,13 +2,11 @@
 
 import math
 
-from jax.typing import ArrayLike
-
 from regdist.methods.advantage import GroupRelative
 from regdist.methods.composition import Options
 from regdist.methods.method import as_tuple
 from regdist.methods.weight import Weight
-from regdist.numerics.records import as_number, check_choice
+from regdist.numerics.records import Number, as_number, check_choice
 
 PPO: Options = {"clip_low": 0.2, "clip_high": 0.2, "clip_dual": 3.0}
 """verl's clip, with its dual clip."""
@@ -20,13 +18,13 @@ NO_DUAL_CLIP = math.inf
 
 
 def relative(
-    baseline: str, scale: str = "none", eps: ArrayLike = 0.0, singleton: str = "formula"
+    baseline: str, scale: str = "none", eps: Number = 0.0, singleton: str = "formula"
 ) -> GroupRelative:
     """(r - baseline)/scale; the words are those of `GroupRelative`."""
     return GroupRelative(as_number(eps), baseline, scale, singleton)
 
 
-def standardized(normalize_std: bool = True, eps: ArrayLike = 1e-6) -> GroupRelative:
+def standardized(normalize_std: bool = True, eps: Number = 1e-6) -> GroupRelative:
     """GRPO's (r - mean)/(std + eps), unbiased; r - mean without `normalize_std`.
 
     A group of one keeps its reward, as in verl `compute_grpo_outcome_advantage`.

@@ -6,14 +6,12 @@ those of a reward above 0.
 
 from typing import Unpack
 
-from jax.typing import ArrayLike
-
 from regdist.methods.advantage import BestMinusSecond, MixedOnly, PassAtK, Signed
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import PPO, relative
-from regdist.numerics.records import as_number, positive
+from regdist.numerics.records import Number, as_number, positive
 
 __all__ = [
     "maxrl",
@@ -33,7 +31,7 @@ __all__ = [
     code=("tajwarfahim/maxrl core_algos.compute_p_normalization_outcome_advantage",),
     options=PPO,
 )
-def maxrl(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Method:
+def maxrl(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """MaxRL (2602.02710): (r - mean)/(mean + 1e-6); sum over k < G of grad pass@k / k, binary."""
     return compose(relative("mean", "mean", eps, "raw"), **options)
 
@@ -41,7 +39,7 @@ def maxrl(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Method:
 @preset(
     code=("tajwarfahim/maxrl core_algos.compute_one_sided_grpo_outcome_advantage",), options=PPO
 )
-def one_sided_grpo(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Method:
+def one_sided_grpo(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """(r - mean)/(sqrt(mean) + 1e-6), beside MaxRL in its repository."""
     return compose(relative("mean", "sqrt_mean", eps), **options)
 
@@ -53,7 +51,7 @@ def one_sided_grpo(*, eps: ArrayLike = 1e-6, **options: Unpack[Options]) -> Meth
     variants={"no-std": {"normalize_std": False}},
 )
 def pass_at_k_grpo(
-    normalize_std: bool = True, *, eps: ArrayLike = 1e-6, **options: Unpack[Options]
+    normalize_std: bool = True, *, eps: Number = 1e-6, **options: Unpack[Options]
 ) -> Method:
     """The best sample gets its lead over the second (2503.19595, verl `grpo_passk`).
 
@@ -65,7 +63,7 @@ def pass_at_k_grpo(
 
 
 @preset(papers=("2508.10751",), options=PPO, variants={"pass-at-2": {"k": 2}})
-def pass_at_k_training(k: ArrayLike = 4, **options: Unpack[Options]) -> Method:
+def pass_at_k_training(k: Number = 4, **options: Unpack[Options]) -> Method:
     """Pass@k training (2508.10751): the analytic advantage of pass@k over groups of k."""
     return compose(PassAtK(positive("k", k, "k is how many tries count")), **options)
 
@@ -83,7 +81,7 @@ def nsr(subset: bool = False, **options: Unpack[Options]) -> Method:
 
 
 @preset(papers=("2506.01347",), options=PPO)
-def w_reinforce(weight: ArrayLike = 0.1, **options: Unpack[Options]) -> Method:
+def w_reinforce(weight: Number = 0.1, **options: Unpack[Options]) -> Method:
     """W-REINFORCE (2506.01347): `weight` on positive samples, 1 on negative ones."""
     return compose(Signed(as_number(weight), as_number(1)), **options)
 
