@@ -82,7 +82,7 @@ def _draw_distances(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.imshow(np.log10(distances), cmap="gray", vmin=math.log10(_FLOOR), vmax=0, aspect="auto")
     for (i, j), x in np.ndenumerate(distances):
         text = "0" if x <= _FLOOR else f"{x:.2f}" if x >= 0.005 else f"{x:.0e}"
-        color = "white" if np.log10(x) < -1.6 else "black"  # on the dark half of the greys
+        color = "white" if np.log10(x) < -1.6 else "black"  # on the dark half of the grays
         axes.text(j, i, text, ha="center", va="center", fontsize=5, color=color)
     axes.set_xticks(range(len(targets)), targets, rotation=35, ha="right")
     axes.set_yticks(

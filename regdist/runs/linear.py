@@ -35,7 +35,7 @@ def decay_rate(factor: float) -> float:
 
 
 def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
-    """The learning rate of an optimiser that multiplies gradients by a constant, else None."""
+    """The learning rate of an optimizer that multiplies gradients by a constant, else None."""
     probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
     state = optimizer.init(probe)
     if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
