@@ -55,8 +55,8 @@ def entropy_bonus(alpha: Number, sampled_loss: bool = False, **options: Unpack[O
     advantage = relative("others", singleton="raw")
     if sampled_loss:
         sampled: Options = {"beta": alpha, "estimator": "k1", "anchor": "uniform"}
-        chosen: Options = {**sampled, **options}
-        return compose(advantage, **chosen)
+        options = {**sampled, **options}
+        return compose(advantage, **options)
     bonus, further = Entropy(alpha), options.get("regularizer")
     options["regularizer"] = bonus if further is None else bonus + further
     return compose(advantage, **options)
@@ -187,6 +187,7 @@ def bapo(
 ) -> Method:
     """BAPO (2510.18927): PPO bounds that move until positive samples reach `share` of negative."""
     bounds = jnp.asarray(lower, float), jnp.asarray(upper, float)
+    # 1e-9: a whole number of steps may come out a few ulps above itself
     steps = max(math.ceil((b - a) / step - 1e-9) for a, b in (lower, upper))
     gate = Bapo(*bounds, as_number(step), as_number(share), as_number(3.0), steps)
     return compose(standardized(normalize_std, eps), gate, **options)
