@@ -192,6 +192,7 @@ def drpo(length: Table, decay: Number = 0.1, **options: Unpack[Options]) -> Meth
 
 
 def _trust_region() -> TrustRegion:
+    """DisCO's own, and DRPO's: beta = 1e3, delta = 1e-4 nats."""
     return TrustRegion(as_number(1e3), as_number(1e-4))
 
 
