@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from regdist.numerics.records import check_count, check_key, check_kind
 from regdist.scale import hosts
 from regdist.scale.chunks import Program, check_call, gaps, grid, plan, program
 from regdist.scale.store import Range, Store, store
@@ -160,10 +161,15 @@ def sweep(
     """
     began = time.perf_counter()
     points = grid(axes)
+    check_key(key)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
     for name, number in (("budget", budget), ("block", block)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+        if number is not None:
+            check_count(name, number)
+    if out is not None:
+        check_kind("out", out, (str, Path), "The path of a folder")
+    if mesh is not None:
+        check_kind("mesh", mesh, Mesh, "Such as jax.make_mesh((2,), ('devices',))")
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
-from regdist.numerics.records import as_number, described
+from regdist.numerics.records import as_array, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -137,7 +137,7 @@ def _check_options(
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{where} must be True or False; got {described(value)}")
         elif default is inspect.Parameter.empty or isinstance(default, int | float):
-            as_number(value, where)
+            as_array(where, value)
 
 
 def _signature(function: Callable[..., Method], own: Mapping[str, Any]) -> inspect.Signature:
