@@ -114,12 +114,8 @@ def compose(
         >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
         Clip(...)
     """
-    for name, number in (
-        ("beta", 0.0 if beta is None else beta),
-        ("clamp_ratio", clamp_ratio),
-        ("clamp_value", clamp_value),
-    ):
-        as_number(number, name)
+    clamps = as_number(clamp_ratio, "clamp_ratio"), as_number(clamp_value, "clamp_value")
+    as_number(0.0 if beta is None else beta, "beta")
     surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
     check_choice("anchor", anchor, ANCHORS)
     if beta is None and (estimator is not None or placement is not None):
@@ -144,8 +140,7 @@ def compose(
     elif beta is not None:
         penalty = Estimated(
             as_number(beta),
-            as_number(clamp_ratio),
-            as_number(clamp_value),
+            *clamps,
             estimator,
             placement,
             after_normalization,

@@ -176,8 +176,7 @@ def sweep(
     if members.size > 1 and not mapped:
         # The exchange holds a unit of each process three times: sent, gathered, put together.
         held += 3 * members.size * unit * work.block * work.point_bytes
-    advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
-    planned, chunk, chunks = _scheduled(work, members, todo, held, budget, advice)
+    planned, chunk, chunks = _scheduled(work, members, todo, held, budget, mapped)
     flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
     if kept is not None and not mapped:
         for blocks in finished:
@@ -228,11 +227,12 @@ def _scheduled(
     todo: list[tuple[int, int]],
     held: int,
     budget: int,
-    advice: str,
+    mapped: bool,
 ) -> tuple[int, int, Iterator[Any]]:
     """Bytes planned, points of a chunk, and the results of what is left to do, chunk by chunk."""
     if not todo:
         return held, 0, iter(())
+    advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
     most = max(last - first for first, last in todo)
     ready = plan(work, members.devices, held, budget, most, advice)
     chunk = ready.capacity * work.block * len(members.devices)
