@@ -101,7 +101,7 @@ def _torch_loop(
 ) -> Contender:
     """The loop that a paper writes: `step` of torch, z and the tables moves z or returns its worth.
 
-    What it returns is maximised with autograd.
+    What it returns is maximized with autograd.
     """
 
     def make(data: Batch) -> Call:
@@ -179,10 +179,10 @@ def _binary(size: int, actions: int) -> Batch:
 
 def _worth(reward, group: int, preset: str, mean: Callable, std: Callable):
     """RLOO or GRPO advantages of groups, in whatever array library."""
-    centred = reward - mean(reward)
+    centered = reward - mean(reward)
     if preset == "rloo":
-        return centred * (group / (group - 1))
-    return centred / (std(reward) + 1e-4)
+        return centered * (group / (group - 1))
+    return centered / (std(reward) + 1e-4)
 
 
 def _torch_sampled(steps: int, total: int, group: int, preset: str, by_hand: bool) -> Contender:

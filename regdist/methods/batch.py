@@ -172,9 +172,9 @@ def covariance(batch: Batch, advantage: Array) -> Array:
     return (advantage - batch.mean(advantage)) * (log_p - batch.mean(log_p))
 
 
-def how_many(batch: Batch, fraction: Array) -> Array:
+def share_of_samples(batch: Batch, fraction: Array) -> Array:
     """The share of a batch that is `fraction` of its samples, rounded down, and at least one."""
-    # 1e-9: a whole number of samples may come out an ulp below itself
+    # 1e-9: a whole number of samples may come out a few ulps below itself
     count = jnp.maximum(jnp.floor(fraction * batch.size + 1e-9), 1)
     return jnp.where(batch.endless, fraction, count * batch.inv_size)
 
@@ -186,6 +186,7 @@ def top_share(batch: Batch, x: Array, share: Array) -> Array:
     """
     weight = jnp.where(batch.here, batch.weight, 0)
     finite = batch.here & jnp.isfinite(x)
+    # 64 ulps of the largest: two x that are equal in exact arithmetic tie.
     rounding = 64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.where(finite, jnp.abs(x), 0), initial=0)
     gap = jnp.where(finite[None, :], x[None, :], -jnp.inf) - jnp.where(finite, x, 0)[:, None]
     larger = jnp.sum(jnp.where(gap > rounding, weight[None, :], 0), axis=1)

@@ -62,17 +62,17 @@ def draw(key: Array, weight: Float[Array, " K"], shape: tuple[int, ...]) -> Int[
         levels.append(jnp.pad(total, (0, -total.shape[0] % width)).reshape(-1, width))
         total = jnp.sum(levels[-1], axis=1)
     x = jax.random.uniform(key, shape, weight.dtype) * total
-    found = jnp.zeros(shape, int)
+    node = jnp.zeros(shape, int)
     for nodes in reversed(levels):
-        children = nodes[found]
+        children = nodes[node]
         ends = list(itertools.accumulate(children[..., i] for i in range(width)))
         passed, before = jnp.zeros(shape, int), jnp.zeros_like(x)
         for end in ends[:-1]:
             beyond = (x >= end) & (end < ends[-1])  # rounding may put x past the last with weight
             passed, before = passed + jnp.where(beyond, 1, 0), jnp.where(beyond, end, before)
         # Kept: it is used more than once, and XLA would compute it anew each time.
-        found, x = jax.lax.optimization_barrier((found * width + passed, x - before))
-    return found
+        node, x = jax.lax.optimization_barrier((node * width + passed, x - before))
+    return node
 
 
 class Classes(NamedTuple):

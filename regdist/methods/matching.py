@@ -17,7 +17,7 @@ from regdist.metrics import entropy
 from regdist.numerics.logspace import log_ratio, normalize
 from regdist.numerics.records import choice, record, static
 from regdist.numerics.roots import implicit_root, increasing_root
-from regdist.regularizers.divergence import Divergence
+from regdist.regularizers.divergence import Divergence, check_divergence
 
 
 class SeesPolicy(Advantage):
@@ -80,6 +80,9 @@ class MatchTarget(SeesPolicy):
     divergence: Divergence
     beta: Array
 
+    def __post_init__(self) -> None:
+        check_divergence(self.divergence)
+
     def coefficients(self) -> tuple[Array, ...]:
         """Beta."""
         return (self.beta,)
@@ -87,8 +90,8 @@ class MatchTarget(SeesPolicy):
     def __call__(self, batch: Batch) -> Array:
         """The pseudo-reward."""
         tables = batch.tables
-        aim = tilt(tables, self.beta)
-        return -self.divergence.slope(batch.log_ratio(tables.log_p, aim))
+        log_target = tilt(tables, self.beta)
+        return -self.divergence.slope(batch.log_ratio(tables.log_p, log_target))
 
 
 def tilt(tables: Tables, beta: Array) -> Float[Array, " K"]:
@@ -122,12 +125,13 @@ class Exponential(SeesPolicy):
 
         spread = -batch.smallest(r)
         spread = jax.lax.stop_gradient(jnp.where(spread > 0, spread, 1))
+        # 12: eta is looked for from e^-12 to e^12 times the spread of the rewards.
         low, high = jnp.full_like(spread, -12.0), jnp.full_like(spread, 12.0)
         shift = -jnp.log(spread)
-        found, _ = increasing_root(
+        root, _ = increasing_root(
             lambda s: jax.lax.stop_gradient(excess(s)), low + shift, high + shift
         )
-        return weights(implicit_root(excess, found))
+        return weights(implicit_root(excess, root))
 
 
 @record
@@ -273,8 +277,8 @@ class TemperedBonus(SeesPolicy):
         right = (tables.reward > 0) & ~jnp.isneginf(log_p)
         some = jnp.any(right)
         tempered = jnp.where(right, log_p / jnp.where(low, self.hot, self.cold), -jnp.inf)
-        aim = normalize(jnp.where(some, tempered, log_p))
-        extra = jnp.where(some, jnp.exp(batch.pick(log_ratio(aim, log_p))), 0)
+        log_t = normalize(jnp.where(some, tempered, log_p))
+        extra = jnp.where(some, jnp.exp(batch.pick(log_ratio(log_t, log_p))), 0)
         extra = jnp.where(batch.reward > 0, extra, 0)
         return (1 - share) * self.inner(batch) + share * extra
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Batch, covariance, how_many, top_share
+from regdist.methods.batch import Batch, covariance, share_of_samples, top_share
 from regdist.numerics.records import choice, record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
@@ -131,10 +131,10 @@ class KLCov(Penalty):
         return (self.beta,)
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
-        """Beta sign(log p/p_old) on the chosen."""
+        """Beta sign(log p/p_old) on those samples."""
         c = covariance(batch, advantage)
-        chosen = top_share(batch, c, how_many(batch, self.fraction))
-        return self.beta * chosen * jnp.sign(batch.log_rho)
+        share = top_share(batch, c, share_of_samples(batch, self.fraction))
+        return self.beta * share * jnp.sign(batch.log_rho)
 
 
 @record

@@ -167,21 +167,21 @@ class LpReg(Surrogate):
     local: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
-        """Rho A - beta (1 - proxy/p) on the chosen, PPO's coefficient on the others."""
+        """Rho A - beta (1 - proxy/p) on those samples, PPO's coefficient on the others."""
         tables, rho = batch.tables, jnp.exp(batch.log_rho)
         proxy = min_p(tables.log_old, self.floor)
         log_p = batch.pick(tables.log_p)
         negative = batch.here & (advantage < 0)
         among = jnp.sum(jnp.where(negative, batch.weight, 0))
         share = self.fraction * among
-        count = jnp.floor(share * batch.size + 1e-9)
+        count = jnp.floor(share * batch.size + 1e-9)  # a whole number may come out below itself
         share = jnp.where(batch.endless, share, jnp.where(count > 1, count * batch.inv_size, 0))
         last = jnp.where(negative, -log_p, -jnp.inf)
-        chosen = jnp.where(negative, top_share(batch, last, share), 0)
+        unlikeliest = jnp.where(negative, top_share(batch, last, share), 0)
         gap = batch.pick(proxy) - log_p
         below = gap > 0
         pull = jnp.expm1(jnp.where(below, gap, 0))
-        inside = pull - jnp.where(below, gap, 0) <= 10
+        inside = pull - jnp.where(below, gap, 0) <= 10  # verl cuts k3 there, with no gradient
         moved = rho * advantage + self.beta * jnp.where(inside, pull, 0)
-        take = jnp.where(below, chosen, 0)
+        take = jnp.where(below, unlikeliest, 0)
         return take * moved + (1 - take) * self.clip(batch, advantage)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Batch, covariance, how_many
+from regdist.methods.batch import Batch, covariance, share_of_samples
 from regdist.metrics import entropy
 from regdist.numerics.records import record, static
 
@@ -75,7 +75,7 @@ class ClipCov(Weight):
         eligible = batch.here & (c > self.low) & (c < self.high) & ~clipped
         share = jnp.sum(jnp.where(eligible, batch.weight, 0))
         some = share > 0
-        dropped = jnp.minimum(how_many(batch, self.fraction) / jnp.where(some, share, 1), 1)
+        dropped = jnp.minimum(share_of_samples(batch, self.fraction) / jnp.where(some, share, 1), 1)
         return jnp.where(eligible, 1 - dropped, 1)
 
 

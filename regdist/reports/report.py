@@ -278,7 +278,7 @@ def _critical_betas(task: Task, correct: np.ndarray, most: int = 10) -> list[dic
     lower = np.flatnonzero(~correct & np.isfinite(reward) & np.isfinite(log_q))
     if lower.size == 0:
         return []
-    favorite = lower[np.argmax(log_q[lower])]
+    rival = lower[np.argmax(log_q[lower])]
     forms: dict[int, int] = {}
     for i in np.argsort(-log_q, kind="stable"):
         if correct[i] and np.isfinite(log_q[i]):
@@ -286,11 +286,11 @@ def _critical_betas(task: Task, correct: np.ndarray, most: int = 10) -> list[dic
     return [
         {
             "good": task.outcomes[i],
-            "rival": task.outcomes[favorite],
-            "reward_gap": float(reward[i] - reward[favorite]),
-            "log_reference_odds": float(log_q[i] - log_q[favorite]),
-            "reverse_kl": _number(critical_beta(task.bandit, i, int(favorite), ReverseKL)),
-            "forward_kl": _number(critical_beta(task.bandit, i, int(favorite), ForwardKL)),
+            "rival": task.outcomes[rival],
+            "reward_gap": float(reward[i] - reward[rival]),
+            "log_reference_odds": float(log_q[i] - log_q[rival]),
+            "reverse_kl": _number(critical_beta(task.bandit, i, int(rival), ReverseKL)),
+            "forward_kl": _number(critical_beta(task.bandit, i, int(rival), ForwardKL)),
         }
         for i in list(forms.values())[:most]
     ]

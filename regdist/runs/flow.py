@@ -17,13 +17,14 @@ from regdist.problems.bandit import Bandit
 from regdist.runs.driver import run
 from regdist.runs.jacobian import field_jacobian
 
-_STILL = 1e-7
-
-
-_WALK = 20_000
-
-
-_MOST_STEPS = 3000
+# What a flow is followed by. A unit is the largest reward gap, and time is measured in its inverse.
+_LONGEST = 1e12  # units of time: a table comes to a vertex like 1/t, so to within some 1e-12
+_MOST_STEPS = 3000  # of the solver: 1,119 were the most of nine methods to a vertex, 505 elsewhere
+_QUIET = 1e-13  # units of the field: below it there is little but rounding
+_STILL = 1e-7  # units of the law's speed at which it stands, where logits run off
+_WALK = 20_000  # steps of half a unit, 1e4 units of time, before they shrink
+_NEARBY = 1e-2  # a step of Newton beyond it goes to another fixed point, if to any
+_TURNS = 0.3  # how far a probability moves in the second half of the walk if it goes round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,12 @@ def flow_to_end(
         f,
         0.0,
         z,
-        1e12 / unit,
-        rtol=1e-8,
+        _LONGEST / unit,
+        rtol=1e-8,  # of the way; the end is polished
         atol=1e-9,
         jac=jacobian if method.differentiable else None,
     )
-    quiet = max(1e-13, float(np.finfo(bandit.reward.dtype).eps))
+    quiet = max(_QUIET, float(np.finfo(bandit.reward.dtype).eps))
     settled, finite = False, True
     for _ in range(_MOST_STEPS):
         try:
@@ -123,8 +124,8 @@ def _slide(
         init=start,
         record_every=_WALK // 10,
     )
-    walk = np.exp(np.asarray(path.log_probs[5:11]))
-    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > 0.3
+    walk = np.exp(np.asarray(path.log_probs[5:11]))  # the second half, before the steps shrink
+    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > _TURNS
 
 
 @functools.cache
@@ -137,15 +138,16 @@ def _shrinking(unit: float) -> Any:
 
 def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
     """Newton steps onto the fixed point nearby, as long as they shrink the field."""
-    for _ in range(4):
+    for _ in range(4):  # digits double at each, from the solver's eight
         value = f(0.0, z)
         slopes = jacobian(0.0, z)
         if not np.all(np.isfinite(slopes)):
             break
+        # The shift of all logits moves no policy: its singular value is rounding, and left out.
         step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
         fresh = z + step
         smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
-        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > 1e-2 or not smaller:
+        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > _NEARBY or not smaller:
             break
         z = fresh
     return z

@@ -24,7 +24,7 @@ from regdist.problems.bandit import Bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import AlphaDivergence, Regularizer, by_name
 from regdist.runs.flow import Flow, field_at, flow_to_end
-from regdist.runs.starts import starts as begin_anywhere
+from regdist.runs.starts import starts as usual_starts
 from regdist.targets.selection import limit_laws
 from regdist.targets.solve import target
 
@@ -33,9 +33,11 @@ FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
 }
 """The targets that `identify` knows, each a family in beta."""
 
+# Betas of a grid, and grids. The first spans eight decades around the spread of the rewards, each
+# other two cells of the one before: the last has betas apart by 2e-12 of themselves.
 _GRID, _ZOOMS = 128, 7
-_VERTEX = 1e-6
-_SLID = 1e-3
+_VERTEX = 1e-6  # what the other actions may hold at a vertex: the default tolerance
+_SLID = 1e-3  # total variation, where steps had to shrink: the last are 5e-5 of a unit, not 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,27 +139,28 @@ def identify(
         ReverseKL(0.3)
     """
     check_problem(method, bandit, None)
-    over = prepared(expectation, method, bandit)
-    if over.draws:
+    expectation = prepared(expectation, method, bandit)
+    if expectation.draws:
         raise ValueError(
-            f"identify follows the expected update, which {over!r} only draws: use "
-            f"rd.{over.exact()!r} or rd.Population()"
+            f"identify follows the expected update, which {expectation!r} only draws: use "
+            f"rd.{expectation.exact()!r} or rd.Population()"
         )
     positive("tolerance", tolerance, "It is a total variation")
-    begin = begin_anywhere(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
-    if begin.ndim != 2 or begin.shape[1] != bandit.num_actions or not len(begin):
-        raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {begin.shape}")
-    if np.any(np.isnan(begin) | np.isposinf(begin)):
-        raise ValueError(f"starts must be logits, finite or -inf; got {begin}")
-    flows = [flow_to_end(method, bandit, over, z) for z in begin]
+    logits = usual_starts(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
+    if logits.ndim != 2 or logits.shape[1] != bandit.num_actions or not len(logits):
+        raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {logits.shape}")
+    if np.any(np.isnan(logits) | np.isposinf(logits)):
+        raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
+    flows = [flow_to_end(method, bandit, expectation, z) for z in logits]
     dtype = bandit.reward.dtype
     ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])
     norms = np.array([f.norm for f in flows])
     digits = float(jnp.finfo(dtype).eps) ** 0.5
+    # Distances below it are alike: those of a polished end, in float32 the root of its epsilon.
     rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
     tolerance = max(tolerance, digits)
-    candidates = _candidates(bandit, ends[0], method, over, rounding)
-    verdict, sentence = _verdict(bandit, flows, begin, ends, candidates, tolerance)
+    candidates = _candidates(bandit, ends[0], method, expectation, rounding)
+    verdict, sentence = _verdict(bandit, flows, logits, ends, candidates, tolerance)
     best = candidates[0]
     fits = verdict == "converges" and best.beta is not None and best.name in FAMILIES
     return Identification(
@@ -167,7 +170,7 @@ def identify(
         verdict=verdict,
         sentence=sentence,
         candidates=tuple(candidates),
-        starts=np.asarray(jax.vmap(log_softmax)(jnp.asarray(begin, dtype))),
+        starts=np.asarray(jax.vmap(log_softmax)(jnp.asarray(logits, dtype))),
         ends=ends,
         field_norm=norms,
     )
@@ -176,25 +179,25 @@ def identify(
 def _candidates(
     bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
 ) -> list[Candidate]:
-    aim = jnp.asarray(end)
+    log_end = jnp.asarray(end)
     reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
     inside = ~np.isneginf(log_q) & ~np.isneginf(reward)
     spread = float(np.ptp(reward[inside])) or 1.0
-    found = []
+    candidates = []
     own = _own_betas(method)
     for name in FAMILIES:
-        options = [_nearest_member(name, bandit, aim, spread)]
-        # the method's own coefficient, if it fits as well as the best
-        distances = _distances_to(name, bandit, aim, own) if own.size else own
+        options = [_nearest_member(name, bandit, log_end, spread)]
+        # the method's own coefficient, if it fits as well as the best, which rounding limits
+        distances = _distances_to(name, bandit, log_end, own) if own.size else own
         options += [
             (float(d), float(b))
             for d, b in zip(distances, own, strict=True)
             if d <= max(10 * options[0][0], 1e-8)
         ]
         d, beta = options[-1]
-        found.append(Candidate(name, beta, d))
-    found += [
-        Candidate(name, None, float(total_variation(aim, log_p)))
+        candidates.append(Candidate(name, beta, d))
+    candidates += [
+        Candidate(name, None, float(total_variation(log_end, log_p)))
         for name, log_p in limit_laws(bandit).items()
     ]
 
@@ -206,9 +209,10 @@ def _candidates(
         if c.beta is None:
             return (near, 1, 0.0)
         misfit = _misfit(method, bandit, expectation, end, FAMILIES[c.name](c.beta))
+        # 1e-6: what rounding, and an end that is not exact, leave of the right family's misfit
         return (near, 0 if known and misfit < 1e-6 else 2, max(misfit, 1e-6))
 
-    return sorted(found, key=rank)
+    return sorted(candidates, key=rank)
 
 
 def _misfit(
@@ -223,14 +227,14 @@ def _misfit(
     The end itself may be the target of several families; beside it their slopes differ. Relative
     to the size of the slope there; 1 where there is nothing to tell them apart by.
     """
-    inside = np.flatnonzero(~np.isneginf(end) & (end > -30))
+    inside = np.flatnonzero(~np.isneginf(end) & (end > -30))  # e^-30 moves nothing visibly
     _, level = np.unique(np.asarray(bandit.reward)[inside], return_inverse=True)
     constant = (level.ravel()[:, None] == np.arange(level.max() + 1)).astype(float)
     if len(inside) < constant.shape[1] + 2:
         return 1.0
     natural = dataclasses.replace(method, geometry="natural")
     random, worst = np.random.default_rng(0), 0.0
-    for _ in range(3):
+    for _ in range(3):  # policies near by: logits 0.4 away, where slopes differ visibly
         z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
         log_p = log_softmax(jnp.asarray(z, bandit.reward.dtype))
         gain = np.asarray(field_at(natural, log_p, bandit, expectation))[inside]
@@ -251,7 +255,7 @@ def _own_betas(method: Method) -> np.ndarray:
 def _verdict(
     bandit: Bandit,
     flows: list[Flow],
-    begin: np.ndarray,
+    logits: np.ndarray,
     ends: np.ndarray,
     candidates: list[Candidate],
     tolerance: float,
@@ -262,7 +266,7 @@ def _verdict(
     many = f"from all {len(flows)} starts" if len(flows) > 1 else "from the start"
     if not all(f.finite for f in flows):
         bad = [f.finite for f in flows].index(False)
-        low = ends[bad][~np.isneginf(begin[bad])].min()
+        low = ends[bad][~np.isneginf(logits[bad])].min()
         return (
             "diverges",
             f"start {bad} leaves all bounds, its least likely action at log p {low:.3g}",
@@ -293,34 +297,36 @@ def _verdict(
     return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
 
 
-def _nearest_member(name: str, bandit: Bandit, aim: Array, spread: float) -> tuple[float, float]:
+def _nearest_member(
+    name: str, bandit: Bandit, log_end: Array, spread: float
+) -> tuple[float, float]:
     """The distance and the beta of a family's nearest target: a grid, then finer ones around it."""
     beta, ends = 1.0, (spread * 1e-4, spread * 1e4)
     distance = math.inf
     for _ in range(_ZOOMS):
         betas = np.geomspace(*ends, _GRID)
-        found = _distances_to(name, bandit, aim, betas)
-        i = int(np.argmin(found))
-        distance, beta = float(found[i]), float(betas[i])
+        distances = _distances_to(name, bandit, log_end, betas)
+        i = int(np.argmin(distances))
+        distance, beta = float(distances[i]), float(betas[i])
         ends = betas[max(i - 1, 0)], betas[min(i + 1, _GRID - 1)]
     return distance, beta
 
 
-def _distances_to(name: str, bandit: Bandit, aim: Array, betas: np.ndarray) -> np.ndarray:
-    """Total variation from `aim` to a family at some betas; 1 where it has no target.
+def _distances_to(name: str, bandit: Bandit, log_end: Array, betas: np.ndarray) -> np.ndarray:
+    """Total variation from an end to a family at some betas; 1 where it has no target.
 
     Always of one shape, and the alpha family by its number, so that few programs are compiled.
     """
     forward = name == NAMED["forward-kl"].label
     make = functools.partial(AlphaDivergence, 0.0) if forward else FAMILIES[name]
-    regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), aim.dtype))
-    found = np.asarray(_distances(regularizers, bandit, aim))[: len(betas)]
-    return np.where(np.isfinite(found), found, 1.0)
+    regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), log_end.dtype))
+    distances = np.asarray(_distances(regularizers, bandit, log_end))[: len(betas)]
+    return np.where(np.isfinite(distances), distances, 1.0)
 
 
 @jax.jit
-def _distances(regularizers: Regularizer, bandit: Bandit, aim: Array) -> Array:
+def _distances(regularizers: Regularizer, bandit: Bandit, log_end: Array) -> Array:
     def one(regularizer: Regularizer) -> Array:
-        return total_variation(aim, target(bandit, regularizer).log_probs)
+        return total_variation(log_end, target(bandit, regularizer).log_probs)
 
     return jax.vmap(one)(regularizers)

@@ -17,6 +17,7 @@ def jacobian_product(
     if method.differentiable:
         return _jacobian_product(method, bandit, expectation, at, v)
     size = jnp.max(jnp.abs(v))
+    # The largest logit moves by 1e-3: cut off (1e-3)^4, rounding eps/1e-3, some 1e-12 each or less.
     width = 1e-3 / jnp.where(size > 0, size, 1)
     points = jnp.array([-2.0, -1.0, 1.0, 2.0], at.dtype)[:, None] * width * v
     f = jax.vmap(lambda d: field(method, at + d, bandit, expectation))(points)

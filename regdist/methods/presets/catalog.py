@@ -12,7 +12,7 @@ import numpy as np
 
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
-from regdist.numerics.records import Number, as_number, described
+from regdist.numerics.records import Number, as_array, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -100,16 +100,16 @@ def preset(
         variants: suffix -> arguments; those of a penalty are there by themselves.
         coefficient: if it is not called beta.
     """
-    own: Mapping[str, Any] = cast(Mapping[str, Any], options or {})
+    own_defaults: Mapping[str, Any] = cast(Mapping[str, Any], options or {})
 
     def enter(function: Maker) -> Maker:
         @functools.wraps(function)
-        def made(*args: Any, **kwargs: Any) -> Method:
+        def checked(*args: Any, **kwargs: Any) -> Method:
             _check_options(function.__name__, args, kwargs, shown)
-            return function(*args, **{**own, **kwargs})
+            return function(*args, **{**own_defaults, **kwargs})
 
-        shown = _signature(function, own)
-        made.__signature__ = shown  # pyright: ignore[reportAttributeAccessIssue]
+        shown = _signature(function, own_defaults)
+        checked.__signature__ = shown  # pyright: ignore[reportAttributeAccessIssue]
         parameters = shown.parameters.values()
         required = tuple(p.name for p in parameters if p.default is p.empty)
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -117,7 +117,7 @@ def preset(
         penalties = PENALTIES if "estimator" in defaults and not coefficient else {}
         _PRESETS[function.__name__] = Preset(
             name=function.__name__,
-            function=made,
+            function=checked,
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             papers=papers,
             code=code,
@@ -127,7 +127,7 @@ def preset(
             variants=MappingProxyType({**(variants or {}), **penalties}),
             coefficient=coefficient or ("beta" if has_beta else None),
         )
-        return cast(Maker, made)
+        return cast(Maker, checked)
 
     return enter
 
@@ -147,10 +147,12 @@ def _check_options(
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{where} must be True or False; got {described(value)}")
         elif default is inspect.Parameter.empty or isinstance(default, int | float):
-            as_number(value, where)
+            as_array(where, value)
 
 
-def _signature(function: Callable[..., Method], own: Mapping[str, Any]) -> inspect.Signature:
+def _signature(
+    function: Callable[..., Method], own_defaults: Mapping[str, Any]
+) -> inspect.Signature:
     """The signature with every option spelled out, and its default: what `help` shows."""
     everything = inspect.signature(compose).parameters
     shown: dict[str, inspect.Parameter] = {}
@@ -162,7 +164,7 @@ def _signature(function: Callable[..., Method], own: Mapping[str, Any]) -> inspe
         taken = get_type_hints(options)
         for name, option in everything.items():
             if name in taken and name not in shown:
-                default = own.get(name, option.default)
+                default = own_defaults.get(name, option.default)
                 shown[name] = inspect.Parameter(name, p.KEYWORD_ONLY, default=default)
     return inspect.Signature(list(shown.values()), return_annotation=Method)
 
@@ -216,11 +218,11 @@ def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
         'k2'
     """
     entry = entry_of(name)
-    chosen = {**entry.variants.get(name.partition("/")[2], {}), **arguments}
-    coefficient = entry.coefficient or ("beta" if "estimator" in chosen else None)
+    options = {**entry.variants.get(name.partition("/")[2], {}), **arguments}
+    coefficient = entry.coefficient or ("beta" if "estimator" in options else None)
     if beta is not None and coefficient is not None:
-        chosen.setdefault(coefficient, beta)
-    missing = [p for p in entry.required if p not in chosen]
+        options.setdefault(coefficient, beta)
+    missing = [p for p in entry.required if p not in options]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: give {missing[0]}=...")
-    return entry.function(**chosen)
+    return entry.function(**options)

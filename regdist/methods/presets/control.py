@@ -53,8 +53,8 @@ def entropy_bonus(alpha: Number, sampled_loss: bool = False, **options: Unpack[O
     advantage = relative("others", singleton="raw")
     if sampled_loss:
         sampled: Options = {"beta": alpha, "estimator": "k1", "anchor": "uniform"}
-        chosen: Options = {**sampled, **options}
-        return compose(advantage, **chosen)
+        options = {**sampled, **options}
+        return compose(advantage, **options)
     bonus, further = Entropy(alpha), options.get("regularizer")
     options["regularizer"] = bonus if further is None else bonus + further
     return compose(advantage, **options)
@@ -189,6 +189,7 @@ def bapo(
         raise ValueError(
             f"lower and upper must be a first and a last bound each; got {lower!r} and {upper!r}"
         )
+    # 1e-9: a whole number of steps may come out a few ulps above itself
     steps = max(math.ceil((b - a) / step - 1e-9) for a, b in (lower, upper))
     gate = Bapo(*bounds, as_number(step), as_number(share), as_number(3.0), steps)
     return compose(standardized(normalize_std, eps), gate, **options)
