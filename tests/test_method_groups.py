@@ -236,7 +236,7 @@ def test_whitening_by_hand():
     unbiased, biased = m.reinforce_plus_plus(), m.reinforce_plus_plus("biased")
     assert np.allclose(unbiased.advantage(batch), 0.8660254 * np.array([1, -1, 1, -1]), atol=1e-7)
     assert np.allclose(biased.advantage(batch), [1, -1, 1, -1], atol=1e-15)
-    with pytest.raises(ValueError, match=r"unbiased, biased; got whiten='verl'"):
+    with pytest.raises(ValueError, match=r"'unbiased', 'biased'; got whiten='verl'"):
         m.ppo("verl")
 
 
