@@ -30,3 +30,19 @@ def _names(doctest_namespace):
     import regdist as rd
 
     doctest_namespace.update(rd=rd, jax=jax, jnp=jax.numpy)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Pages and notebooks first, for they are long; then what goes to a worker together.
+
+    A worker compiles once for all tests of a file, and for all tests of a member of a registry
+    (their `name`), whichever files they are in.
+    """
+    items.sort(key=lambda item: item.path.suffix == ".py" and item.path.stem != "test_notebooks")
+    for item in items:
+        if item.path.stem == "test_notebooks" or item.get_closest_marker("xdist_group"):
+            continue
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        group = name if isinstance(name, str) else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))

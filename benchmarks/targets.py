@@ -1,6 +1,5 @@
 """Targets: the tilt in closed form, and one root for each problem of a batch."""
 
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -160,13 +159,15 @@ def _newton_steps(rd, problems, keys) -> np.ndarray:
     """
     import jax
 
-    single = sys.modules["regdist.targets.solvers.single"]
+    from regdist.targets import solve
+    from regdist.targets.solvers import single
+
     seen, certain = [], []
     kept = single._QUICK_STEPS, single.where_unknown
 
     def unknown(key):
         bandit, beta = (make(k) for make, k in zip(problems, jax.random.split(key), strict=True))
-        rd.target.__wrapped__(bandit, rd.ForwardKL(beta))
+        solve._target.__wrapped__(bandit, rd.ForwardKL(beta))
         return seen.pop()
 
     def noted(unknown, search, found):

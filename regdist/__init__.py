@@ -13,6 +13,7 @@ from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers import divergence as divergences
+from regdist.regularizers.anchor import tempered_self
 from regdist.regularizers.divergence import Divergence
 from regdist.regularizers.regularizer import (
     AlphaDivergence,
@@ -27,7 +28,6 @@ from regdist.regularizers.regularizer import (
     ReverseKL,
     TotalVariation,
     Tsallis,
-    tempered_self,
 )
 from regdist.runs.certify import Certificate, certify
 from regdist.runs.driver import Trajectory, run

@@ -2,9 +2,11 @@
 
 import argparse
 import importlib.metadata
+import json
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,31 +15,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regdist.problems import names as problems
 from regdist.regularizers import names as regularizers
-from regdist.reports import atlas, folder, report, tables
-from regdist.reports.atlas import Cell
-from regdist.reports.report import Report
+from regdist.reports import atlas, catalog, folder, report, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
     0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, or a folder that
-    cannot be written; nothing is written.
+    cannot be written; nothing is written. 130: stopped by Ctrl-C; it is said what is kept.
     """
     options = _parser().parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     _keep_compiled()
     complaints = Console(stderr=True)
     console = Console(width=None if sys.stdout.isatty() else options.width)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
-        folder.check(options.out)
-        with Progress(*columns, TimeElapsedColumn(), console=complaints) as progress:
-            results = options.compute(options, progress)
-        return options.show(results, options.out, console, complaints)
+        return options.job(options, console, complaints)
     except (ValueError, OSError) as error:
-        complaints.print(f"regdist: {error}", style="bold red", highlight=False, markup=False)
-        return 2
+        status, sentence = 2, str(error)
+    except KeyboardInterrupt:
+        status, sentence = 130, f"stopped: {options.kept.format(options)}"
+    complaints.print(f"regdist: {sentence}", style="bold red", highlight=False, markup=False)
+    return status
 
 
 def _keep_compiled() -> None:
@@ -57,28 +56,43 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("regdist")
     parser.add_argument("--version", action="version", version=f"regdist {version}")
     jobs = parser.add_subparsers(required=True, metavar="JOB")
-    _add_report(
-        jobs.add_parser(
+    for name, add, text, about in (
+        (
             "report",
-            help="targets, certificates and figures for one problem",
-            description="For a grid of coefficients and regularizers: the exact targets, runs of "
-            "two methods, a certificate for each, tables, figures and a page.",
-        )
-    )
-    _add_atlas(
-        jobs.add_parser(
+            _add_report,
+            "targets, certificates and figures for one problem",
+            "For a grid of coefficients and regularizers: the exact targets, runs of two methods, "
+            "a certificate for each, tables, figures and a page.",
+        ),
+        (
             "atlas",
-            help="where every method goes, on several problems, under three expectations",
-            description="A table and a figure per problem: verdicts, distances to the known "
-            "targets, rates, and the entropy left at matched success. Finished cells are kept: a "
-            "killed atlas goes on where it stopped.",
+            _add_atlas,
+            "where every method goes, on several problems, under three expectations",
+            "A table and a figure per problem: verdicts, distances to the known targets, rates, "
+            "and the entropy left at matched success. Finished cells are kept: an atlas that was "
+            "stopped goes on where it was.",
+        ),
+        (
+            "methods",
+            _add_methods,
+            "the catalog of methods: sources, defaults, variants",
+            "Every preset of the catalog, or the named ones in full.",
+        ),
+    ):
+        add(
+            jobs.add_parser(
+                name,
+                help=text,
+                description=textwrap.fill(about, 79),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
         )
-    )
     return parser
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(compute=_report, show=_show_report, width=100)
+    parser.set_defaults(job=_report, width=100, kept="nothing is written")
+    parser.epilog = _listing("regularizers", {k: f.label for k, f in regularizers.NAMED.items()})
     parser.add_argument(
         "--problem",
         metavar="P",
@@ -98,7 +112,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         metavar="N,N,...",
         type=_words,
         default=report.DEFAULT_REGULARIZERS,
-        help=f"from {regularizers.CHOICES} and sums like reverse-kl+entropy "
+        help="those below, alpha:A, and sums like reverse-kl+entropy "
         f"(default: {', '.join(report.DEFAULT_REGULARIZERS)})",
     )
     parser.add_argument(
@@ -118,11 +132,39 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_atlas(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(compute=_atlas, show=_show_atlas, width=200)
-    for option, known in (("--methods", atlas.METHODS), ("--problems", atlas.PROBLEMS)):
-        text = f"from {', '.join(known)} (default: all)"
+    kept = "finished cells are kept in {0.out}/cells; the same command goes on with the others"
+    parser.set_defaults(job=_atlas, width=200, kept=kept)
+    drawn = textwrap.fill(
+        "  ".join(atlas.METHODS),
+        79,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
+    parser.epilog = "\n\n".join(
+        [
+            _listing("problems", {name: about for name, (about, _) in atlas.PROBLEMS.items()}),
+            f"methods of the default:\n{drawn}",
+        ]
+    )
+    for option, text in (
+        ("--methods", "names that `regdist methods` shows (default: those below)"),
+        ("--problems", "problems (default: all)"),
+    ):
         parser.add_argument(option, metavar="N,N,...", type=_words, help=text)
     _add_out(parser, "regdist-atlas")
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(job=_methods, width=100, kept="nothing is written")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="such as grpo or grpo/trl")
+    parser.add_argument("--json", action="store_true", help="print the entries as JSON")
+
+
+def _listing(title: str, rows: Mapping[str, str]) -> str:
+    """Names and what they are, a line each, for the end of a help."""
+    width = max(map(len, rows))
+    return "\n".join([f"{title}:", *(f"  {name:{width}}  {about}" for name, about in rows.items())])
 
 
 def _add_out(parser: argparse.ArgumentParser, default: str) -> None:
@@ -153,40 +195,52 @@ def _integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"write integers as 8,64; got {text!r}") from error
 
 
-def _report(options: argparse.Namespace, progress: Progress) -> Report:
-    return report.build(
-        options.problem,
-        options.beta,
-        options.regularizers,
-        options.k,
-        options.success,
-        progress,
-    )
+def _progress(complaints: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=complaints)
 
 
-def _show_report(results: Report, out: Path, console: Console, complaints: Console) -> int:
+def _report(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    folder.check(options.out)
+    with _progress(complaints) as progress:
+        results = report.build(
+            options.problem,
+            options.beta,
+            options.regularizers,
+            options.k,
+            options.success,
+            progress,
+        )
     from regdist.reports import page  # imports matplotlib, which bad input need not wait for
 
     console.print(results.task.about, highlight=False, markup=False)
     tables.show(page.sheets(results), console)
-    page.write(results, out)
+    page.write(results, options.out)
     for cell in results.cells:
         for kind, certificate in cell.certificates.items():
             if not certificate.passes or not cell.target.converged:
                 name = f"{cell.regularizer} beta={cell.beta:g} {kind}"
                 complaints.print(f"FAILS {name}: {certificate}", markup=False)
-    console.print(f"Open {out / 'index.html'} (figures, tables, report.json beside it).")
+    console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
     return 0 if results.passes else 1
 
 
-def _atlas(options: argparse.Namespace, progress: Progress) -> list[Cell]:
-    return atlas.build(options.out, options.methods, options.problems, progress)
-
-
-def _show_atlas(results: list[Cell], out: Path, console: Console, complaints: Console) -> int:
+def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    folder.check(options.out)
+    with _progress(complaints) as progress:
+        cells = atlas.build(options.out, options.methods, options.problems, progress)
     from regdist.reports import atlas_page  # imports matplotlib, as above
 
-    tables.show(atlas_page.sheets(results).values(), console)
-    atlas_page.write(results, out)
-    console.print(f"Open {out / 'atlas.md'} (figures and atlas.json beside it).")
+    tables.show(atlas_page.sheets(cells).values(), console)
+    atlas_page.write(cells, options.out)
+    console.print(f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it).")
+    return 0
+
+
+def _methods(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    del complaints
+    if options.json:
+        print(json.dumps(catalog.as_json(options.names), indent=1, allow_nan=False))
+        return 0
+    tables.show([catalog.details(name) for name in options.names] or [catalog.sheet()], console)
     return 0

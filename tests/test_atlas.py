@@ -1,3 +1,5 @@
+import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -21,9 +23,7 @@ pytestmark = pytest.mark.xdist_group("atlas")  # what the fixture makes is made 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("atlas") / "out"
-    assert (
-        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(out)]) == 0
-    )
+    assert main(["atlas", "--methods", "rloo/k3", "--problems", "graded", "--out", str(out)]) == 0
     return out
 
 
@@ -38,6 +38,7 @@ def test_a_cell_is_what_identify_says(written):
         assert cells[name]["rate"] > 0
     assert cells["sampled"]["verdict"] == "drawn"
     assert cells["sampled"]["distances"]["forward KL"] < 0.1
+    assert not [path for path in written.glob("*.pdf") if b"/Type3" in path.read_bytes()]
     assert "forward KL" in (written / "atlas.md").read_text()
     assert {p.name for p in written.iterdir()} == {
         "atlas.json",
@@ -52,26 +53,70 @@ def test_a_second_run_takes_what_is_there(written, monkeypatch):
     monkeypatch.setattr(atlas, "cell", lambda *_: pytest.fail("computed again"))
     before = (written / "atlas.json").read_text()
     assert (
-        main(["atlas", "--methods", "k3 in loss", "--problems", "graded", "--out", str(written)])
-        == 0
+        main(["atlas", "--methods", "rloo/k3", "--problems", "graded", "--out", str(written)]) == 0
     )
     assert (written / "atlas.json").read_text() == before
 
 
-def test_wrong_calls_write_nothing(written, tmp_path, monkeypatch, capsys):
-    assert main(["atlas", "--methods", "PPO", "--out", str(tmp_path / "new")]) == 2
-    assert "unknown method: PPO" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "GRPO"], "no preset is called 'GRPO'"),
+        (["--methods", "rloo,online_dpo/sof"], "did you mean online_dpo/soft"),
+        (["--methods", "aepo/k2"], "aepo/k2 needs target, and the atlas gives a coefficient alone"),
+        (["--methods", "xpo"], "cannot show xpo (groups of 4): WithReference"),
+        (["--methods", "pass_at_k_grpo"], "cannot show pass_at_k_grpo (population)"),
+        (["--problems", "grade"], "unknown problem: 'grade'. Known: graded, binary, rare"),
+    ],
+)
+def test_wrong_calls_are_refused_in_words_and_write_nothing(tmp_path, capsys, arguments, message):
+    assert main(["atlas", *arguments, "--out", str(tmp_path / "new")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_other_settings_is_refused(written, monkeypatch, capsys):
     monkeypatch.setattr(atlas, "BETA", 0.5)
-    assert main(["atlas", "--methods", "k3 in loss", "--out", str(written)]) == 2
+    assert main(["atlas", "--methods", "rloo/k3", "--out", str(written)]) == 2
     assert "made with other settings" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_whose_cells_have_display_names_is_refused(tmp_path, monkeypatch, capsys):
+    """Its fingerprint was this one but for what names mean."""
+    monkeypatch.setattr(atlas, "cell", lambda *_: pytest.fail("computed"))
+    laws = {
+        k: [np.asarray(x).tolist() for x in (p().reward, p().log_ref)]
+        for k, (_, p) in atlas.PROBLEMS.items()
+    }
+    version = importlib.metadata.version("regdist")
+    about = [version, atlas.BETA, atlas.LEVEL, atlas.GROUP, atlas.SEEDS, 20_000, laws]
+    old = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "fingerprint").write_text(old)
+    assert main(["atlas", "--methods", "rloo", "--out", str(tmp_path)]) == 2
+    assert "give another folder, or remove it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_name_of_the_catalog_is_a_row_and_asked_for_twice_it_is_one(tmp_path, monkeypatch):
+    asked = []
+
+    def cell(*names):
+        asked.append(names)
+        return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
+
+    monkeypatch.setattr(atlas, "cell", cell)
+    assert "cispo/k2" not in atlas.METHODS
+    atlas.build(tmp_path, ["cispo/k2", "rloo", "cispo/k2"], ["rare"])
+    rows = [(m, "rare", e) for m in ("cispo/k2", "rloo") for e in atlas.EXPECTATIONS]
+    assert sorted(asked) == sorted(rows)
 
 
 def test_every_method_of_the_atlas_has_a_finite_field():
     for _, problem in atlas.PROBLEMS.values():
         bandit = problem()
-        for make in atlas.METHODS.values():
-            assert np.all(np.isfinite(rd.field(make(atlas.BETA), bandit.log_ref, bandit)))
+        for name in atlas.METHODS:
+            method = rd.methods.named(name, atlas.BETA)
+            assert np.all(np.isfinite(rd.field(method, bandit.log_ref, bandit)))
 
 
 def test_each_device_of_a_mesh_has_a_thread(tmp_path):
@@ -87,7 +132,7 @@ def cell(*names):
     return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
 atlas.cell = cell
 mesh = jax.make_mesh((1, 3), ("a", "b"))
-cells = atlas.build(Path(sys.argv[1]), ["RLOO"], ["rare"], mesh=mesh)
+cells = atlas.build(Path(sys.argv[1]), ["rloo"], ["rare"], mesh=mesh)
 assert [c.expectation for c in cells] == list(atlas.EXPECTATIONS)
 assert len(set(used)) == 3, used
 """
@@ -109,9 +154,9 @@ jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)
 def cell(*names):
     return atlas.Cell(*names, "drawn", rank, "", {}, None, None, 0.0, 0.0)
 atlas.cell = cell
-cells = atlas.build(Path(out), ["RLOO", "GRPO"], ["rare"])
+cells = atlas.build(Path(out), ["rloo", "grpo"], ["rare"])
 assert [(c.method, c.expectation) for c in cells] == [
-    (m, e) for m in ("RLOO", "GRPO") for e in atlas.EXPECTATIONS
+    (m, e) for m in ("rloo", "grpo") for e in atlas.EXPECTATIONS
 ]
 assert {c.sentence for c in cells} == {"0", "1"}
 """

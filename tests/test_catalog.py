@@ -12,7 +12,7 @@ import pytest
 
 import regdist as rd
 from regdist.methods import presets
-from regdist.reports import atlas
+from regdist.methods.presets.catalog import entry_of
 
 m = rd.methods
 CATALOG = {entry.name: entry for entry in m.catalog()}
@@ -25,42 +25,6 @@ ARGUMENTS = {
     "drpo": {"length": [3.0, 1.0, 2.0]},
     "ppo_adaptive_kl": {"target": 0.4},
     "self_labelled": {"label": jnp.array([0, 1, 1])},
-}
-ROWS = {
-    "k1 in reward": "rloo/k1-in-reward",
-    "k2 in loss": "rloo/k2",
-    "k3 in loss": "rloo/k3",
-    "k3 in loss, x ratio": "rloo/k3-ratio-corrected",
-    "k1 in loss": "rloo/k1",
-    "|l| in loss": "rloo/abs",
-    "k2 in reward": "rloo/k2-in-reward",
-    "k3 in reward": "rloo/k3-in-reward",
-    "exact KL": "rloo/full",
-    "entropy bonus": "entropy_bonus",
-    "sampled entropy loss": "entropy_bonus/sampled-loss",
-    "GRPO (k3 in loss)": "grpo",
-    "GRPO (k2 in loss)": "grpo/k2",
-    "Dr. GRPO (k3 in loss)": "dr_grpo/k3",
-    "MaxRL (k2 in loss)": "maxrl/k2",
-    "VarGrad": "vargrad",
-    "GVPO": "gvpo",
-    "FlowRL": "flowrl",
-    "f-DPG": "fdpg",
-    "Nash-MD": "nash_md",
-    "online DPO": "online_dpo",
-    "online DPO, soft labels": "online_dpo/soft",
-    "online IPO": "online_ipo",
-    "REINFORCE": "reinforce",
-    "RLOO": "rloo",
-    "GRPO": "grpo/no-penalty",
-    "DAPO": "dapo",
-    "MaxRL": "maxrl",
-    "pass@k training": "pass_at_k_training/pass-at-2",
-    "positive samples": "psr",
-    "negative samples": "nsr",
-    "MPO": "mpo",
-    "DisCO": "disco",
-    "natural gradient": "natural_policy_gradient",
 }
 
 
@@ -151,10 +115,26 @@ def test_the_deviation_is_an_option_of_all_that_divide_by_it(name):
         assert changed == [(entry.defaults["eps"], 0.123)]
 
 
-@pytest.mark.parametrize("row", atlas.METHODS)
-def test_rows_of_the_atlas_have_names(row):
-    for beta in (0.2, 0.05):
-        assert same(m.named(ROWS[row], beta), atlas.METHODS[row](beta))
+@every_preset
+def test_what_is_missing_is_what_a_name_needs_beside_a_coefficient(name):
+    entry = CATALOG[name]
+    for known in entry.names:
+        assert entry_of(known) is entry
+        assert set(entry.missing(known)) == set(ARGUMENTS.get(name, {}))
+
+
+@every_preset
+def test_what_own_defaults_leave_out_compose_has(name):
+    entry = CATALOG[name]
+    common = inspect.signature(m.compose).parameters
+    left = {k: v for k, v in entry.defaults.items() if k not in entry.own_defaults}
+    assert left == {k: common[k].default for k in left}
+
+
+def test_own_defaults_are_what_a_preset_is_told_apart_by():
+    assert CATALOG["dr_grpo"].own_defaults == {"clip_low": 0.2, "clip_high": 0.2}
+    assert CATALOG["mpo"].own_defaults == {"epsilon": 0.1}
+    assert CATALOG["policy_gradient"].own_defaults == {}
 
 
 def test_unknown_names_are_refused_with_the_nearest():
@@ -162,7 +142,7 @@ def test_unknown_names_are_refused_with_the_nearest():
         m.named("grpo/k4")
     with pytest.raises(ValueError, match=r"'roo'.*rloo"):
         m.named("roo")
-    with pytest.raises(ValueError, match=r"'zzzzzz': rd\.methods\.catalog\(\) has them"):
+    with pytest.raises(ValueError, match=r"'zzzzzz': rd\.methods\.catalog\(\) and `regdist"):
         m.named("zzzzzz")
     with pytest.raises(ValueError, match=r"aepo needs target: give target="):
         m.named("aepo")

@@ -10,7 +10,7 @@ import regdist as rd
 from regdist.numerics.spectrum import spectrum
 from tests.strategies import REGULARIZERS
 
-BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3], [0.02, 0.1, 0.6, 0.28])
+BANDIT = rd.bandit([1.0, 0.8, 0.0, 0.3, 0.5], [0.02, 0.1, 0.6, 0.18, 0.1])
 SGD = optax.sgd(0.5)
 
 
@@ -44,7 +44,7 @@ def test_spectrum_by_hand():
     """Natural gradient with reverse KL: every mode at -beta. Softmax: -beta (diag p - p p^T)."""
     aim = rd.target(BANDIT, rd.ReverseKL(0.4))
     natural = rd.certify(rd.methods.natural_policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
-    assert np.allclose(natural.eigenvalues, [-0.4] * 3, rtol=1e-12)
+    assert np.allclose(natural.eigenvalues, [-0.4] * 4, rtol=1e-12)
     plain = rd.certify(rd.methods.policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
     p = np.asarray(aim.probs)
     want = np.sort(-0.4 * np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[1:])[::-1]
@@ -144,7 +144,7 @@ def test_elsewhere_vertex_cycles_and_diverges():
     assert edge.verdict == "cycles"
     broken = optax.scale_by_schedule(lambda count: jnp.where(count < 6, -0.1, jnp.inf))
     assert rd.certify(natural, BANDIT, aim, optimizer=broken).verdict == "diverges"
-    lost = rd.run(natural, BANDIT, 100, init=[0.0, 0.0, -np.inf, 0.0])
+    lost = rd.run(natural, BANDIT, 100, init=[0.0, 0.0, -np.inf, 0.0, 0.0])
     c = rd.certify(natural, BANDIT, aim, lost)
     assert c.verdict == "elsewhere"
     assert c.kl_from_target == np.inf
@@ -167,7 +167,7 @@ def test_sparse_targets_are_judged_on_their_support():
     assert aim.probs[2] == 0
     c = rd.certify(rd.methods.natural_policy_gradient(regularizer), BANDIT, aim, steps=4000)
     assert c.verdict == "converges"
-    assert len(c.eigenvalues) == 2
+    assert len(c.eigenvalues) == 3
 
 
 def test_one_action_and_records_are_plain_numbers():

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import tokenize
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -190,6 +191,13 @@ def test_a_method_knows_no_enumeration():
         reached.add(name)
         left |= {module for module, _ in imports(name) if ".methods." in module} - reached
     assert reached & {"regdist.methods.expectation", "regdist.methods.groups"} == set()
+
+
+def test_the_gate_tries_the_lowest_versions_that_are_promised():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors = (ROOT / "tests" / "floors.txt").read_text().splitlines()
+    assert floors == [x.replace(">=", "==") for x in project["dependencies"]]
+    assert project["requires-python"] == ">=3.11"  # the gate's second environment is of 3.11
 
 
 def test_the_citation_is_of_this_version():

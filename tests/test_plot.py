@@ -1,9 +1,11 @@
 import matplotlib
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import regdist as rd
 from regdist import plot
+from regdist.plots.figures import save
 
 matplotlib.use("Agg")
 
@@ -19,6 +21,19 @@ def draw(function, *arguments):
         axes = function(*arguments)
         axes.figure.canvas.draw()
     return axes
+
+
+def test_saved_figures_hold_their_fonts_and_the_png_does_not_change(tmp_path):
+    """Type 42: whole TrueType fonts, as printers want; matplotlib's own default is Type 3."""
+    with matplotlib.rc_context(plot.style()):
+        figure = Figure()
+        plot.rank_curves(TASK.bandit, TARGETS, figure.subplots())
+    save(figure, tmp_path / "curves")
+    pdf = (tmp_path / "curves.pdf").read_bytes()
+    assert b"/CIDFontType2" in pdf
+    assert b"/Type3" not in pdf
+    figure.savefig(tmp_path / "plain.png")
+    assert (tmp_path / "curves.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
 def test_rank_curves_show_the_sorted_law():

@@ -48,8 +48,8 @@ def test_hard_sums_against_50_digits(kinds):
     """Each coefficient from 1e-8 to 1e8, gaps to 1e5, anchors of their own down to e^-60."""
     random = np.random.default_rng(len(kinds[0]))
     for _ in range(12):
-        regularizer, terms = make_sum(kinds, random, 4)
-        reward = random.normal(size=4) * 10 ** random.uniform(-3, 5)
+        regularizer, terms = make_sum(kinds, random, 5)
+        reward = random.normal(size=5) * 10 ** random.uniform(-3, 5)
         target = rd.target(rd.bandit(reward), regularizer)
         exact = judge.mixed_target(reward, terms, target.log_probs)
         assert judge.total_variation(target.log_probs, exact) <= 1e-11
@@ -63,7 +63,7 @@ def test_hard_jensen_shannon_against_50_digits():
     """The foundation's range: beta 1e-8 to 1e8, gaps to 1e6, references to e^-700."""
     random = np.random.default_rng(5)
     for _ in range(40):
-        bandit, beta = hard_problem(random, 4)
+        bandit, beta = hard_problem(random, 5)
         if np.any(np.isneginf(np.asarray(bandit.log_ref))):
             continue
         target = rd.target(bandit, rd.JensenShannon(beta))
@@ -79,9 +79,9 @@ def test_float32_sums():
     """TV 1e-4 on a range of 1e-3 to 1e3 for each coefficient."""
     random = np.random.default_rng(9)
     for _ in range(12):
-        regularizer, terms = make_sum(("reverse", "forward"), random, 4, 30, 3)
+        regularizer, terms = make_sum(("reverse", "forward"), random, 5, 30, 3)
         terms = [(slope, np.float32(b), q.astype(np.float32)) for slope, b, q in terms]
-        reward = random.normal(size=4).astype(np.float32) * 10
+        reward = random.normal(size=5).astype(np.float32) * 10
         target = rd.target(rd.bandit(reward), regularizer)
         assert target.log_probs.dtype == jnp.float32
         exact = judge.mixed_target(reward, terms, target.log_probs)
@@ -200,8 +200,8 @@ def test_a_kink_pins_actions_to_the_anchor():
 
 def test_sparsemax_and_entmax_against_outside_judges():
     random = np.random.default_rng(2)
-    for size in (3, 10):
-        z = random.normal(size=size)
+    for _ in range(2):
+        z = random.normal(size=5)
         with jax.numpy_dtype_promotion("standard"):
             sparsemax = optax.projections.projection_simplex(jnp.asarray(z))
         got = rd.target(rd.bandit(z), rd.Tsallis(2, 0.5)).probs
@@ -315,7 +315,7 @@ def test_a_divergence_of_ones_own_agrees_with_the_built_in():
         def log_inverse(self, x):
             return jnp.log1p(x)
 
-    bandit = rd.bandit([1.0, 0.3, 0.0, -2.0], [0.1, 0.4, 0.3, 0.2])
+    bandit = rd.bandit([1.0, 0.3, 0.0, -2.0, 0.6], [0.1, 0.3, 0.3, 0.2, 0.1])
     for beta in (0.1, 1.0, 20.0):
         mine = rd.target(bandit, rd.FDivergence(Square(), beta))
         theirs = rd.target(bandit, rd.Pearson(beta))

@@ -23,6 +23,15 @@ def test_a_terminal_shows_texts_as_they_are_and_no_name_twice():
     assert len({len(line) for line in lines[3:]}) == 1  # numbers end in one column
 
 
+def test_a_narrow_terminal_cuts_no_text():
+    sheet = tables.Sheet("", ["name", "rate"], [["jensen-shannon-and-more", "0.07325"]])
+    console = Console(file=io.StringIO(), width=16)
+    tables.show([sheet], console)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 16
+
+
 def test_markdown_and_html_escape_what_they_must():
     assert SHEET.markdown().splitlines() == [
         "| name | size |",

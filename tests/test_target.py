@@ -44,7 +44,7 @@ def test_hard_problems_against_50_digits(alpha):
     """
     random = np.random.default_rng([7, int(1000 * (alpha + 5))])
     for trial in range(60):
-        bandit, beta = hard_problem(random, (2, 3, 6)[trial % 3])
+        bandit, beta = hard_problem(random, (2, 5)[trial % 2])
         target = rd.target(bandit, rd.AlphaDivergence(alpha, beta))
         exact = judge.alpha_target(bandit.reward, bandit.log_ref, alpha, beta)
         assert judge.total_variation(target.log_probs, exact) <= 1e-11
@@ -59,7 +59,7 @@ def test_forward_kl_by_name_on_hard_problems_against_50_digits():
     """As `test_hard_problems_against_50_digits`, for the record that knows alpha at trace time."""
     random = np.random.default_rng(8)
     for trial in range(60):
-        bandit, beta = hard_problem(random, (2, 3, 6)[trial % 3])
+        bandit, beta = hard_problem(random, (2, 5)[trial % 2])
         target = rd.target(bandit, rd.ForwardKL(beta))
         exact = judge.alpha_target(bandit.reward, bandit.log_ref, 0.0, beta)
         assert judge.total_variation(target.log_probs, exact) <= 1e-11
@@ -231,7 +231,7 @@ def test_limits(name, bandit):
 @every_solver
 def test_jit_vmap_and_loop_agree(name):
     make = REGULARIZERS[name].make
-    bandit = rd.bandit([1.0, 0.25, -2.0, 1.0], [0.1, 0.4, 0.3, 0.2])
+    bandit = rd.bandit([1.0, 0.25, -2.0, 1.0, 0.5], [0.1, 0.3, 0.3, 0.2, 0.1])
     grid = jnp.geomspace(1e-3, 1e3, 7)
     batch = jax.vmap(lambda b: rd.target(bandit, make(b)))(grid)
     loop = [rd.target(bandit, make(float(b))) for b in grid]
@@ -293,7 +293,6 @@ def test_derivatives_against_differences_at_50_digits(alpha, beta):
             assert np.allclose(got, want, rtol=1e-10, atol=1e-11 * np.abs(want).max())
 
 
-@jax.jit
 def along(h, bandit, regularizer, moves):
     """The law and its value after a move of size h of every input."""
     inputs = (bandit.reward, bandit.log_ref, regularizer)
@@ -486,9 +485,9 @@ def test_wrong_calls_say_what_to_do():
 
 def test_the_quick_search_agrees_with_the_safe_one(monkeypatch):
     """On hard problems, total variation 1e-12; most of them never need the safe one."""
-    import sys
+    from regdist.targets import solve as driver
+    from regdist.targets.solvers import single
 
-    single = sys.modules["regdist.targets.solvers.single"]
     random = np.random.default_rng(3)
     made = [hard_problem(random, 6) for _ in range(300)]
     bandits = jax.tree.map(lambda *x: jnp.stack(x), *(b for b, _ in made))
@@ -502,7 +501,7 @@ def test_the_quick_search_agrees_with_the_safe_one(monkeypatch):
 
         monkeypatch.setattr(single, "where_unknown", choose)
         fresh = jax.jit(
-            jax.vmap(lambda b, beta: rd.target.__wrapped__(b, rd.AlphaDivergence(0.5, beta)))
+            jax.vmap(lambda b, beta: driver._target.__wrapped__(b, rd.AlphaDivergence(0.5, beta)))
         )
         return jax.block_until_ready(fresh(bandits, betas))
 

@@ -25,3 +25,9 @@ from regdist.methods.presets.control import *  # noqa: F403
 from regdist.methods.presets.group import *  # noqa: F403
 from regdist.methods.presets.matching import *  # noqa: F403
 from regdist.methods.presets.success import *  # noqa: F403
+from regdist.numerics.face import shown
+
+
+def __dir__() -> list[str]:
+    parts = "advantage", "controller", "matching", "penalty", "signal", "surrogate", "weight"
+    return shown(globals(), parts)

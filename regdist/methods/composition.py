@@ -1,16 +1,19 @@
 """Composing a method from parts by the options that trainers have, with advice on wrong ones."""
 
 import math
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from regdist.methods.advantage import Advantage
-from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.method import Method
-from regdist.methods.penalty import ESTIMATORS, Estimated
+from regdist.methods.controller import Controller
+from regdist.methods.method import Method, as_tuple
+from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated, Penalty
+from regdist.methods.signal import Signal
 from regdist.methods.surrogate import Clip, LogProb, Surrogate
-from regdist.numerics.records import Number, as_number, is_concrete
+from regdist.methods.weight import Weight
+from regdist.numerics.records import Number, as_number, check_choice, described, is_concrete
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -19,7 +22,7 @@ class Common(TypedDict, total=False):
 
     regularizer: Regularizer | None
     geometry: str
-    weights: tuple[Any, ...]
+    weights: Weight | Sequence[Weight]
 
 
 class Clipped(Common, total=False):
@@ -71,10 +74,10 @@ def compose(
     clip_low: Number | None = None,
     clip_high: Number | None = None,
     clip_dual: Number = math.inf,
-    penalties: tuple[Any, ...] = (),
-    weights: tuple[Any, ...] = (),
-    signal: Any = None,
-    controller: Any = None,
+    penalties: Penalty | Sequence[Penalty] = (),
+    weights: Weight | Sequence[Weight] = (),
+    signal: Signal | None = None,
+    controller: Controller | None = None,
     regularizer: Regularizer | None = None,
     geometry: str = "softmax",
 ) -> Method:
@@ -96,8 +99,8 @@ def compose(
         clip_low: ratios below 1 - clip_low are clipped.
         clip_high: ratios above 1 + clip_high are clipped.
         clip_dual: with a negative advantage, ratios above it are clipped.
-        penalties: further ones.
-        weights: factors on the coefficients.
+        penalties: further ones; one alone needs no tuple.
+        weights: factors on the coefficients; likewise.
         signal: what is paid in place of the reward.
         controller: what moves a coefficient during a run.
         regularizer: subtracted exactly.
@@ -107,64 +110,80 @@ def compose(
         ValueError: an unknown choice, or parts that cannot act together.
 
     Examples:
-        >>> adv = rd.methods.advantage.GroupRelative(jnp.array(0.0), "mean")
+        >>> adv = rd.methods.advantage.GroupRelative(0.0, "mean")
         >>> compose(adv, clip_low=0.2, clip_high=0.28, beta=0.1, estimator="k2").surrogate
         Clip(...)
     """
-    clips = clip_low is not None or clip_high is not None
-    if surrogate is None:
-        surrogate = LogProb()
-        if clips:
-            low = 1.0 if clip_low is None else clip_low
-            high = math.inf if clip_high is None else clip_high
-            surrogate = Clip(1 - as_number(low), 1 + as_number(high), as_number(clip_dual))
-    elif clips:
-        raise ValueError(
-            f"clip_low and clip_high have no meaning for {type(surrogate).__name__}, which has no "
-            "clipped ratio to an old policy: leave them out, or leave the surrogate out"
-        )
-    for name, value, known in (
-        ("estimator", estimator, (*ESTIMATORS, "full")),
-        ("placement", placement, ("loss", "reward")),
-        ("anchor", anchor, ("reference", "old", "uniform")),
-        ("geometry", geometry, tuple(GEOMETRIES)),
+    for name, number in (
+        ("beta", 0.0 if beta is None else beta),
+        ("clamp_ratio", clamp_ratio),
+        ("clamp_value", clamp_value),
     ):
-        if value is not None and value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {name}={value!r}")
+        as_number(number, name)
+    surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
+    check_choice("anchor", anchor, ANCHORS)
     if beta is None and (estimator is not None or placement is not None):
         raise ValueError(
             f"an estimator without a coefficient does nothing (estimator={estimator!r}, "
             f"placement={placement!r}): give beta, or leave both out"
         )
-    if beta is not None and is_concrete(beta) and not np.all(np.asarray(beta) >= 0):
-        raise ValueError(f"beta must be at least 0; got beta={beta!r}")
-    where = placement or "loss"
-    if after_normalization and where == "loss":
+    estimator, placement = estimator or "k3", placement or "loss"
+    check_choice("estimator", estimator, (*ESTIMATORS, "full"))
+    check_choice("placement", placement, PLACEMENTS)
+    if after_normalization and placement == "loss":
         raise ValueError("after_normalization is about the reward: give placement='reward'")
-    if ratio_corrected and where == "reward":
+    if ratio_corrected and placement == "reward":
         raise ValueError("ratio_corrected is about the loss: give placement='loss'")
-    none = beta is None or (is_concrete(beta) and not np.any(np.asarray(beta)))
-    if beta is not None and not none and estimator == "full":
-        if where == "reward" or anchor != "reference":
-            raise ValueError(
-                "estimator='full' is the exact KL to the reference, summed over all actions: it "
-                "is neither in the reward nor to another anchor. Use placement='loss', or "
-                "regularizer=rd.ReverseKL(beta, anchor=log_probs)"
-            )
-        exact = ReverseKL(beta)
+    if beta is not None and is_concrete(beta):
+        if not np.all(np.asarray(beta) >= 0):
+            raise ValueError(f"beta must be at least 0; got beta={beta!r}")
+        beta = beta if np.any(np.asarray(beta)) else None
+    if beta is not None and estimator == "full":
+        exact = _full_penalty(beta, placement, anchor)
         regularizer = exact if regularizer is None else regularizer + exact
-    elif beta is not None and not none:
+    elif beta is not None:
         penalty = Estimated(
             as_number(beta),
             as_number(clamp_ratio),
             as_number(clamp_value),
-            estimator or "k3",
-            where,
+            estimator,
+            placement,
             after_normalization,
             ratio_corrected,
             anchor,
         )
-        penalties = (penalty, *penalties)
-    return Method(
-        advantage, surrogate, penalties, weights, regularizer, signal, controller, geometry
-    )
+        penalties = (penalty, *as_tuple(penalties))
+    further = as_tuple(penalties), as_tuple(weights)
+    return Method(advantage, surrogate, *further, regularizer, signal, controller, geometry)
+
+
+def _surrogate(
+    surrogate: Surrogate | None,
+    clip_low: Number | None,
+    clip_high: Number | None,
+    clip_dual: Number,
+) -> Surrogate:
+    """The surrogate given; PPO's clip if there are bounds; else A log pi."""
+    clips = clip_low is not None or clip_high is not None
+    if surrogate is not None and clips:
+        raise ValueError(
+            "clip_low and clip_high have no meaning beside a surrogate that is given, here "
+            f"{described(surrogate)}: leave them out, or leave the surrogate out"
+        )
+    if surrogate is not None or not clips:
+        return LogProb() if surrogate is None else surrogate
+    low = 1.0 if clip_low is None else clip_low
+    high = math.inf if clip_high is None else clip_high
+    bounds = 1 - as_number(low, "clip_low"), 1 + as_number(high, "clip_high")
+    return Clip(*bounds, as_number(clip_dual, "clip_dual"))
+
+
+def _full_penalty(beta: Number, placement: str, anchor: str) -> Regularizer:
+    """The exact KL to the reference, which is a regularizer."""
+    if placement == "reward" or anchor != "reference":
+        raise ValueError(
+            "estimator='full' is the exact KL to the reference, summed over all actions: it "
+            "is neither in the reward nor to another anchor. Use placement='loss', or "
+            "regularizer=rd.ReverseKL(beta, anchor=log_probs)"
+        )
+    return ReverseKL(beta)

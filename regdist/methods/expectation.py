@@ -26,7 +26,14 @@ from regdist.methods.groups import (
 from regdist.methods.method import Method
 from regdist.methods.short import Direction, plain_drawn, plain_gradient
 from regdist.numerics.logspace import log_ratio, times_exp
-from regdist.numerics.records import check_key, is_concrete, record, static
+from regdist.numerics.records import (
+    check_count,
+    check_key,
+    described,
+    is_concrete,
+    record,
+    static,
+)
 from regdist.problems.bandit import Bandit
 
 MOST_ENTRIES = 4_000_000
@@ -161,7 +168,7 @@ class Group(Expectation):
     no order: an advantage that breaks ties by place is refused.
 
     Attributes:
-        size: G.
+        size: G, a positive integer.
         classes: number of classes, or None before `on` has looked at the rewards.
         member: the class of each action, shape [K].
     """
@@ -170,6 +177,9 @@ class Group(Expectation):
     classes: int | None = static(default=None)
     member: Int[Array, " K"] | None = None
 
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+
     def on(self, reward: Array) -> "Group":
         """This expectation for tables with these rewards, known now; then usable under jit."""
         levels, member = np.unique(np.asarray(reward), return_inverse=True)
@@ -177,7 +187,6 @@ class Group(Expectation):
 
     def prepared(self, method: Method, bandit: Bandit) -> "Group":
         """With its classes, where equal rewards are one."""
-        _check_counts(size=self.size)
         _check_grouped(method)
         check_exchangeable(method, bandit)
         looks = self.classes is None and method.compares_rewards_alone
@@ -253,10 +262,13 @@ class Sampled(Expectation):
 
     draws: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_count("group_size", self.group_size)
+        check_count("num_groups", self.num_groups)
+
     def prepared(self, method: Method, bandit: Bandit) -> "Sampled":
         """Itself, for methods that exist in groups."""
         del bandit
-        _check_counts(group_size=self.group_size, num_groups=self.num_groups)
         _check_grouped(method)
         return self
 
@@ -301,15 +313,9 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
     if not isinstance(cast(object, expectation), Expectation):
         raise TypeError(
             "expectation must be rd.Population(), rd.Group(size) or "
-            f"rd.Sampled(group_size, num_groups); got {expectation!r}"
+            f"rd.Sampled(group_size, num_groups); got {described(expectation)}"
         )
     return expectation.prepared(method, bandit)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; got {name}={value!r}")
 
 
 def _check_grouped(method: Method) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
@@ -13,10 +14,18 @@ from regdist.methods.expectation import Expectation, Pull, prepared
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
 from regdist.numerics.logspace import full_precision
-from regdist.numerics.records import check_kind, is_concrete
+from regdist.numerics.records import (
+    Law,
+    as_array,
+    check_key,
+    check_kind,
+    check_log_probs,
+    described,
+    is_concrete,
+)
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, check_bandit
 
 
 def field(
@@ -64,9 +73,11 @@ def field(
     policy = check_problem(method, bandit, policy)
     params = check_params(policy, params, bandit)
     expectation = prepared(expectation, method, bandit)
+    check_key(key)
     method = in_dtype(method, bandit.reward.dtype)
-    for name, table in (("old", old), ("sampler", sampler)):
-        check_log_table(name, table, bandit)
+    where, size = "rd.field(method, params, bandit)", bandit.num_actions
+    old = None if old is None else check_log_probs("old", old, where, size)
+    sampler = None if sampler is None else check_log_probs("sampler", sampler, where, size)
     tables = tables_of(method, policy.log_probs(params), bandit, old, sampler)
     lists = expectation.draw(tables, key)
     pull = expected_pull(method, tables, expectation, lists, old is None and sampler is None)
@@ -81,7 +92,7 @@ def check_problem(method: Method, bandit: Bandit, policy: Policy | None) -> Poli
         ValueError: forbidden actions under a policy that cannot exclude them.
     """
     check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
-    check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+    check_bandit(bandit)
     if policy is None:
         return Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
@@ -100,21 +111,17 @@ def check_params(policy: Policy, params: Params, bandit: Bandit, name: str = "pa
         TypeError: not numbers: a record, a function.
         ValueError: parameters of another shape.
     """
-    if isinstance(params, Bandit | Method | Expectation):
+    if isinstance(params, Bandit | Method | Expectation | Law):
         raise TypeError(
-            f"{name} must be parameters of the policy, such as bandit.log_ref; got a "
-            f"{type(params).__name__}. The order is method, params, bandit"
+            f"{name} must be parameters of the policy, such as bandit.log_ref; got "
+            f"{described(params)}. The order is method, params, bandit"
         )
     dtype, is_table = bandit.reward.dtype, isinstance(policy, Table)
-    try:  # a list is a tree to jax, and a table to people
-        params = (
-            jnp.asarray(params, dtype)
-            if is_table
-            else jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-        )
-    except (TypeError, ValueError) as error:
-        got = f"{type(params).__name__} {params!r}"
-        raise TypeError(f"{name} must be numbers; got {got}") from error
+    leaves, tree = ([params], None) if is_table else jax.tree.flatten(params)
+    leaves = [as_array(name, leaf, dtype) for leaf in leaves]  # a list is a table to people
+    if is_concrete(leaves) and any(np.any(np.isnan(np.asarray(x))) for x in leaves):
+        raise ValueError(f"{name} must be numbers; got NaN")
+    params = leaves[0] if tree is None else jax.tree.unflatten(tree, leaves)
     wanted = bandit.reward.shape
     if is_table:
         shape = jnp.shape(params)
@@ -125,17 +132,6 @@ def check_params(policy: Policy, params: Params, bandit: Bandit, name: str = "pa
     if shape != wanted:
         raise ValueError(f"{name} must have shape {what}; got {shape}. For a batch use jax.vmap")
     return params
-
-
-def check_log_table(name: str, table: Any, bandit: Bandit) -> None:
-    """Refuses what is not one row of log-probabilities over the actions of the bandit."""
-    if table is None:
-        return
-    if jnp.shape(table) != bandit.reward.shape:
-        raise ValueError(
-            f"{name} must be log-probabilities of shape {bandit.reward.shape}; got shape "
-            f"{jnp.shape(table)}"
-        )
 
 
 def in_dtype(method: Method, dtype: Any) -> Method:

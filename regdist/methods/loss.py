@@ -12,7 +12,7 @@ from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch
 from regdist.methods.method import Method
 from regdist.methods.surrogate import Surrogate
-from regdist.numerics.records import as_number, record, static
+from regdist.numerics.records import as_number, described, record, static
 from regdist.regularizers.regularizer import Regularizer
 
 
@@ -71,10 +71,11 @@ class Written(Surrogate):
 
         def total(log_probs: Array) -> Array:
             terms = self.fn(View(batch, advantage, log_probs))
-            if terms.shape != batch.weight.shape:
+            if not isinstance(terms, Array) or terms.shape != batch.weight.shape:
+                got = f"shape {terms.shape}" if isinstance(terms, Array) else described(terms)
                 raise ValueError(
                     f"the loss must return one term per sample, shape {batch.weight.shape}; got "
-                    f"shape {terms.shape}. Return the terms, not their mean"
+                    f"{got}. Return the terms, not their mean"
                 )
             return jnp.sum(batch.weight * jnp.where(batch.here, terms, 0))
 
@@ -100,7 +101,7 @@ def from_loss(
     Args:
         fn: from a `View` (log_probs, old_log_probs, ref_log_probs, rewards, advantages, group) to
             the loss of each sample, shape [n].
-        advantage: what fills `view.advantages`: one of `rd.methods.advantages`, default GRPO's.
+        advantage: what fills `view.advantages`: one of `rd.methods.advantage`, default GRPO's.
         regularizer: subtracted exactly beside it, such as `rd.Entropy(0.01)`.
         geometry: "softmax", "natural" or "sign".
 
@@ -120,6 +121,8 @@ def from_loss(
         >>> print(jnp.abs(rd.field(mine, z, b, rd.Group(4)) - same).max() < 1e-15)
         True
     """
+    if isinstance(fn, type) or not callable(fn):
+        raise TypeError(f"fn must be a function of a View: the loss; got {described(fn)}")
     default = GroupRelative(as_number(1e-6), "mean", "std", "raw")
     return Method(
         default if advantage is None else advantage,

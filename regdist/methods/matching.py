@@ -164,6 +164,11 @@ class Contrast(SeesPolicy):
         both = (share > 0) & (total > 0)
         up = jnp.where(right, 1 / jnp.where(both, share, 1), 0)
         if self.log_weight is not None:
+            if self.log_weight.shape != batch.tables.reward.shape:
+                raise ValueError(
+                    "lengths must be one for each action, shape "
+                    f"{batch.tables.reward.shape}; got {self.log_weight.shape}"
+                )
             tall = jnp.where(right, jnp.exp(batch.pick(self.log_weight)), 0)
             whole = jnp.sum(batch.weight * tall)
             up = tall / jnp.where(both, whole, 1)

@@ -1,6 +1,7 @@
 """The method record: what multiplies the score of each sample."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,8 +15,25 @@ from regdist.methods.penalty import Penalty
 from regdist.methods.signal import Signal
 from regdist.methods.surrogate import LogProb, Surrogate
 from regdist.methods.weight import Weight
-from regdist.numerics.records import choice, record
-from regdist.regularizers.regularizer import Regularizer
+from regdist.numerics.records import check_kind, choice, record
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+
+_SINGLE = (
+    ("advantage", Advantage, 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")'),
+    ("surrogate", Surrogate, "Such as rd.methods.surrogate.Clip(0.8, 1.2, math.inf)"),
+    ("signal", Signal, "Such as rd.methods.signal.NashMD(0.5), or a record of your own"),
+    ("controller", Controller, "Such as rd.methods.controller.AdaptiveKL(0.2, 0.1, 0.01, 0.2)"),
+)
+_SEVERAL = (
+    ("penalties", Penalty, "Such as rd.methods.penalty.TrustRegion(1.0, 0.1)"),
+    ("weights", Weight, "Such as rd.methods.weight.SamplerRatio(0.0, 2.0)"),
+)
+"""Parts of a method by name, their kinds, and one of each."""
+
+
+def as_tuple(parts: Any) -> tuple[Any, ...]:
+    """Several parts as a tuple, one part as a tuple of one."""
+    return tuple(parts) if isinstance(parts, list | tuple) else (parts,)
 
 
 @record
@@ -46,6 +64,18 @@ class Method:
     signal: Signal | None = None
     controller: Controller | None = None
     geometry: str = choice(*GEOMETRIES, default="softmax")
+
+    def __post_init__(self) -> None:
+        for name, kind, advice in _SEVERAL:
+            parts = as_tuple(getattr(self, name))
+            object.__setattr__(self, name, parts)
+            for part in parts:
+                check_kind(f"each of {name}", part, kind, advice)
+        for name, kind, advice in _SINGLE:
+            if getattr(self, name) is not None or name in ("advantage", "surrogate"):
+                check_kind(name, getattr(self, name), kind, advice)
+        if self.regularizer is not None:
+            check_regularizer(self.regularizer)
 
     @property
     def differentiable(self) -> bool:

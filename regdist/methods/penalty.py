@@ -15,6 +15,8 @@ from regdist.methods.batch import Batch, covariance, share_of_samples, top_share
 from regdist.numerics.records import choice, record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
+PLACEMENTS = ("loss", "reward")
+ANCHORS = ("reference", "old", "uniform")
 
 
 class Penalty:
@@ -68,10 +70,10 @@ class Estimated(Penalty):
     clamp_ratio: Array
     clamp_value: Array
     estimator: str = choice(*ESTIMATORS, default="k3")
-    placement: str = choice("loss", "reward", default="loss")
+    placement: str = choice(*PLACEMENTS, default="loss")
     after: bool = static(default=False)
     corrected: bool = static(default=False)
-    anchor: str = choice("reference", "old", "uniform", default="reference")
+    anchor: str = choice(*ANCHORS, default="reference")
 
     def coefficients(self) -> tuple[Array, ...]:
         """Beta."""

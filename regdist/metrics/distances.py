@@ -14,6 +14,17 @@ from regdist.numerics.logspace import exp_difference, largest_exponent, log1p_ra
 from regdist.numerics.records import Number, as_number
 from regdist.regularizers.divergence import KL, Alpha, JensenShannon, TotalVariation
 
+__all__ = [
+    "alpha_divergence",
+    "chi_squared",
+    "hellinger",
+    "js",
+    "kl",
+    "log_odds_error",
+    "renyi_divergence",
+    "total_variation",
+]
+
 
 @metric
 def kl(log_p: Float[Array, " K"], log_q: Float[Array, " K"]) -> Float[Array, ""]:

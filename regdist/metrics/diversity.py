@@ -15,6 +15,14 @@ from regdist.metrics.entropies import hill_number
 from regdist.metrics.sampling import pass_at_k
 from regdist.numerics.records import Number, as_number
 
+__all__ = [
+    "SupportChange",
+    "hypervolume",
+    "quality_diversity",
+    "support_change",
+    "vendi_score",
+]
+
 
 class SupportChange(NamedTuple):
     """How the support of p differs from that of q; made by `support_change`.
@@ -155,6 +163,11 @@ def hypervolume(points: Float[Array, "N M"], reference: Float[Array, " M"]) -> F
         >>> print(hypervolume(jnp.array([[1.0, 3.0], [2.0, 2.0]]), jnp.array([0.0, 0.0])))
         5.0
     """
+    if jnp.ndim(points) != 2 or jnp.shape(reference) != jnp.shape(points)[1:]:
+        raise ValueError(
+            "points must have shape [N, M] and reference shape [M]; got "
+            f"{jnp.shape(points)} and {jnp.shape(reference)}"
+        )
     above = jnp.maximum(points, reference) - reference
     height = above[:, -1]
     widths = []

@@ -13,6 +13,17 @@ from regdist.numerics.logspace import expect, expm1_over, log1p_ratio
 from regdist.numerics.records import Number, as_number
 from regdist.policies.laws import restrict
 
+__all__ = [
+    "answer_entropy",
+    "effective_labels",
+    "entropy",
+    "hill_number",
+    "label_log_probs",
+    "renyi_entropy",
+    "token_entropies",
+    "tsallis_entropy",
+]
+
 
 @metric
 def entropy(log_p: Float[Array, " K"]) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ K is the number of actions.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -12,8 +13,20 @@ from regdist.metrics.checks import checked, metric
 from regdist.metrics.distances import renyi_divergence
 from regdist.metrics.entropies import tsallis_entropy
 from regdist.numerics.logspace import expect, largest_exponent, log_ratio
-from regdist.numerics.records import Number, as_number
+from regdist.numerics.records import Number, as_number, is_concrete
 from regdist.policies.laws import restrict
+
+__all__ = [
+    "concentrability",
+    "effective_sample_size",
+    "expected_reward",
+    "optimal_baseline",
+    "pass_at_k",
+    "pass_at_k_unbiased",
+    "squared_score_norm",
+    "success",
+    "zero_advantage_probability",
+]
 
 
 @metric
@@ -55,6 +68,8 @@ def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
     """
     chance = _chance(success)
     draws = jnp.asarray(k, dtype=chance.dtype)
+    if is_concrete(draws) and np.any(np.asarray(draws) < 0):
+        raise ValueError(f"k must be at least 0; got k={k!r}")
     endless = jnp.isposinf(draws)
     sure = chance >= 1
     log_miss = jnp.log1p(-jnp.where(sure, 0, chance))
@@ -65,6 +80,7 @@ def pass_at_k(success: Number, k: Number) -> Float[Array, "..."]:
     return jnp.where(sure, surely, jnp.where(endless, possible, partly))
 
 
+@checked
 def pass_at_k_unbiased(samples: Number, correct: Number, k: Number) -> Float[Array, "..."]:
     r"""1 - C(n-c, k)/C(n, k): pass@k estimated from n samples of which c are correct.
 
@@ -84,6 +100,8 @@ def pass_at_k_unbiased(samples: Number, correct: Number, k: Number) -> Float[Arr
         0.833333...
     """
     n, c, size = jnp.broadcast_arrays(*(as_number(x) for x in (samples, correct, k)))
+    if is_concrete(n, c) and np.any((np.asarray(c) < 0) | (np.asarray(c) > np.asarray(n))):
+        raise ValueError(f"correct must be between 0 and samples; got {correct!r} of {samples!r}")
     fewer, more = jnp.minimum(c, size), jnp.maximum(c, size)
 
     def add_factor(j: Array, total: Array) -> Array:

@@ -11,6 +11,11 @@ from jaxtyping import Float
 from regdist.metrics.checks import checked
 from regdist.numerics.records import Number, as_number, is_concrete
 
+__all__ = [
+    "quantile",
+    "range_value_at_risk",
+]
+
 
 @checked
 def quantile(

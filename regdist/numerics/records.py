@@ -34,9 +34,10 @@ Table = TypeAliasType("Table", ArrayLike | Sequence[Any])
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a jax pytree.
 
-    Fields are data unless declared with `static()` or `choice()`. jax rebuilds a record, with
-    tracers or placeholders inside, without calling `__init__`, so that a choice is checked once,
-    when the record is made.
+    Fields are data unless declared with `static()` or `choice()`. A field that is annotated as an
+    `Array` or a `float` takes numbers and lists of them, and makes arrays of them: a sweep is one
+    trace. jax rebuilds a record, with tracers or placeholders inside, without calling `__init__`,
+    so that values are looked at once, when the record is made.
 
     `jax.tree_util.register_dataclass` would do this too, but to it two classes with as many fields
     are one and the same tree (jaxlib 0.10): a call compiled for one divergence may then answer for
@@ -62,14 +63,19 @@ def record(cls: type[T]) -> type[T]:
         return x
 
     jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
-    _check_choices(frozen, {f.name: f.metadata["known"] for f in fields if "known" in f.metadata})
+    known = {f.name: f.metadata["known"] for f in fields if "known" in f.metadata}
+    numbers = [f.name for f in fields if f.name in data and f.type in _NUMBERS]
+    if known or numbers:
+        _look_at_values(frozen, known, numbers)
     return frozen
 
 
-def _check_choices(cls: Any, known: dict[str, tuple[str, ...]]) -> None:
-    """Lets the constructor of `cls` refuse a word that it does not know."""
-    if not known:
-        return
+_NUMBERS = (Array, float, "Array", "jax.Array", "float")
+"""Annotations of fields that are real numbers, as classes and as text."""
+
+
+def _look_at_values(cls: Any, known: dict[str, tuple[str, ...]], numbers: list[str]) -> None:
+    """Lets the constructor of `cls` refuse unknown words, and make arrays of numbers."""
     make = cls.__init__
 
     @functools.wraps(make)
@@ -77,6 +83,11 @@ def _check_choices(cls: Any, known: dict[str, tuple[str, ...]]) -> None:
         make(self, *args, **kwargs)
         for name, words in known.items():
             check_choice(name, getattr(self, name), words, cls.__name__)
+        for name in numbers:
+            value = getattr(self, name)
+            if not isinstance(value, Array | np.ndarray):
+                number = as_number(value, f"{name} of {cls.__name__}")
+                object.__setattr__(self, name, number)
 
     cls.__init__ = checked
 
@@ -135,18 +146,44 @@ def check_kind(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         return
     kinds = kind if isinstance(kind, tuple) else (kind,)
     wanted = " or ".join(k.__name__ for k in kinds)
+    raise TypeError(f"{name} must be a {wanted}; got {described(value)}. {advice}")
+
+
+def described(value: Any) -> str:
+    """What was given, in few words, and what it may be mistaken for."""
+    if value is None:
+        return "None"
     if isinstance(value, type):
-        got = f"the class {value.__name__} itself"
-    elif callable(value) and hasattr(value, "__name__"):
-        got = f"the function {value.__name__}: call it"
-    else:
-        text = repr(value)
-        shown = text if len(text) <= 60 else text[:57] + "..."
-        got = f"{type(value).__name__} {shown}"
-    raise TypeError(f"{name} must be a {wanted}; got {got}. {advice}")
+        return f"the class {value.__name__} itself"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}: call it"
+    if isinstance(value, Array | np.ndarray):
+        return f"an array of shape {value.shape}, dtype {value.dtype}"
+    text = repr(value)
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    kind = type(value).__name__
+    return shown if shown.startswith(f"{kind}(") else f"{kind} {shown}"
 
 
-def check_log_probs(name: str, values: Any, where: str) -> Any:
+def _table_hint(value: Any) -> str:
+    """What a record has that a table may have been meant by."""
+    held = isinstance(getattr(value, "log_probs", None), Array | np.ndarray)
+    return ": give its log_probs" if held else ""
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is not an integer, or too small.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        got = f"{name}={value!r}" if is_numeric(value) else described(value)
+        raise ValueError(f"{name} must be {wanted}; got {got}")
+
+
+def check_log_probs(name: str, values: Any, where: str, size: int | None = None) -> Any:
     """Refuses, when known, what is not one row of normalized log-probabilities in nats.
 
     Their exponentials must sum to 1 within the square root of the dtype's epsilon: 1.5e-8 in
@@ -156,23 +193,28 @@ def check_log_probs(name: str, values: Any, where: str) -> Any:
         name: of the argument.
         values: what was given; a list becomes an array.
         where: the call, such as "rd.metrics.kl(log_p, log_q)".
+        size: K, where it is known.
 
     Raises:
         TypeError: not numbers.
         ValueError: probabilities, unnormalized weights, or another shape than [K].
     """
     if isinstance(values, list | tuple):
-        values = jnp.asarray(values, dtype=float)
+        values = as_number(values, f"{name} of {where}")
     if not (isinstance(values, Array | np.ndarray) and jnp.issubdtype(values.dtype, jnp.floating)):
-        got = values.dtype if isinstance(values, Array | np.ndarray) else type(values).__name__
-        hint = ": give its log_probs" if hasattr(values, "log_probs") else ""
         raise TypeError(
-            f"{name} of {where} must be log-probabilities, a table of real numbers; got {got}{hint}"
+            f"{name} of {where} must be log-probabilities, a table of real numbers; got "
+            f"{described(values)}{_table_hint(values)}"
         )
     if np.ndim(values) != 1:
         raise ValueError(
             f"{name} of {where} must be one row of log-probabilities, shape [K]; got shape "
             f"{np.shape(values)}. For a batch use jax.vmap"
+        )
+    if size is not None and values.shape != (size,):
+        raise ValueError(
+            f"{name} of {where} must have shape ({size},), one entry for each action; got "
+            f"{values.shape}"
         )
     if not is_concrete(values):
         return values
@@ -181,17 +223,23 @@ def check_log_probs(name: str, values: Any, where: str) -> Any:
     with np.errstate(over="ignore"):
         total = float(np.sum(np.exp(known.astype(float))))
     if abs(total - 1) > float(np.sqrt(jnp.finfo(known.dtype).eps)):
-        plain = bool(np.all((known >= 0) & (known <= 1))) and abs(float(np.sum(known)) - 1) < 1e-3
-        advice = (
-            "These look like probabilities: give their logarithms, or a record's log_probs"
-            if plain
-            else "Weights go through rd.logspace.normalize(log_weights)"
-        )
         raise ValueError(
             f"{name} of {where} must be normalized log-probabilities in nats; the exponentials of "
-            f"what was given sum to {total:.6g}. {advice}"
+            f"what was given sum to {total:.6g}. {unnormalized_advice(known)}"
         )
     return values
+
+
+def unnormalized_advice(known: np.ndarray) -> str:
+    """What to do about a table that is not the logarithms of a law, by its looks."""
+    if looks_like_probabilities(known):
+        return "These look like probabilities: give their logarithms, or a record's log_probs"
+    return "Weights go through rd.logspace.normalize(log_weights)"
+
+
+def looks_like_probabilities(known: np.ndarray) -> bool:
+    """Whether entries in [0, 1] add up to 1."""
+    return bool(np.all((known >= 0) & (known <= 1)) and abs(float(np.sum(known)) - 1) < 1e-3)
 
 
 _warned: list[str] = []  # what was cut to float32 first, once in a process
@@ -221,7 +269,8 @@ def check_key(key: Any) -> None:
     is_array = isinstance(key, Array)
     typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not (typed or (is_array and key.dtype == jnp.uint32 and key.shape == (2,))):
-        raise TypeError(f"key must be a key of jax's: jax.random.key(seed); got key={key!r}")
+        got = f"key={key!r}" if isinstance(key, int) else described(key)
+        raise TypeError(f"key must be a key of jax's: jax.random.key(seed); got {got}")
 
 
 def is_concrete(*values: Any) -> bool:
@@ -229,16 +278,58 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
 
 
-def as_number(value: Number) -> Array:
-    """A number that people sweep, as one dtype whatever was typed: `1` and `1.0` are one trace."""
-    return jnp.asarray(value, dtype=float)
+def is_numeric(value: Any) -> bool:
+    """Whether a value is a real number, or an array or nested lists of them, known or not."""
+    if isinstance(value, list | tuple):
+        return all(map(is_numeric, value))
+    if isinstance(value, Array | np.ndarray | np.generic):
+        return any(jnp.issubdtype(value.dtype, k) for k in (np.floating, np.integer, np.bool_))
+    if hasattr(value, "__array__"):  # somebody else's table
+        return is_numeric(np.asarray(value))
+    return isinstance(value, int | float)
+
+
+def as_array(name: str, value: Any, dtype: Any = float) -> Array:
+    """What people type, as an array of real numbers.
+
+    Raises:
+        TypeError: it is something else: text, None, a record, rows of different lengths.
+    """
+    try:
+        if is_numeric(value):
+            return jnp.asarray(value, dtype=dtype)
+    except (TypeError, ValueError):  # rows of different lengths
+        pass
+    raise TypeError(
+        f"{name} must be a number, or a table of them; got {described(value)}{_table_hint(value)}"
+    )
+
+
+def as_number(value: Table, name: str = "a coefficient") -> Array:
+    """A number that people sweep, as one dtype whatever was typed: `1` and `1.0` are one trace.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    return as_array(name, value)
 
 
 def check_actions(name: str, actions: Any, size: int) -> None:
-    """Refuses indices, when known, that name no action: jax would clamp them."""
-    if is_concrete(actions):
-        known = np.asarray(actions)
-        if np.issubdtype(known.dtype, np.integer) and np.any((known < -size) | (known >= size)):
+    """Refuses what is no index of an action, or a list of them, or a mask.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: known indices that name no action: jax would clamp them.
+    """
+    listed = jnp.asarray(actions) if is_numeric(actions) else jnp.zeros(0)
+    if not any(jnp.issubdtype(listed.dtype, kind) for kind in (np.integer, np.bool_)):
+        raise TypeError(
+            f"{name} must be the index of an action, an integer from 0 to {size - 1}; got "
+            f"{described(actions)}"
+        )
+    if is_concrete(actions) and listed.dtype != bool:
+        known = np.asarray(listed)
+        if np.any((known < -size) | (known >= size)):
             raise ValueError(
                 f"{name} must name one of {size} actions, 0 to {size - 1}; got {known}"
             )
@@ -247,9 +338,8 @@ def check_actions(name: str, actions: Any, size: int) -> None:
 def positive(name: str, value: Number, advice: str) -> Array:
     """`as_number(value)`, refused when it is known and not a finite number above zero."""
     if is_concrete(value):
-        known = np.asarray(value)
-        if not (np.issubdtype(known.dtype, np.number) and np.all(np.isfinite(known) & (known > 0))):
-            raise ValueError(
-                f"{name} must be a finite number above 0; got {name}={value!r}. {advice}"
-            )
-    return as_number(value)
+        known = np.asarray(value) if is_numeric(value) else np.zeros(0, bool)
+        if known.dtype == bool or not np.all(np.isfinite(known) & (known > 0)):
+            got = f"{name}={value!r}" if is_numeric(value) else described(value)
+            raise ValueError(f"{name} must be a finite number above 0; got {got}. {advice}")
+    return as_number(value, name)

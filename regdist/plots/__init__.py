@@ -1,12 +1,8 @@
 """Figures of records: public as `rd.plot`."""
 
-from regdist.plots.figures import (
-    convergence,
-    effective_number,
-    kl_to,
-    mass_bars,
-    rank_curves,
-    style,
-)
+from regdist.numerics.face import shown
+from regdist.plots.figures import *  # noqa: F403
 
-__all__ = ["convergence", "effective_number", "kl_to", "mass_bars", "rank_curves", "style"]
+
+def __dir__() -> list[str]:
+    return shown(globals())

@@ -5,18 +5,29 @@ they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inch
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from regdist.metrics import kl
 from regdist.problems.bandit import Bandit
 from regdist.runs.certify import Certificate
 from regdist.runs.driver import Trajectory
 from regdist.targets.solve import Target
+
+__all__ = [
+    "convergence",
+    "effective_number",
+    "kl_to",
+    "mass_bars",
+    "rank_curves",
+    "style",
+]
 
 COLUMN = 3.4
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -44,6 +55,16 @@ def style() -> dict[Any, Any]:
         "axes.spines.right": False,
         "pdf.fonttype": 42,
     }
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Writes `stem`.pdf and `stem`.png in the style of `style()`.
+
+    Matplotlib chooses the fonts of a file as it writes: a figure does not remember its style.
+    """
+    with plt.rc_context(style()):
+        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+        figure.savefig(f"{stem}.png")
 
 
 def _look(i: int) -> dict[str, Any]:

@@ -4,16 +4,32 @@ Each serves as an anchor of a regularizer, as a reference (see `transform`), or 
 the number of actions, N of laws.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from regdist.numerics.checks import takes_laws
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Number, Table, as_number, is_concrete, positive
+from regdist.numerics.records import (
+    Number,
+    Table,
+    as_array,
+    as_number,
+    check_log_probs,
+    described,
+    is_concrete,
+    positive,
+)
+
+of_law = takes_laws("rd.laws")
+"""Lets a function of a law refuse anything else, in words that name the call."""
 
 
+@of_law
 def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]:
     r"""p^{1/T}, normalized: T > 1 flattens, T < 1 sharpens; it is the power 1/T.
 
@@ -31,6 +47,7 @@ def temper(log_p: Float[Array, " K"], temperature: Number) -> Float[Array, " K"]
     return normalize(jnp.where(gone, -jnp.inf, jnp.where(gone, 0, log_p) / t.astype(log_p.dtype)))
 
 
+@of_law
 def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array, " K"]:
     """The law given that the action is in `keep`: rejection sampling, RAFT (2304.06767).
 
@@ -46,6 +63,7 @@ def restrict(log_p: Float[Array, " K"], keep: Bool[Array, " K"]) -> Float[Array,
     return jnp.where(none, -jnp.inf, normalize(jnp.where(none, 0, kept)))
 
 
+@of_law
 def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
     """The smallest set of likeliest actions that holds `mass`, renormalized (arXiv 1904.09751).
 
@@ -67,6 +85,7 @@ def nucleus(log_p: Float[Array, " K"], mass: Number) -> Float[Array, " K"]:
     return restrict(log_p, log_p >= floor)
 
 
+@of_law
 def min_p(log_p: Float[Array, " K"], fraction: Number) -> Float[Array, " K"]:
     """Actions at least `fraction` times as likely as the likeliest, renormalized (2407.01082).
 
@@ -96,6 +115,7 @@ def mixture(log_laws: Float[Array, "N K"], weights: Table | None = None) -> Floa
         >>> print(jnp.exp(mixture(jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8]])))))
         [0.5 0.5]
     """
+    log_laws = _laws(log_laws, "rd.laws.mixture(log_laws, weights)")
     w = _weights(weights, log_laws)
     log_w = jnp.where(w > 0, jnp.log(jnp.where(w > 0, w, 1)), -jnp.inf)
     terms = log_laws + log_w[:, None]
@@ -117,6 +137,7 @@ def geometric_mean(
         >>> print(jnp.exp(geometric_mean(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))).round(4))
         [0.6667 0.3333]
     """
+    log_laws = _laws(log_laws, "rd.laws.geometric_mean(log_laws, weights)")
     return log_pool(log_laws, _weights(weights, log_laws))[0]
 
 
@@ -133,14 +154,29 @@ def log_pool(
 
 
 def _fraction(name: str, value: Number) -> Array:
-    if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) <= 1)):
+    number = as_number(value, name)
+    if is_concrete(number) and not np.all((np.asarray(number) > 0) & (np.asarray(number) <= 1)):
         raise ValueError(f"{name} must be in (0, 1]; got {name}={value!r}")
-    return as_number(value)
+    return number
+
+
+def _laws(values: Any, where: str) -> Array:
+    """Rows of log-probabilities, as an array; each row is looked at where it is known."""
+    if isinstance(values, list | tuple):
+        values = as_array(f"log_laws of {where}", values)
+    if jnp.ndim(values) != 2:
+        raise ValueError(
+            f"log_laws of {where} must be laws, one a row, [N, K]; got {described(values)}"
+        )
+    if is_concrete(values):
+        for i, row in enumerate(values):
+            check_log_probs(f"row {i} of log_laws", row, where)
+    return values
 
 
 def _weights(weights: Table | None, log_laws: Array) -> Array:
     count = log_laws.shape[0]
-    w = jnp.ones(count) if weights is None else jnp.asarray(weights)
+    w = jnp.ones(count) if weights is None else as_array("weights", weights)
     if w.shape != (count,):
         raise ValueError(f"weights must have shape ({count},), one for each law; got {w.shape}")
     if is_concrete(w) and not (np.all(np.asarray(w) >= 0) and np.sum(w) > 0):

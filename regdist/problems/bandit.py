@@ -11,7 +11,16 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Table, check_kind, is_concrete, record, warn_if_cut
+from regdist.numerics.records import (
+    Table,
+    as_array,
+    check_kind,
+    described,
+    is_concrete,
+    is_numeric,
+    record,
+    warn_if_cut,
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,8 +50,12 @@ def check_bandit(bandit: Any) -> None:
 
     Raises:
         TypeError: it is something else.
+        ValueError: it is a batch of problems.
     """
     check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+    shape = np.shape(bandit.reward)
+    if len(shape) != 1:
+        raise ValueError(f"bandit must be one problem; got rewards of shape {shape}. Use jax.vmap")
 
 
 def takes_bandit(fn: Function) -> Function:
@@ -92,14 +105,13 @@ def bandit(
         ("reference", reference),
         ("log_reference", log_reference),
     ):
-        if isinstance(given, Bandit | str) or callable(given):
-            raise TypeError(f"{name} must be numbers, one for each action; got {given!r}")
-        warn_if_cut(name, given)
-    if is_concrete(reward):
-        known = np.asarray(reward)
-        if not (np.issubdtype(known.dtype, np.number) or known.dtype == bool):
-            raise ValueError(f"reward must be numbers of shape [K]; got dtype {known.dtype}")
-    r = jnp.asarray(reward)
+        if given is not None or name == "reward":
+            if not is_numeric(given):
+                raise TypeError(
+                    f"{name} must be numbers, one for each action; got {described(given)}"
+                )
+            warn_if_cut(name, given)
+    r = as_array("reward", reward, None)
     if not jnp.issubdtype(r.dtype, jnp.floating):
         r = r.astype(float)
     if r.ndim != 1 or r.shape[0] == 0:
@@ -140,7 +152,7 @@ def _logarithm(q: Array) -> Array:
 
 
 def _table(name: str, values: Table, reward: Array) -> Array:
-    table = jnp.asarray(values, dtype=reward.dtype)
+    table = as_array(name, values, reward.dtype)
     if table.shape != reward.shape:
         raise ValueError(f"{name} must have the shape of reward, {reward.shape}; got {table.shape}")
     return table
@@ -181,7 +193,10 @@ def _labels(label: Table | None, size: int) -> Array:
     if label is None:
         return jnp.asarray(np.arange(size))
     if is_concrete(label):
-        known = np.asarray(label)
+        try:
+            known = np.asarray(label)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"label must be {size} ints in [0, {size}); got {label!r}") from error
         good = known.shape == (size,) and np.issubdtype(known.dtype, np.integer)
         if not good or known.min() < 0 or known.max() >= size:
             raise ValueError(

@@ -23,7 +23,7 @@ from regdist.numerics.logspace import (
     q_log_difference,
     q_shift,
 )
-from regdist.numerics.records import record
+from regdist.numerics.records import check_kind, record
 
 
 class Divergence:
@@ -151,6 +151,16 @@ class Divergence:
         that are not normalized it is the generalized divergence (for KL: sum p log(p/q) - p + q).
         """
         return jnp.sum(self.term(log_p, log_q))
+
+
+def check_divergence(divergence: Any) -> None:
+    """Refuses what is not a `Divergence`.
+
+    Raises:
+        TypeError: it is something else, such as a regularizer.
+    """
+    advice = "One of rd.divergences, such as rd.divergences.ForwardKL(), or a record of your own"
+    check_kind("divergence", divergence, Divergence, advice)
 
 
 def _times(weight: Array, limit: Array) -> Array:

@@ -8,7 +8,7 @@ K is the number of actions, q the anchor (by default the reference policy of the
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,120 +16,21 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from regdist.numerics.logspace import expm1_over, log_ratio
+from regdist.numerics.logspace import log_ratio
 from regdist.numerics.records import (
     Number,
-    Table,
-    TypeAliasType,
     as_number,
     check_kind,
     is_concrete,
     positive,
     record,
-    static,
 )
-from regdist.policies.laws import log_pool, temper, uniform
+from regdist.policies.laws import log_pool
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers import names
-from regdist.regularizers.divergence import KL, Alpha, Divergence
-
-
-class Reduced(NamedTuple):
-    """-beta D(p || anchor) + offset: what a regularizer amounts to on one table."""
-
-    divergence: Divergence
-    beta: Array
-    log_anchor: Array
-    offset: Array
-
-
-@record
-class TemperedSelf:
-    """The anchor p^{1/T}, normalized, of the policy p itself, held fixed when p is varied.
-
-    It moves with the policy: what it defines is a fixed point, not an optimum. `target` knows the
-    one of reverse KL, where it is an entropy bonus beta (1 - 1/T); at T <= 1 the policy sharpens
-    without end and there is none: the target is NaN, not converged. (arXiv 2510.08141.)
-
-    Attributes:
-        temperature: T > 0; made by `tempered_self`.
-    """
-
-    temperature: Array
-
-
-def tempered_self(temperature: Number) -> TemperedSelf:
-    """The anchor that follows the policy at temperature T: above 1 it flattens, below it sharpens.
-
-    Raises:
-        ValueError: T is not a finite number above 0.
-
-    Examples:
-        >>> rd.ReverseKL(0.3, anchor=rd.tempered_self(1.5))
-        ReverseKL(0.3, anchor=...)
-    """
-    return TemperedSelf(positive("temperature", temperature, "At 1 the anchor is the policy"))
-
-
-Anchor = TypeAliasType("Anchor", Table | TemperedSelf)
-"""What a divergence is taken to: log-probabilities, or what follows the policy."""
-
-
-@record
-class Term:
-    """beta * D(p || anchor), or less a bonus: beta times an entropy, Shannon's or Tsallis'."""
-
-    divergence: Divergence
-    beta: Array
-    anchor: Array | TemperedSelf | None
-    is_bonus: bool = static(default=False)
-
-    def reduce(self, log_ref: Array, log_p: Array | None = None) -> Reduced:
-        """This term on a table with this reference, in the dtype of the table.
-
-        Args:
-            log_ref: the reference.
-            log_p: the policy, for anchors that follow it; without it their fixed point is meant.
-        """
-        divergence, beta, anchor = jax.tree.map(
-            lambda x: x.astype(log_ref.dtype), (self.divergence, self.beta, self.anchor)
-        )
-        log_u = uniform(log_ref)
-        if self.is_bonus:
-            # S_n(p) = S_n(u) - n K^(1-n) D_n(p || u): for n = 1, H = log K - KL.
-            n = divergence.alpha if isinstance(divergence, Alpha) else jnp.ones_like(beta)
-            scale = n * jnp.exp((n - 1) * log_u[0])
-            return Reduced(divergence, beta * scale, log_u, beta * expm1_over(1 - n, -log_u[0]))
-        if isinstance(anchor, TemperedSelf):
-            if log_p is not None:
-                return Reduced(divergence, beta, temper(log_p, anchor.temperature), 0 * beta)
-            if not isinstance(divergence, KL):
-                raise ValueError(
-                    f"no target is known for {self!r}: its anchor moves with the policy. "
-                    "rd.fixed_points finds them where one scalar tells how; rd.run where a "
-                    "method goes"
-                )
-            return Reduced(divergence, beta * (1 - 1 / anchor.temperature), log_u, 0 * beta)
-        log_anchor = log_ref if anchor is None else anchor
-        if log_anchor.shape != log_ref.shape:
-            raise ValueError(
-                f"anchor must have the shape of the reference, {log_ref.shape}; "
-                f"got {log_anchor.shape}"
-            )
-        return Reduced(divergence, beta, log_anchor, jnp.zeros_like(beta))
-
-    def __repr__(self) -> str:
-        about = "" if self.anchor is None else ", anchor=..."
-        d, beta = self.divergence, _show(self.beta)
-        if self.is_bonus:
-            order = f"{_show(d.alpha)}, " if isinstance(d, Alpha) else ""
-            return f"{'Tsallis' if order else 'Entropy'}({order}{beta})"
-        name = names.constructor(d)
-        if name is not None:
-            return f"{name}({beta}{about})"
-        if isinstance(d, Alpha):
-            return f"AlphaDivergence({_show(d.alpha)}, {beta}{about})"
-        return f"FDivergence({type(d).__name__}, {beta}{about})"
+from regdist.regularizers.anchor import Anchor, TemperedSelf, as_anchor
+from regdist.regularizers.divergence import KL, Alpha, Divergence, check_divergence
+from regdist.regularizers.term import Reduced, Term
 
 
 @record
@@ -139,8 +40,7 @@ class Regularizer:
     terms: tuple[Term, ...]
 
     def __add__(self, other: "Regularizer") -> "Regularizer":
-        if not isinstance(other, Regularizer):
-            return NotImplemented
+        check_regularizer(other)
         return Regularizer(self.terms + other.terms)
 
     def __repr__(self) -> str:
@@ -281,9 +181,10 @@ def AlphaDivergence(alpha: Number, beta: Number, *, anchor: Anchor | None = None
     Raises:
         ValueError: alpha is not finite, beta is not a finite number above 0, or a bad anchor.
     """
-    if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
+    number = as_number(alpha, "alpha")
+    if is_concrete(number) and not np.all(np.isfinite(np.asarray(number))):
         raise ValueError(f"alpha must be a finite number; got alpha={alpha!r}")
-    return FDivergence(Alpha(as_number(alpha)), beta, anchor=anchor)
+    return FDivergence(Alpha(number), beta, anchor=anchor)
 
 
 def FDivergence(
@@ -303,7 +204,8 @@ def FDivergence(
     Raises:
         ValueError: beta is not a finite number above 0, or the anchor is not log-probabilities.
     """
-    return Regularizer((Term(divergence, positive("beta", beta, _BETA), _anchor(anchor)),))
+    check_divergence(divergence)
+    return Regularizer((Term(divergence, positive("beta", beta, _BETA), as_anchor(anchor)),))
 
 
 def Pearson(beta: Number, *, anchor: Anchor | None = None) -> Regularizer:
@@ -438,21 +340,3 @@ def by_name(spec: str) -> Callable[[Number], Regularizer]:
 
 
 _BETA = "At beta = 0 the optimum is any policy on the best actions: take a small beta for its limit"
-
-
-def _anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
-    if anchor is None or isinstance(anchor, TemperedSelf):
-        return anchor
-    log_q = jnp.asarray(anchor, dtype=float)
-    if is_concrete(log_q):
-        total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))
-        if not np.all(np.abs(total - 1) <= 1e-6):  # float32 logarithms miss 1 by some 1e-7
-            raise ValueError(
-                "anchor must be normalized log-probabilities in nats; "
-                f"their exponentials sum to {total}. Use rd.logspace.normalize(log_weights)"
-            )
-    return log_q
-
-
-def _show(x: Array) -> str:
-    return f"{np.asarray(x).item():.6g}" if is_concrete(x) and np.ndim(x) == 0 else "..."

@@ -19,10 +19,10 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.progress import Progress
 
-from regdist import methods as m
 from regdist import metrics
 from regdist.methods import Expectation, Group, Method, Population, Sampled
 from regdist.methods.expectation import prepared
+from regdist.methods.presets.catalog import entry_of, named
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import by_name
@@ -57,43 +57,43 @@ PROBLEMS: dict[str, tuple[str, Callable[[], Bandit]]] = {
     ),
 }
 
-METHODS: dict[str, Callable[[float], Method]] = {
-    "k1 in reward": lambda b: m.rloo(beta=b, estimator="k1", placement="reward"),
-    "k2 in loss": lambda b: m.rloo(beta=b, estimator="k2"),
-    "k3 in loss": lambda b: m.rloo(beta=b, estimator="k3"),
-    "k3 in loss, x ratio": lambda b: m.rloo(beta=b, estimator="k3", ratio_corrected=True),
-    "k1 in loss": lambda b: m.rloo(beta=b, estimator="k1"),
-    "|l| in loss": lambda b: m.rloo(beta=b, estimator="abs"),
-    "k2 in reward": lambda b: m.rloo(beta=b, estimator="k2", placement="reward"),
-    "k3 in reward": lambda b: m.rloo(beta=b, estimator="k3", placement="reward"),
-    "exact KL": lambda b: m.rloo(beta=b, estimator="full"),
-    "entropy bonus": m.entropy_bonus,
-    "sampled entropy loss": lambda b: m.entropy_bonus(b, sampled_loss=True),
-    "GRPO (k3 in loss)": lambda b: m.grpo(b),
-    "GRPO (k2 in loss)": lambda b: m.grpo(b, "k2"),
-    "Dr. GRPO (k3 in loss)": lambda b: m.dr_grpo(beta=b, estimator="k3"),
-    "MaxRL (k2 in loss)": lambda b: m.maxrl(beta=b, estimator="k2"),
-    "VarGrad": m.vargrad,
-    "GVPO": m.gvpo,
-    "FlowRL": lambda _: m.flowrl(),
-    "f-DPG": m.fdpg,
-    "Nash-MD": m.nash_md,
-    "online DPO": m.online_dpo,
-    "online DPO, soft labels": lambda b: m.online_dpo(b, hard=False),
-    "online IPO": m.online_ipo,
-    "REINFORCE": lambda _: m.reinforce(),
-    "RLOO": lambda _: m.rloo(),
-    "GRPO": lambda _: m.grpo(0.0),
-    "DAPO": lambda _: m.dapo(),
-    "MaxRL": lambda _: m.maxrl(),
-    "pass@k training": lambda _: m.pass_at_k_training(2),
-    "positive samples": lambda _: m.psr(),
-    "negative samples": lambda _: m.nsr(),
-    "MPO": lambda _: m.mpo(),
-    "DisCO": lambda _: m.disco(),
-    "natural gradient": lambda _: m.natural_policy_gradient(),
-}
-"""Methods by name, each from the nominal beta."""
+METHODS: tuple[str, ...] = (
+    "rloo/k1-in-reward",
+    "rloo/k2",
+    "rloo/k3",
+    "rloo/k3-ratio-corrected",
+    "rloo/k1",
+    "rloo/abs",
+    "rloo/k2-in-reward",
+    "rloo/k3-in-reward",
+    "rloo/full",
+    "entropy_bonus",
+    "entropy_bonus/sampled-loss",
+    "grpo",
+    "grpo/k2",
+    "dr_grpo/k3",
+    "maxrl/k2",
+    "vargrad",
+    "gvpo",
+    "flowrl",
+    "fdpg",
+    "nash_md",
+    "online_dpo",
+    "online_dpo/soft",
+    "online_ipo",
+    "reinforce",
+    "rloo",
+    "grpo/no-penalty",
+    "dapo",
+    "maxrl",
+    "pass_at_k_training/pass-at-2",
+    "psr",
+    "nsr",
+    "mpo",
+    "disco",
+    "natural_policy_gradient",
+)
+"""Names of `rd.methods.catalog()`: what an atlas shows unless told otherwise."""
 
 EXPECTATIONS: dict[str, Expectation] = {
     "population": Population(),
@@ -121,7 +121,7 @@ class Cell:
     """One method on one problem under one expectation.
 
     Attributes:
-        method: its name.
+        method: its name in the catalog.
         problem: its name.
         expectation: its name.
         verdict: of `identify`; "drawn" for sampled runs, which have none.
@@ -150,7 +150,7 @@ class Cell:
 
 def cell(method_name: str, problem_name: str, expectation_name: str) -> Cell:
     """Compute one cell."""
-    method, problem = METHODS[method_name](BETA), PROBLEMS[problem_name][1]()
+    method, problem = named(method_name, BETA), PROBLEMS[problem_name][1]()
     expectation = EXPECTATIONS[expectation_name]
     best = problem.reward == jnp.max(problem.reward)
     paths = _paths(method, problem, expectation)
@@ -230,13 +230,16 @@ def _rate(
     return max(0.0, -float(eigenvalues[order[1:]].real.max()))
 
 
+_NAMES = "catalog"  # what cells call methods by; older folders have names of their own
+
+
 def fingerprint() -> str:
     """What a cell depends on beside its names: a folder made otherwise is not mixed in."""
     laws = {
         k: [np.asarray(x).tolist() for x in (p().reward, p().log_ref)]
         for k, (_, p) in PROBLEMS.items()
     }
-    about = [importlib.metadata.version("regdist"), BETA, LEVEL, GROUP, SEEDS, _STEPS, laws]
+    about = [importlib.metadata.version("regdist"), _NAMES, BETA, LEVEL, GROUP, SEEDS, _STEPS, laws]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
@@ -253,15 +256,22 @@ def build(
 
     Args:
         out: the folder; in a run of several processes it is one, seen by all.
-        methods: names from `METHODS`, default all.
+        methods: names of the catalog, see `check_method`; default `METHODS`.
         problems: names from `PROBLEMS`, default all.
         progress: where a bar goes, if anywhere.
         mesh: whose devices and processes share the cells; default all.
 
     Raises:
-        ValueError: an unknown name, or a folder that another version or setting has made.
+        ValueError: a name that is unknown or cannot be shown, or a folder that another version
+            or setting has made.
     """
-    methods, problems = _known("method", methods, METHODS), _known("problem", problems, PROBLEMS)
+    methods = list(dict.fromkeys(methods or METHODS))
+    problems = list(dict.fromkeys(problems or PROBLEMS))
+    for name in methods:
+        check_method(name)
+    unknown = [name for name in problems if name not in PROBLEMS]
+    if unknown:
+        raise ValueError(f"unknown problem: {unknown[0]!r}. Known: {', '.join(PROBLEMS)}")
     names = [
         (method, problem, expectation)
         for problem in problems
@@ -281,8 +291,22 @@ def build(
     return [Cell(**values) for values in cells]
 
 
-def _known(what: str, names: Sequence[str] | None, known: dict) -> list[str]:
-    unknown = sorted(set(names or ()) - set(known))
-    if unknown:
-        raise ValueError(f"unknown {what}: {', '.join(unknown)}. Known: {', '.join(known)}")
-    return list(names or known)
+def check_method(name: str) -> None:
+    """Refuses what the atlas cannot show.
+
+    Raises:
+        ValueError: the name is not of the catalog, its preset needs more than a coefficient, or
+            the method does not exist under one of the expectations.
+    """
+    missing = entry_of(name).missing(name)
+    if missing:
+        raise ValueError(
+            f"{name} needs {', '.join(missing)}, and the atlas gives a coefficient alone: make "
+            "it with rd.methods.named and call rd.identify"
+        )
+    problem = next(iter(PROBLEMS.values()))[1]()
+    for label, expectation in EXPECTATIONS.items():
+        try:
+            prepared(expectation, named(name, BETA), problem)
+        except ValueError as error:
+            raise ValueError(f"the atlas cannot show {name} ({label}): {error}") from error

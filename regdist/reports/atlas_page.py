@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regdist.plots.figures import style
+from regdist.plots.figures import save, style
 from regdist.reports import folder
 from regdist.reports.atlas import BETA, EXPECTATIONS, GROUP, LEVEL, PROBLEMS, SEEDS, Cell
 from regdist.reports.tables import Sheet, short
@@ -82,7 +82,7 @@ def _draw_distances(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.imshow(np.log10(distances), cmap="gray", vmin=math.log10(_FLOOR), vmax=0, aspect="auto")
     for (i, j), x in np.ndenumerate(distances):
         text = "0" if x <= _FLOOR else f"{x:.2f}" if x >= 0.005 else f"{x:.0e}"
-        color = "white" if np.log10(x) < -1.6 else "black"  # on the dark half of the greys
+        color = "white" if np.log10(x) < -1.6 else "black"  # on the dark half of the grays
         axes.text(j, i, text, ha="center", va="center", fontsize=5, color=color)
     axes.set_xticks(range(len(targets)), targets, rotation=35, ha="right")
     axes.set_yticks(
@@ -129,7 +129,5 @@ def write(cells: Sequence[Cell], out: Path) -> None:
         for problem, sheet in sheets(cells).items():
             text.append(f"## {sheet.title}\n\n![{problem}]({problem}.png)\n")
             text.append(sheet.markdown() + "\n")
-            drawing = figure(cells, problem)
-            drawing.savefig(fresh / f"{problem}.pdf", metadata={"CreationDate": None})
-            drawing.savefig(fresh / f"{problem}.png")
+            save(figure(cells, problem), fresh / problem)
         (fresh / "atlas.md").write_text("\n".join(text))

@@ -214,8 +214,7 @@ def write(report: Report, out: Path) -> list[Path]:
         )
         images = {}
         for name, (figure, caption) in figures(report).items():
-            figure.savefig(fresh / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(fresh / f"{name}.png")
+            plot.save(figure, fresh / name)
             images[name] = (fresh / f"{name}.png").read_bytes(), caption
         (fresh / "index.html").write_text(_page(report, images), encoding="utf-8")
         return sorted(out / path.name for path in fresh.iterdir())

@@ -198,8 +198,8 @@ def _solve(
         kind: run(
             METHODS[kind](regularizer),
             task.bandit,
-            _STEPS[kind][0],
-            optax.sgd(rates[kind]),
+            steps=_STEPS[kind][0],
+            optimizer=optax.sgd(rates[kind]),
             record_every=_STEPS[kind][1],
             tolerance=1e-13 * spread,  # what rounding leaves of a field that vanishes
         )

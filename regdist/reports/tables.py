@@ -25,7 +25,8 @@ class Sheet:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, head in enumerate(self.heads):
             numbers = all(_is_number(row[i]) for row in self.rows)
-            table.add_column(Text(head), justify="right" if numbers else "left")
+            side = "right" if numbers else "left"
+            table.add_column(Text(head), justify=side, overflow="fold")  # no text is cut
         before = None
         for row in self.rows:
             first = "" if row[0] == before else row[0]

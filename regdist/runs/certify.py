@@ -6,7 +6,7 @@ are per step, the natural logarithm of the factor by which sqrt(KL to the target
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem, field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
-from regdist.numerics.records import Law, check_key, check_kind
+from regdist.numerics.records import check_count, check_kind, positive
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
+from regdist.runs.checks import check_surroundings, check_target
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
 from regdist.runs.jacobian import jacobian_product
 from regdist.runs.linear import decay_rate, plain_step, stationary_spread
@@ -159,9 +160,11 @@ def certify(
     check_problem(method, bandit, None)
     check_target(target, bandit)
     optimizer = default_optimizer() if optimizer is None else optimizer
+    check_surroundings(optimizer, loop, key)
+    check_count("steps", steps)
+    positive("tolerance", tolerance, "It is a total variation")
     expectation = prepared(expectation, method, bandit)
     ends = np.zeros((0, bandit.num_actions))
-    check_key(key)
     if path is not None:
         check_kind("path", path, Trajectory, "It is what rd.run returns, or None for a run here")
     else:
@@ -190,24 +193,14 @@ def certify(
             f"path must be one run with log_probs [N, K]; got shape {path.log_probs.shape}. "
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
+    if path.log_probs.shape[1:] != bandit.reward.shape:
+        raise ValueError(
+            f"path must be over the actions of the bandit, shape [N, {bandit.num_actions}]; got "
+            f"log_probs of shape {path.log_probs.shape}"
+        )
     return _Judgment(
         method, bandit, target, path, optimizer, tolerance, expectation, ends
     ).certificate()
-
-
-def check_target(target: Any, bandit: Bandit) -> None:
-    """Refuses what is not a record of one distribution over the actions of a bandit.
-
-    Raises:
-        TypeError: of another kind, such as a regularizer.
-        ValueError: over other actions, or a batch.
-    """
-    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
-    if target.log_probs.shape != bandit.reward.shape:
-        raise ValueError(
-            f"target must be over the actions of the bandit, shape {bandit.reward.shape}; got "
-            f"log_probs of shape {target.log_probs.shape}"
-        )
 
 
 class _Judgment:

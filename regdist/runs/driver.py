@@ -22,18 +22,11 @@ from regdist.methods.field import (
 )
 from regdist.methods.method import Method
 from regdist.methods.short import Direction
-from regdist.numerics.records import (
-    Law,
-    Number,
-    as_number,
-    check_key,
-    check_kind,
-    is_concrete,
-    record,
-)
+from regdist.numerics.records import Law, Number, as_number, check_count, is_concrete, record
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table, log_softmax
 from regdist.problems.bandit import Bandit
+from regdist.runs.checks import as_limit, check_sampler, check_surroundings
 from regdist.runs.loop import Loop
 
 if TYPE_CHECKING:
@@ -130,7 +123,9 @@ def run(
     policy = check_problem(method, bandit, policy)
     loop = Loop(as_number(1.0)) if loop is None else loop
     optimizer = default_optimizer() if optimizer is None else optimizer
-    _check_run(steps, record_every, optimizer, loop, key)
+    check_count("steps", steps)
+    check_count("record_every", record_every)
+    check_surroundings(optimizer, loop, key)
     expectation = prepared(expectation, method, bandit)
     if expectation.draws and key is None:
         raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
@@ -138,7 +133,8 @@ def run(
     start = policy.start(bandit.log_ref) if init is None else init
     start = check_params(policy, start, bandit, "init")
     start = policy.exclude(start, jnp.isneginf(bandit.reward))
-    limit = jnp.asarray(tolerance, dtype=bandit.reward.dtype)
+    limit = as_limit(tolerance, bandit)
+    check_sampler(loop, policy, start, bandit)
     within = isinstance(policy, Table) and (init is None or _inside(start, bandit))
     known = is_concrete(method, bandit, policy, start, limit, key, loop)
     drive = _compiled_drive if known else _drive
@@ -159,28 +155,6 @@ def _inside(start: Array, bandit: Bandit) -> bool:
     if not is_concrete(start, bandit.log_ref):
         return False
     return bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
-
-
-def _check_run(
-    steps: int,
-    record_every: int,
-    optimizer: "optax.GradientTransformation",
-    loop: Loop,
-    key: Array | None,
-) -> None:
-    for name, count in (("steps", steps), ("record_every", record_every)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(
-                "steps and record_every must be positive integers; got "
-                f"steps={steps!r}, record_every={record_every!r} ({name})"
-            )
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"optimizer must be an optax gradient transformation; got {optimizer!r}. A step size "
-            "is optax.sgd(0.1)"
-        )
-    check_kind("loop", loop, Loop, "Make one: rd.loop(epochs=2)")
-    check_key(key)
 
 
 @functools.cache

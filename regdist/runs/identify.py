@@ -18,7 +18,7 @@ from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem
 from regdist.metrics import total_variation
-from regdist.numerics.records import Table
+from regdist.numerics.records import Table, as_array, positive
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.names import NAMED
@@ -86,6 +86,11 @@ class Identification:
     ends: np.ndarray
     field_norm: np.ndarray
 
+    @property
+    def probs(self) -> np.ndarray:
+        """The limit from the reference policy, shape [K]."""
+        return np.exp(self.log_probs)
+
     def __str__(self) -> str:
         return f"{self.verdict}: {self.sentence}"
 
@@ -140,9 +145,12 @@ def identify(
             f"identify follows the expected update, which {expectation!r} only draws: use "
             f"rd.{expectation.exact()!r} or rd.Population()"
         )
-    logits = usual_starts(bandit, 6) if starts is None else np.asarray(starts, dtype=float)
-    if logits.ndim != 2 or logits.shape[1] != bandit.num_actions:
+    positive("tolerance", tolerance, "It is a total variation")
+    logits = usual_starts(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
+    if logits.ndim != 2 or logits.shape[1] != bandit.num_actions or not len(logits):
         raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {logits.shape}")
+    if np.any(np.isnan(logits) | np.isposinf(logits)):
+        raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
     flows = [flow_to_end(method, bandit, expectation, z) for z in logits]
     dtype = bandit.reward.dtype
     ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])

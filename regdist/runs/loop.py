@@ -2,9 +2,18 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from jax import Array
 
-from regdist.numerics.records import Number, as_number, record, static
+from regdist.numerics.records import (
+    Number,
+    as_number,
+    check_count,
+    described,
+    is_concrete,
+    record,
+    static,
+)
 
 
 @record
@@ -57,12 +66,21 @@ def loop(
         sync_mix: in (0, 1]; 1 replaces the reference.
 
     Raises:
-        ValueError: a count is not a positive integer.
+        TypeError: the sampler is no function, or the mix no number.
+        ValueError: a count is not a positive integer, or the mix not in (0, 1].
     """
-    counts = {"epochs": epochs, "minibatches": minibatches, "sync_every": sync_every or 1}
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={count!r}")
-    if not isinstance(staleness, int) or staleness < 0:
-        raise ValueError(f"staleness must be an integer >= 0; got staleness={staleness!r}")
-    return Loop(as_number(sync_mix), epochs, minibatches, staleness, sampler, sync_every)
+    counts = {"epochs": epochs, "minibatches": minibatches}
+    for name, count in (
+        counts if sync_every is None else counts | {"sync_every": sync_every}
+    ).items():
+        check_count(name, count)
+    check_count("staleness", staleness, least=0)
+    mix = as_number(sync_mix, "sync_mix")
+    if is_concrete(mix) and not np.all((np.asarray(mix) > 0) & (np.asarray(mix) <= 1)):
+        raise ValueError(f"sync_mix must be in (0, 1]; got sync_mix={sync_mix!r}")
+    if sampler is not None and not callable(sampler):
+        raise TypeError(
+            "sampler must be a function from log-probabilities to log-probabilities, such as "
+            f"lambda log_p: rd.laws.temper(log_p, 1.1); got {described(sampler)}"
+        )
+    return Loop(mix, epochs, minibatches, staleness, sampler, sync_every)

@@ -29,7 +29,8 @@ def run(
 
     Each result is a file, written whole as it is made, so that a killed run goes on where it
     stopped. Names are dealt to the processes of the mesh (default: all devices), and within a
-    process each device has a thread. With several processes `folder` is one, seen by all.
+    process each of several devices has a thread: Ctrl-C waits for what these have begun, and stops
+    a single device at once. With several processes `folder` is one, seen by all.
 
     Args:
         work: a name to its result, as plain JSON values without NaN or infinities.
@@ -70,7 +71,8 @@ def run(
 
     own = [names[i] for i in members.mine(len(names))]
     with ThreadPoolExecutor(len(members.devices)) as pool:
-        for name, _ in zip(own, pool.map(keep, own), strict=True):
+        deal = map if len(members.devices) == 1 else pool.map  # Ctrl-C reaches the main thread
+        for name, _ in zip(own, deal(keep, own), strict=True):
             done(name)
     digest = hashlib.sha256(json.dumps([fingerprint, *names]).encode()).digest()
     hosts.agree(members, digest, "their jobs")

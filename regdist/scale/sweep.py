@@ -161,9 +161,7 @@ def sweep(
     began = time.perf_counter()
     points = grid(axes)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
-    for name, number in (("budget", budget), ("block", block)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+    _check_positive(budget=budget, block=block)
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes
@@ -176,13 +174,8 @@ def sweep(
     if members.size > 1 and not mapped:
         # The exchange holds a unit of each process three times: sent, gathered, put together.
         held += 3 * members.size * unit * work.block * work.point_bytes
-    planned, chunk, chunks = held, 0, iter(())
-    if todo:
-        advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
-        most = max(last - first for first, last in todo)
-        ready = plan(work, members.devices, held, budget, most, advice)
-        planned, chunks = held + ready.bytes, ready.results(todo)
-        chunk = ready.capacity * work.block * len(members.devices)
+    advice = "give a smaller block=" if mapped else "give out=, or return less from fn"
+    planned, chunk, chunks = _scheduled(work, members, todo, held, budget, advice)
     flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
     if kept is not None and not mapped:
         for blocks in finished:
@@ -215,6 +208,29 @@ def sweep(
         devices=len(members.devices),
         processes=members.size,
     )
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+
+
+def _scheduled(
+    work: Program,
+    members: hosts.Team,
+    todo: list[tuple[int, int]],
+    held: int,
+    budget: int,
+    advice: str,
+) -> tuple[int, int, Iterator[Any]]:
+    """Bytes planned, points of a chunk, and the results of what is left to do, chunk by chunk."""
+    if not todo:
+        return held, 0, iter(())
+    most = max(last - first for first, last in todo)
+    ready = plan(work, members.devices, held, budget, most, advice)
+    chunk = ready.capacity * work.block * len(members.devices)
+    return held + ready.bytes, chunk, ready.results(todo)
 
 
 def _opened(

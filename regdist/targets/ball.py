@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from regdist.metrics import kl
 from regdist.numerics.logspace import expect, normalize
-from regdist.numerics.records import Number, as_number, is_concrete
+from regdist.numerics.records import Number, as_array, as_number, is_concrete
 from regdist.numerics.roots import accepted, implicit_root, increasing_root
 from regdist.policies.laws import restrict
 from regdist.problems.bandit import Bandit, takes_bandit
@@ -83,18 +83,19 @@ def kl_ball(bandit: Bandit, radius: Number) -> Constrained:
         >>> print(rd.metrics.kl(ball.log_probs, jnp.log(jnp.array([0.5, 0.5]))).round(9))
         0.1
     """
-    if is_concrete(radius) and not np.all(np.asarray(radius) >= 0):
+    size = as_number(radius, "radius")
+    if is_concrete(size) and not np.all(np.asarray(size) >= 0):
         raise ValueError(f"radius must be a number >= 0, in nats; got radius={radius!r}")
     if is_concrete(bandit, radius):
         least = -float(
             jax.nn.logsumexp(jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, bandit.log_ref))
         )
-        if np.any(np.asarray(radius) < least * (1 - 1e-12)):  # one computed as `least` may round
+        if np.any(np.asarray(size) < least * (1 - 1e-12)):  # one computed as `least` may round
             raise ValueError(
                 f"radius must be at least {least:.6g}: no law nearer to the reference leaves out "
                 f"the forbidden actions; got radius={radius!r}"
             )
-    return _kl_ball(bandit, as_number(radius).astype(bandit.reward.dtype))
+    return _kl_ball(bandit, size.astype(bandit.reward.dtype))
 
 
 @takes_bandit
@@ -108,6 +109,9 @@ def reward_kl_frontier(bandit: Bandit, radii: Float[Array, " N"]) -> Float[Array
         >>> print(reward_kl_frontier(b, jnp.array([0.0, 0.1, 1.0])).round(4))
         [0.5    0.7198 1.    ]
     """
+    radii = as_array("radii", radii, bandit.reward.dtype)
+    if radii.ndim != 1:
+        raise ValueError(f"radii must be a row of numbers, shape [N]; got shape {radii.shape}")
     if is_concrete(radii) and not np.all(np.asarray(radii) >= 0):
         raise ValueError(f"radii must be numbers >= 0, in nats; got radii={radii!r}")
     return jax.vmap(lambda radius: kl_ball(bandit, radius).value)(radii)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from regdist.numerics.records import Law, Table, is_concrete, record
+from regdist.numerics.records import Law, Table, as_array, is_concrete, record
 from regdist.numerics.roots import accepted, implicit_roots
 from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.regularizer import Regularizer, ReverseKL, check_regularizer
@@ -104,6 +104,7 @@ def moment_matched(
         [0.5 0.5]
     """
     regularizer = ReverseKL(1.0) if regularizer is None else regularizer
+    check_regularizer(regularizer)
     table, bound = _checked(bandit, features, moments, "features", "moments")
     _check_feasible(bandit, regularizer, table, bound, equal=True)
     return _solve(bandit, table, bound, regularizer, jnp.full_like(bound, -jnp.inf))
@@ -181,13 +182,16 @@ def _projected_newton(dual: Callable[[Array], tuple[Array, tuple]], floor: Array
 def _checked(
     bandit: Bandit, costs: Table, limits: Table, name: str, limit_name: str
 ) -> tuple[Array, Array]:
-    table = jnp.asarray(costs, dtype=bandit.reward.dtype)
-    bound = jnp.asarray(limits, dtype=bandit.reward.dtype)
+    table = as_array(name, costs, bandit.reward.dtype)
+    bound = as_array(limit_name, limits, bandit.reward.dtype)
     if table.ndim != 2 or table.shape[1] != bandit.num_actions or bound.shape != table.shape[:1]:
         raise ValueError(
             f"{name} must have shape [M, {bandit.num_actions}] and {limit_name} shape [M]; got "
             f"{table.shape} and {bound.shape}"
         )
+    for what, known in ((name, table), (limit_name, bound)):
+        if is_concrete(known) and not np.all(np.isfinite(np.asarray(known))):
+            raise ValueError(f"{what} must be finite numbers; got {known}")
     return table, bound
 
 

@@ -16,8 +16,9 @@ from jaxtyping import Bool
 
 from regdist.metrics import success
 from regdist.numerics.logspace import expect, times_exp
+from regdist.numerics.records import check_choice, is_numeric
 from regdist.problems.bandit import Bandit, takes_bandit
-from regdist.regularizers.regularizer import Regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ def pass_at_k(
         ValueError: the regularizer is not a sum of reverse-KL and entropy terms, or k < 1.
     """
     beta, _, _ = _tilt(bandit, regularizer)
-    if not k >= 1:
+    success(bandit.log_ref, correct)  # which refuses what is no mask over the actions
+    if not (is_numeric(k) and k >= 1):
         raise ValueError(f"k must be at least 1; got k={k!r}")
 
     def reward(x: Array) -> Array:
@@ -148,10 +150,9 @@ def tail_mean(
         ValueError: the level is outside (0, 1), an unknown side, or another regularizer.
     """
     beta, log_q, rewards = _tilt(bandit, regularizer)
-    if not 0 < level < 1:
+    if not (is_numeric(level) and 0 < level < 1):
         raise ValueError(f"level must be in (0, 1); got level={level!r}")
-    if side not in ("lower", "upper"):
-        raise ValueError(f'side must be "lower" or "upper"; got {side!r}')
+    check_choice("side", side, ("lower", "upper"), "rd.feedback.tail_mean")
     values = np.unique(rewards[~np.isneginf(log_q)])
     wanted, sign = (level, -1.0) if side == "lower" else (1 - level, 1.0)
     finite = ~jnp.isneginf(bandit.reward)
@@ -175,6 +176,7 @@ def tail_mean(
 
 def _tilt(bandit: Bandit, regularizer: Regularizer) -> tuple[float, np.ndarray, np.ndarray]:
     """beta, log of the anchor where actions are allowed, and rewards."""
+    check_regularizer(regularizer)
     if not regularizer.merges() or regularizer.follows_policy():
         raise ValueError(
             f"a certified search takes reverse-KL and entropy terms; got {regularizer!r}. For "

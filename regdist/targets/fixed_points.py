@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from regdist.numerics.records import check_kind, positive
 from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.regularizer import Regularizer, check_regularizer
 from regdist.targets.feedback import Feedback
@@ -90,6 +91,9 @@ def fixed_points(
         [0.5164] [ True] True
     """
     check_regularizer(regularizer)
+    made = "From rd.feedback, such as rd.feedback.std_normalized(bandit, regularizer), or your own"
+    check_kind("feedback", feedback, Feedback, made)
+    positive("resolution", resolution, "It is relative to the length of the interval")
     return _Search(bandit, regularizer, feedback, resolution).result()
 
 

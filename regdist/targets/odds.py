@@ -10,11 +10,20 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.numerics.logspace import expm1_over, log_q_exponential
-from regdist.numerics.records import Number, Table, TypeAliasType, check_actions, is_concrete
+from regdist.numerics.records import (
+    Number,
+    Table,
+    TypeAliasType,
+    check_actions,
+    check_log_probs,
+    described,
+    is_concrete,
+)
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.problems.bandit import Bandit, takes_bandit
 from regdist.regularizers.divergence import KL, AlphaFamily
-from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
 from regdist.targets.solve import target
 from regdist.targets.transform import with_reward
 
@@ -37,6 +46,7 @@ def log_odds(log_probs: Float[Array, " K"], i: Number, j: Number) -> Array:
         >>> print(log_odds(jnp.log(jnp.array([0.2, 0.8])), 1, 0))
         1.38629...
     """
+    log_probs = check_log_probs("log_probs", log_probs, "rd.log_odds(log_probs, i, j)")
     for name, action in (("i", i), ("j", j)):
         check_actions(name, action, log_probs.shape[-1])
     return log_probs[jnp.asarray(i)] - log_probs[jnp.asarray(j)]
@@ -118,14 +128,15 @@ def critical_beta(
     if isinstance(regularizer, Regularizer) or not callable(regularizer):
         raise TypeError(
             "regularizer must be a constructor from beta, such as rd.ReverseKL or "
-            f"lambda beta: rd.ReverseKL(beta) + rd.Entropy(0.1); got {regularizer!r}"
+            f"lambda beta: rd.ReverseKL(beta) + rd.Entropy(0.1); got {described(regularizer)}"
         )
-    single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
     unit = regularizer(1.0)
+    check_regularizer(unit)
     parts = unit.reduce(bandit.log_ref)
     first, second = _group("i", i, bandit), _group("j", j, bandit)
     if is_concrete(first, second) and np.any(np.asarray(first & second)):
         raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
+    single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
 
     def search(bandit: Bandit) -> Array:
         return _search(bandit, first, second, regularizer)
@@ -197,8 +208,8 @@ def _search(
 
 
 def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
+    check_actions(name, actions, bandit.num_actions)
     index = jnp.asarray(actions)
-    check_actions(name, index, bandit.num_actions)
     if index.dtype == bool:
         if index.shape != bandit.reward.shape:
             raise ValueError(

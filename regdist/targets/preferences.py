@@ -12,15 +12,20 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from regdist.numerics.checks import takes_laws
 from regdist.numerics.logspace import log_ratio, normalize
 from regdist.numerics.records import Law, Number, is_concrete, positive, record
 from regdist.numerics.roots import accepted, implicit_roots
+
+of_laws = takes_laws("rd.preferences")
+"""Lets a function of laws refuse anything else, in words that name the call."""
 
 _BETA = "It is the coefficient of the KL term that the loss implies"
 # Margins that diverge grow by about 1 a step: they end the search within some 60 of them.
 _MAX_ITERATIONS = 200
 
 
+@of_laws
 def bradley_terry(reward: Float[Array, " K"]) -> Float[Array, "K K"]:
     r"""P(i beats j) = 1/(1 + e^{-(R_i - R_j)}), shape [K, K].
 
@@ -30,9 +35,12 @@ def bradley_terry(reward: Float[Array, " K"]) -> Float[Array, "K K"]:
         >>> print(bradley_terry(jnp.array([1.0, 0.0]))[0, 1])
         0.731058...
     """
+    if jnp.ndim(reward) != 1:
+        raise ValueError(f"reward must be one row, shape [K]; got shape {jnp.shape(reward)}")
     return jax.nn.sigmoid(reward[:, None] - reward[None, :])
 
 
+@of_laws
 def preference_pairs(
     log_sampler: Float[Array, " K"], preference: Float[Array, "K K"]
 ) -> Float[Array, "K K"]:
@@ -59,6 +67,7 @@ def preference_pairs(
     return 2 * s[:, None] * s[None, :] * preference
 
 
+@of_laws
 def independent_pairs(
     log_winner: Float[Array, " K"], log_loser: Float[Array, " K"]
 ) -> Float[Array, "K K"]:
@@ -66,6 +75,7 @@ def independent_pairs(
     return jnp.exp(log_winner)[:, None] * jnp.exp(log_loser)[None, :]
 
 
+@of_laws
 def implicit_reward(
     log_p: Float[Array, " K"], log_ref: Float[Array, " K"], beta: Number
 ) -> Float[Array, " K"]:
@@ -76,6 +86,7 @@ def implicit_reward(
     return positive("beta", beta, _BETA).astype(log_p.dtype) * log_ratio(log_p, log_ref)
 
 
+@of_laws
 def dpo(
     log_ref: Float[Array, " K"],
     log_winner: Float[Array, " K"],
@@ -109,6 +120,7 @@ def dpo(
     return normalize(jnp.where(some, jnp.where(only_wins, log_ref, -jnp.inf), weights))
 
 
+@of_laws
 def loser_law(
     log_target: Float[Array, " K"],
     log_ref: Float[Array, " K"],
@@ -153,6 +165,7 @@ class Fit(Law):
     converged: Bool[Array, "*batch"]
 
 
+@of_laws
 def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
     r"""The minimizer of -sum_ij pairs_ij log sigmoid(beta (log p_i/q_i - log p_j/q_j)).
 
@@ -220,6 +233,7 @@ def dpo_from_pairs(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta
     return _fit(log_ref, h, b, jnp.max(jnp.abs(gradient(h))), settled)
 
 
+@of_laws
 def ipo(log_ref: Float[Array, " K"], pairs: Float[Array, "K K"], beta: Number) -> Fit:
     r"""The minimizer of sum_ij pairs_ij (log p_i/q_i - log p_j/q_j - 1/(2 beta))^2: least squares.
 

@@ -1,5 +1,7 @@
 """Laws of selection: the best of n, and what a threshold keeps. K is the number of actions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,15 @@ from jaxtyping import Float
 
 from regdist.metrics import kl, label_log_probs
 from regdist.numerics.logspace import expect, log1mexp, normalize
-from regdist.numerics.records import Law, Number, as_number, is_concrete, record
+from regdist.numerics.records import (
+    Law,
+    Number,
+    as_number,
+    check_log_probs,
+    is_concrete,
+    positive,
+    record,
+)
 from regdist.policies.laws import restrict
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, takes_bandit
@@ -50,14 +60,10 @@ def best_of_n(bandit: Bandit, n: Number, log_p: Float[Array, " K"] | None = None
         >>> print(best_of_n(rd.bandit([1.0, 0.0], [0.5, 0.5]), 2).probs)
         [0.75 0.25]
     """
-    if is_concrete(n) and not np.all((np.asarray(n) > 0) & np.isfinite(np.asarray(n))):
-        raise ValueError(
-            f"n must be a finite number above 0; got n={n!r}. For the limit use "
-            "rd.rejection(bandit, bandit.reward.max())"
-        )
-    law = bandit.log_ref if log_p is None else log_p
+    limit = "For the limit use rd.rejection(bandit, bandit.reward.max())"
+    law = _drawn_from(bandit, log_p, "rd.best_of_n(bandit, n, log_p)")
     reward = bandit.reward
-    draws = as_number(n).astype(law.dtype)
+    draws = positive("n", n, limit).astype(law.dtype)
     # By rank of reward: up[i] and down[i] are the log-mass of the i worst, and of all but these.
     order = jnp.argsort(reward)
     ranked, log_w = reward[order], law[order]
@@ -113,12 +119,19 @@ def rejection(
         >>> print(rejection(rd.bandit([1.0, 0.5, 0.0], [0.2, 0.2, 0.6]), 0.5).probs)
         [0.5 0.5 0. ]
     """
-    law = bandit.log_ref if log_p is None else log_p
-    keep = bandit.reward >= as_number(threshold).astype(bandit.reward.dtype)
+    law = _drawn_from(bandit, log_p, "rd.rejection(bandit, threshold, log_p)")
+    keep = bandit.reward >= as_number(threshold, "threshold").astype(bandit.reward.dtype)
     if is_concrete(keep, law) and not np.any(np.asarray(keep & ~jnp.isneginf(law))):
         raise ValueError(f"threshold {threshold!r} is above every reward that the law can draw")
     kept = restrict(law, keep)
     return Selection(kept, expect(kept, bandit.reward), kl(kept, bandit.log_ref))
+
+
+def _drawn_from(bandit: Bandit, log_p: Any, where: str) -> Array:
+    """The law asked for, by default the reference."""
+    if log_p is None:
+        return bandit.log_ref
+    return check_log_probs("log_p", log_p, where, bandit.num_actions)
 
 
 def limit_laws(bandit: Bandit) -> dict[str, Float[Array, " K"]]:

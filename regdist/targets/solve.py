@@ -1,7 +1,5 @@
 """The exact optimum of a regularized objective. K is the number of actions, q the anchor."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -12,8 +10,12 @@ from regdist.numerics.records import Law, check_log_probs, record
 from regdist.numerics.roots import accepted
 from regdist.problems.bandit import Bandit, check_bandit
 from regdist.regularizers.divergence import KL, TotalVariation
-from regdist.regularizers.regularizer import Reduced, Regularizer, check_regularizer
-from regdist.targets.solvers import mixed, polyhedral, single, tilt
+from regdist.regularizers.regularizer import Regularizer, check_regularizer
+from regdist.regularizers.term import Reduced
+from regdist.targets.solvers.mixed import mixed
+from regdist.targets.solvers.polyhedral import polyhedral
+from regdist.targets.solvers.single import single
+from regdist.targets.solvers.tilt import tilt
 
 
 @record
@@ -146,7 +148,8 @@ def objective(
     """
     check_bandit(bandit)
     check_regularizer(regularizer)
-    log_probs = check_policy_row(log_probs, bandit)
+    where = "rd.objective(log_probs, bandit, regularizer)"
+    log_probs = check_log_probs("log_probs", log_probs, where, bandit.num_actions)
     return _objective(log_probs, bandit, regularizer)
 
 
@@ -155,22 +158,6 @@ def _objective(
     log_probs: Float[Array, " K"], bandit: Bandit, regularizer: Regularizer
 ) -> Float[Array, ""]:
     return expect(log_probs, bandit.reward) - regularizer.value(log_probs, bandit.log_ref)
-
-
-def check_policy_row(log_probs: Any, bandit: Bandit) -> Array:
-    """One row of log-probabilities over the actions of a bandit.
-
-    Raises:
-        TypeError: not numbers.
-        ValueError: no log-probabilities, or of another size.
-    """
-    log_probs = check_log_probs("log_probs", log_probs, "rd.objective(log_probs, bandit, ...)")
-    if log_probs.shape != bandit.reward.shape:
-        raise ValueError(
-            f"log_probs must have shape {bandit.reward.shape}, one for each action of the bandit; "
-            f"got {log_probs.shape}"
-        )
-    return log_probs
 
 
 def _kkt_residual(

@@ -11,7 +11,16 @@ from jaxtyping import Float, Int
 
 from regdist.metrics import label_log_probs
 from regdist.numerics.logspace import normalize
-from regdist.numerics.records import Number, Table, as_number, check_actions, is_concrete
+from regdist.numerics.records import (
+    Number,
+    Table,
+    as_array,
+    check_actions,
+    check_choice,
+    check_log_probs,
+    is_concrete,
+    looks_like_probabilities,
+)
 from regdist.policies import laws
 from regdist.problems.bandit import Bandit, check_reward, takes_bandit
 from regdist.regularizers.divergence import KL
@@ -47,7 +56,13 @@ def with_reference(bandit: Bandit, log_reference: Table) -> Bandit:
         >>> print(jnp.exp(rd.transform.with_reference(b, rd.laws.min_p(b.log_ref, 0.5)).log_ref))
         [0.333... 0.666... 0.        ]
     """
-    log_q = normalize(_row("log_reference", log_reference, bandit))
+    row = _row("log_reference", log_reference, bandit)
+    if is_concrete(row) and looks_like_probabilities(np.asarray(row)) and bandit.num_actions > 1:
+        raise ValueError(
+            "log_reference must be log-probabilities in nats; these look like probabilities: give "
+            "their logarithms"
+        )
+    log_q = normalize(row)
     return Bandit(bandit.reward, log_q, bandit.label)
 
 
@@ -83,9 +98,9 @@ def verify(bandit: Bandit, threshold: Number) -> Bandit:
         >>> print(verify(rd.bandit([0.2, 0.9, 0.7]), 0.7).reward)
         [0. 1. 1.]
     """
-    if is_concrete(threshold) and np.any(np.isnan(np.asarray(threshold))):
+    tau = _scalar("threshold", threshold, bandit)
+    if is_concrete(tau) and np.any(np.isnan(np.asarray(tau))):
         raise ValueError("threshold must be a number; got NaN")
-    tau = as_number(threshold).astype(bandit.reward.dtype)
     passed = (bandit.reward >= tau).astype(bandit.reward.dtype)
     return with_reward(bandit, jnp.where(jnp.isneginf(bandit.reward), -jnp.inf, passed))
 
@@ -117,7 +132,7 @@ def condition(bandit: Bandit, log_likelihood: Table, weight: Number = 1.0) -> Ba
         log_likelihood: log P(c | y), shape [K]; -inf allowed.
         weight: the guidance weight.
     """
-    w = as_number(weight).astype(bandit.reward.dtype)
+    w = _scalar("weight", weight, bandit)
     log_l = _row("log_likelihood", log_likelihood, bandit)
     never = jnp.isneginf(log_l) & (w != 0)
     gain = jnp.where(jnp.isneginf(log_l), 0, log_l) * w
@@ -162,7 +177,10 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
         limits: shape [M]; they shift all rewards alike and so do not change any target.
     """
     table, prices = _rows("costs", costs, "multipliers", multipliers, bandit)
-    above = table - jnp.broadcast_to(jnp.asarray(limits, table.dtype), prices.shape)[:, None]
+    bound = as_array("limits", limits, table.dtype)
+    if bound.ndim and bound.shape != prices.shape:
+        raise ValueError(f"limits must have shape {prices.shape}; got {bound.shape}")
+    above = table - jnp.broadcast_to(bound, prices.shape)[:, None]
     return with_reward(bandit, bandit.reward - jnp.sum(prices[:, None] * above, axis=0))
 
 
@@ -174,7 +192,7 @@ def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
         >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
         [0.9 0.8]
     """
-    w = as_number(weight).astype(bandit.reward.dtype)
+    w = _scalar("weight", weight, bandit)
     return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
 
 
@@ -191,7 +209,7 @@ def entropy_penalty(bandit: Bandit, weight: Number, log_p: Table | None = None) 
         weight: positive to penalize, negative for a bonus.
         log_p: whose surprisal, shape [K]; default the reference.
     """
-    law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
+    law = _whose(bandit, log_p, "rd.transform.entropy_penalty(bandit, weight, log_p)")
     return condition(bandit, law, weight)
 
 
@@ -213,9 +231,9 @@ def cluster_mass(bandit: Bandit, weight: Number = 1.0, log_p: Table | None = Non
         >>> print(cluster_mass(b).reward)
         [0.6 0.6 0.4]
     """
-    law = bandit.log_ref if log_p is None else _row("log_p", log_p, bandit)
+    law = _whose(bandit, log_p, "rd.transform.cluster_mass(bandit, weight, log_p)")
     mass = jnp.exp(label_log_probs(law, bandit.label))[bandit.label]
-    return with_reward(bandit, bandit.reward + as_number(weight).astype(mass.dtype) * mass)
+    return with_reward(bandit, bandit.reward + _scalar("weight", weight, bandit) * mass)
 
 
 @takes_bandit
@@ -262,10 +280,9 @@ def mara(
         [0.4836 0.4836 0.0327]
     """
     check_regularizer(regularizer)
-    if form not in ("reward", "substitute"):
-        raise ValueError(f'form must be "reward" or "substitute"; got {form!r}')
+    check_choice("form", form, ("reward", "substitute"), "rd.mara")
     reward, log_q = bandit.reward, bandit.log_ref
-    tau = as_number(threshold).astype(reward.dtype)
+    tau = _scalar("threshold", threshold, bandit)
     good = (reward >= tau) & ~jnp.isneginf(log_q)
     if is_concrete(good) and not np.any(np.asarray(good)):
         reachable = jnp.max(jnp.where(jnp.isneginf(log_q), -jnp.inf, reward))
@@ -276,14 +293,13 @@ def mara(
         )
     beta = _held_to_reference(regularizer).astype(reward.dtype)
     if isinstance(anchor, str):
-        if anchor not in ("reference", "target"):
-            raise ValueError(f'anchor must be "reference", "target" or an index; got {anchor!r}')
+        check_choice("anchor", anchor, ("reference", "target"), "rd.mara (or an index)")
         safe = jnp.where(good, reward, 0)
         score = log_q if anchor == "reference" else log_q + safe / beta
         z = jnp.argmax(jnp.where(good, score, -jnp.inf))
     else:
+        check_actions("anchor", anchor, bandit.num_actions)
         z = jnp.asarray(anchor)
-        check_actions("anchor", z, bandit.num_actions)
         if is_concrete(z, good) and not good[z]:
             raise ValueError(
                 f"anchor must be a good action; action {int(z)} is below the threshold"
@@ -310,8 +326,23 @@ def _held_to_reference(regularizer: Regularizer) -> Array:
     return total
 
 
+def _scalar(name: str, value: Number, bandit: Bandit) -> Float[Array, ""]:
+    number = as_array(name, value, bandit.reward.dtype)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number; got shape {number.shape}. For more: jax.vmap")
+    return number
+
+
+def _whose(bandit: Bandit, log_p: Table | None, where: str) -> Array:
+    """The law asked for, by default the reference."""
+    if log_p is None:
+        return bandit.log_ref
+    law = check_log_probs("log_p", log_p, where, bandit.num_actions)
+    return jnp.asarray(law, bandit.reward.dtype)
+
+
 def _row(name: str, values: Table, bandit: Bandit) -> Float[Array, " K"]:
-    row = jnp.asarray(values, dtype=bandit.reward.dtype)
+    row = as_array(name, values, bandit.reward.dtype)
     if row.shape != bandit.reward.shape:
         raise ValueError(
             f"{name} must have shape {bandit.reward.shape}, one entry for each "
@@ -323,8 +354,8 @@ def _row(name: str, values: Table, bandit: Bandit) -> Float[Array, " K"]:
 def _rows(
     name: str, values: Table, weight_name: str, weights: Table, bandit: Bandit
 ) -> tuple[Float[Array, "M K"], Float[Array, " M"]]:
-    rows = jnp.asarray(values, dtype=bandit.reward.dtype)
-    w = jnp.asarray(weights, dtype=bandit.reward.dtype)
+    rows = as_array(name, values, bandit.reward.dtype)
+    w = as_array(weight_name, weights, bandit.reward.dtype)
     if rows.ndim != 2 or rows.shape[1:] != bandit.reward.shape or w.shape != rows.shape[:1]:
         raise ValueError(
             f"{name} must have shape [M, {bandit.num_actions}] and {weight_name} shape [M]; got "

@@ -138,9 +138,7 @@ def falsify(
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
     """
-    for name, count in (("num", num), ("top", top), ("batch", batch)):
-        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
-            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+    _check_counts(num=num, top=top, batch=batch)
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
     several = isinstance(problems, Sequence)
@@ -177,15 +175,7 @@ def falsify(
     )
     real = result.values["real"].reshape(-1)
     margin, index = (result.values[name].reshape(-1)[real] for name in ("margin", "index"))
-    level = np.where(np.isnan(margin), -np.inf, margin)
-    first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
-    worst = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
-    candidates = [
-        Candidate(
-            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], worst)
-        )
-        for place, i in enumerate(first)
-    ]
+    candidates = _worst(problem_of, margin, index, top)
     violations = int(result.values["violations"].sum())
     return Hunt(
         holds=violations == 0,
@@ -197,6 +187,27 @@ def falsify(
         seconds=result.seconds,
         rate=result.rate * num / len(starts),
     )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
+            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
+
+
+def _worst(
+    problem_of: Callable[[Array], Any], margin: np.ndarray, index: np.ndarray, top: int
+) -> list[Candidate]:
+    """The problems of smallest margin, NaN first, ties by index."""
+    level = np.where(np.isnan(margin), -np.inf, margin)
+    first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
+    worst = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
+    return [
+        Candidate(
+            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], worst)
+        )
+        for place, i in enumerate(first)
+    ]
 
 
 def _margin(value: Any, tolerance: float | int) -> Array:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
+import numpy as np
+
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
-from regdist.numerics.records import Number
+from regdist.numerics.records import Number, as_number, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -62,6 +64,17 @@ class Preset:
         """What `named` knows it by: its own name, then its variants."""
         return (self.name, *(f"{self.name}/{suffix}" for suffix in self.variants))
 
+    @property
+    def own_defaults(self) -> Mapping[str, Any]:
+        """The defaults that `compose` does not have, or has otherwise."""
+        common = inspect.signature(compose).parameters
+        return {k: v for k, v in self.defaults.items() if k not in common or v != common[k].default}
+
+    def missing(self, name: str) -> tuple[str, ...]:
+        """What one of `names` needs beside a coefficient."""
+        given = (self.coefficient, *self.variants.get(name.partition("/")[2], ()))
+        return tuple(p for p in self.required if p not in given)
+
 
 _PRESETS: dict[str, Preset] = {}
 
@@ -92,7 +105,7 @@ def preset(
     def enter(function: Maker) -> Maker:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Method:
-            _check_options(function.__name__, kwargs, shown)
+            _check_options(function.__name__, args, kwargs, shown)
             return function(*args, **{**own_defaults, **kwargs})
 
         shown = _signature(function, own_defaults)
@@ -119,13 +132,22 @@ def preset(
     return enter
 
 
-def _check_options(name: str, given: Mapping[str, Any], known: inspect.Signature) -> None:
+def _check_options(
+    name: str, args: tuple[Any, ...], given: Mapping[str, Any], known: inspect.Signature
+) -> None:
     """Names the preset that was called, where Python would name what it calls."""
     for option in given:
         if option not in known.parameters:
             near = difflib.get_close_matches(option, known.parameters, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known.parameters)}"
             raise TypeError(f"rd.methods.{name} has no option {option!r}: {hint}")
+    for option, value in (*zip(known.parameters, args, strict=False), *given.items()):
+        default, where = known.parameters[option].default, f"{option} of rd.methods.{name}"
+        if isinstance(default, bool):
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{where} must be True or False; got {described(value)}")
+        elif default is inspect.Parameter.empty or isinstance(default, int | float):
+            as_number(value, where)
 
 
 def _signature(
@@ -158,6 +180,25 @@ def catalog() -> tuple[Preset, ...]:
     return tuple(_PRESETS.values())
 
 
+def entry_of(name: str) -> Preset:
+    """The entry that a name belongs to, its own or a variant's.
+
+    Raises:
+        ValueError: an unknown name; the nearest ones are given.
+
+    Examples:
+        >>> entry_of("grpo/k2").name
+        'grpo'
+    """
+    known = {n: p for p in catalog() for n in p.names}
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        listed = "rd.methods.catalog() and `regdist methods` list them"
+        hint = f"did you mean {' or '.join(near)}?" if near else listed
+        raise ValueError(f"no preset is called {name!r}: {hint}")
+    return known[name]
+
+
 def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
     """The method of a name of the catalog, at a coefficient.
 
@@ -176,12 +217,7 @@ def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
         >>> rd.methods.named("grpo/k2", beta=0.2).penalties[0].estimator
         'k2'
     """
-    known = {n: p for p in catalog() for n in p.names}
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "rd.methods.catalog() has them"
-        raise ValueError(f"no preset is called {name!r}: {hint}")
-    entry = known[name]
+    entry = entry_of(name)
     options = {**entry.variants.get(name.partition("/")[2], {}), **arguments}
     coefficient = entry.coefficient or ("beta" if "estimator" in options else None)
     if beta is not None and coefficient is not None:

@@ -6,8 +6,6 @@
 import math
 from typing import Unpack
 
-import jax.numpy as jnp
-
 from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.controller import AdaptiveEntropy, AdaptiveKL
 from regdist.methods.matching import DistributionCentric, TemperedBonus
@@ -24,7 +22,7 @@ from regdist.methods.presets.parts import (
 )
 from regdist.methods.surrogate import Bapo, Clip, LpReg
 from regdist.methods.weight import ClipCov, Steer
-from regdist.numerics.records import Number, as_number, positive
+from regdist.numerics.records import Number, as_array, as_number, positive
 from regdist.regularizers.regularizer import Entropy
 
 __all__ = [
@@ -186,7 +184,11 @@ def bapo(
     **options: Unpack[Penalized],
 ) -> Method:
     """BAPO (2510.18927): PPO bounds that move until positive samples reach `share` of negative."""
-    bounds = jnp.asarray(lower, float), jnp.asarray(upper, float)
+    bounds = as_array("lower", lower), as_array("upper", upper)
+    if any(bound.shape != (2,) for bound in bounds):
+        raise ValueError(
+            f"lower and upper must be a first and a last bound each; got {lower!r} and {upper!r}"
+        )
     # 1e-9: a whole number of steps may come out a few ulps above itself
     steps = max(math.ceil((b - a) / step - 1e-9) for a, b in (lower, upper))
     gate = Bapo(*bounds, as_number(step), as_number(share), as_number(3.0), steps)

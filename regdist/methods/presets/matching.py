@@ -24,8 +24,8 @@ from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import relative, standardized
 from regdist.methods.signal import ClusterMass, NashMD
 from regdist.methods.surrogate import CappedRatio
-from regdist.numerics.records import Number, Table, as_number, positive
-from regdist.regularizers.divergence import KL, Divergence
+from regdist.numerics.records import Number, Table, as_array, as_number, positive
+from regdist.regularizers.divergence import KL, Divergence, check_divergence
 
 __all__ = [
     "disco",
@@ -107,8 +107,9 @@ def fdpg(beta: Number, divergence: Divergence | None = None, **options: Unpack[C
         divergence: f, a `rd.Divergence`; default KL(p || p*).
         options: as in `compose`.
     """
-    match = MatchTarget(KL() if divergence is None else divergence, positive("beta", beta, _BETA))
-    return compose(match, **options)
+    chosen = KL() if divergence is None else divergence
+    check_divergence(chosen)
+    return compose(MatchTarget(chosen, positive("beta", beta, _BETA)), **options)
 
 
 @preset(papers=("1806.06920",), code=("rlax mpo_ops",))
@@ -184,7 +185,7 @@ def drpo(length: Table, decay: Number = 0.1, **options: Unpack[Options]) -> Meth
         decay: Lambda.
         options: as in `compose`.
     """
-    lengths = jnp.asarray(length, dtype=float)
+    lengths = as_array("length", length)
     log_weight = (1 - lengths / jnp.max(lengths)) / as_number(decay)
     contrast = Contrast(as_number(10.0), log_weight)
     return compose(contrast, penalties=(_trust_region(),), **options)

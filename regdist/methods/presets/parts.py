@@ -4,6 +4,7 @@ import math
 
 from regdist.methods.advantage import GroupRelative
 from regdist.methods.composition import Options
+from regdist.methods.method import as_tuple
 from regdist.methods.weight import Weight
 from regdist.numerics.records import Number, as_number, check_choice
 
@@ -49,4 +50,4 @@ def whitened(form: str) -> GroupRelative:
 
 def with_weight(weight: Weight, options: Options) -> Options:
     """The options with one more factor on the coefficients, before those given."""
-    return {**options, "weights": (weight, *options.get("weights", ()))}
+    return {**options, "weights": (weight, *as_tuple(options.get("weights", ())))}

@@ -21,7 +21,7 @@ from jax import Array
 from regdist.numerics.logspace import largest_exponent, log_ratio, log_sum_exp
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.regularizers.divergence import Divergence, TotalVariation
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum, place_rest, reachable
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.numerics.logspace import log_sum_exp
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 
 
 class Optimum(NamedTuple):

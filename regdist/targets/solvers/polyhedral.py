@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum
 
 

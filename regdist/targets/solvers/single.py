@@ -15,7 +15,7 @@ from jax import Array
 from regdist.numerics.logspace import largest_exponent, log_mean_exp, log_sum_exp
 from regdist.numerics.roots import bracketed_newton, implicit_root, increasing_root, where_unknown
 from regdist.regularizers.divergence import Divergence
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum, place_rest
 
 # Of 20,000 random and 20,000 hard problems (8 actions, each of five members of the alpha family)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.numerics.logspace import log_mean_exp, times_exp
-from regdist.regularizers.regularizer import Reduced
+from regdist.regularizers.term import Reduced
 from regdist.targets.solvers.optimum import Optimum
 
 

@@ -1,0 +1,76 @@
+"""What runs and certificates refuse, in words that name the argument. K is of actions."""
+
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from regdist.numerics.records import (
+    Law,
+    Number,
+    as_array,
+    check_key,
+    check_kind,
+    check_log_probs,
+    described,
+    is_concrete,
+)
+from regdist.policies.policy import Params, Policy
+from regdist.problems.bandit import Bandit
+from regdist.runs.loop import Loop
+
+
+def check_surroundings(optimizer: Any, loop: Any, key: Any) -> None:
+    """Refuses what is no optimizer, no loop or no key.
+
+    Raises:
+        TypeError: one of them is something else, such as a step size for the optimizer.
+    """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer must be an optax gradient transformation; got {described(optimizer)}. A "
+            "step size is optax.sgd(0.1)"
+        )
+    if loop is not None:
+        check_kind("loop", loop, Loop, "Make one: rd.loop(epochs=2)")
+    check_key(key)
+
+
+def as_limit(tolerance: Number, bandit: Bandit) -> Array:
+    """The field norm at which a run stops, in the dtype of the problem.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: below 0.
+    """
+    limit = as_array("tolerance", tolerance, bandit.reward.dtype)
+    if is_concrete(limit) and not np.all(np.asarray(limit) >= 0):
+        raise ValueError(f"tolerance must be a number >= 0; got tolerance={tolerance!r}")
+    return limit
+
+
+def check_sampler(loop: Loop, policy: Policy, start: Params, bandit: Bandit) -> None:
+    """Asks the sampler of a loop once, so that what is no law is refused before the run.
+
+    Raises:
+        TypeError: it returns no table.
+        ValueError: it returns probabilities, or laws over other actions.
+    """
+    if loop.sampler:
+        law = loop.sampler(policy.log_probs(start))
+        check_log_probs("what sampler returns", law, "rd.loop(sampler=...)", bandit.num_actions)
+
+
+def check_target(target: Any, bandit: Bandit) -> None:
+    """Refuses what is not a record of one distribution over the actions of a bandit.
+
+    Raises:
+        TypeError: of another kind, such as a regularizer.
+        ValueError: over other actions, or a batch.
+    """
+    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
+    if target.log_probs.shape != bandit.reward.shape:
+        raise ValueError(
+            f"target must be over the actions of the bandit, shape {bandit.reward.shape}; got "
+            f"log_probs of shape {target.log_probs.shape}"
+        )
