@@ -1,7 +1,7 @@
 """A loss as a trainer's code has it, differentiated rather than derived."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,12 +70,12 @@ class Written(Surrogate):
         """By autodiff of the mean over the group."""
 
         def total(log_probs: Array) -> Array:
-            terms = self.fn(View(batch, advantage, log_probs))
-            if not isinstance(terms, Array) or terms.shape != batch.weight.shape:
-                got = f"shape {terms.shape}" if isinstance(terms, Array) else described(terms)
+            terms: Any = self.fn(View(batch, advantage, log_probs))
+            shape = terms.shape if isinstance(terms, Array) else "of no array"
+            if shape != batch.weight.shape:
                 raise ValueError(
                     f"the loss must return one term per sample, shape {batch.weight.shape}; got "
-                    f"{got}. Return the terms, not their mean"
+                    f"shape {shape}. Return the terms, not their mean"
                 )
             return jnp.sum(batch.weight * jnp.where(batch.here, terms, 0))
 

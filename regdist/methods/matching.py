@@ -17,7 +17,7 @@ from regdist.metrics import entropy
 from regdist.numerics.logspace import log_ratio, normalize
 from regdist.numerics.records import choice, record, static
 from regdist.numerics.roots import implicit_root, increasing_root
-from regdist.regularizers.divergence import Divergence
+from regdist.regularizers.divergence import Divergence, check_divergence
 
 
 class SeesPolicy(Advantage):
@@ -79,6 +79,9 @@ class MatchTarget(SeesPolicy):
 
     divergence: Divergence
     beta: Array
+
+    def __post_init__(self) -> None:
+        check_divergence(self.divergence)
 
     def coefficients(self) -> tuple[Array, ...]:
         """Beta."""

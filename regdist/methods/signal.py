@@ -45,4 +45,9 @@ class ClusterMass(Signal):
 
     def __call__(self, tables: Tables) -> Float[Array, " K"]:
         """The mass of the action's own answer under the old policy."""
+        if self.same.shape[0] != tables.log_old.shape[0]:
+            raise ValueError(
+                f"label must be one for each action, shape {tables.log_old.shape}; got "
+                f"{self.same.shape[:1]}"
+            )
         return self.same @ jnp.exp(tables.log_old)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from regdist.numerics.records import (
-    as_number,
+    as_array,
     check_log_probs,
     described,
     is_concrete,
@@ -85,13 +85,13 @@ def _beside(name: str, value: Any, where: str, shape: tuple[int, ...] | None) ->
         _check_chance(value, where)
     if name not in TABLES or shape is None:
         if not is_numeric(value):
-            as_number(value, f"{name} of {where}")
+            as_array(f"{name} of {where}", value)
         return value
     kind, layout = TABLES[name]
     types, wanted = _KINDS[kind]
     table: Any = value
     if isinstance(value, list | tuple) and is_numeric(value):
-        table = jnp.asarray(value)
+        table = as_array(f"{name} of {where}", value, None)
     is_array = isinstance(table, Array | np.ndarray)
     if not (is_array and any(jnp.issubdtype(table.dtype, t) for t in types)):
         raise TypeError(f"{name} of {where} must {wanted}; got {described(value)}")

@@ -86,8 +86,7 @@ def _look_at_values(cls: Any, known: dict[str, tuple[str, ...]], numbers: list[s
         for name in numbers:
             value = getattr(self, name)
             if not isinstance(value, Array | np.ndarray):
-                number = as_number(value, f"{name} of {cls.__name__}")
-                object.__setattr__(self, name, number)
+                object.__setattr__(self, name, as_array(f"{name} of {cls.__name__}", value))
 
     cls.__init__ = checked
 
@@ -200,7 +199,7 @@ def check_log_probs(name: str, values: Any, where: str, size: int | None = None)
         ValueError: probabilities, unnormalized weights, or another shape than [K].
     """
     if isinstance(values, list | tuple):
-        values = as_number(values, f"{name} of {where}")
+        values = as_array(f"{name} of {where}", values)
     if not (isinstance(values, Array | np.ndarray) and jnp.issubdtype(values.dtype, jnp.floating)):
         raise TypeError(
             f"{name} of {where} must be log-probabilities, a table of real numbers; got "
@@ -258,13 +257,13 @@ def warn_if_cut(name: str, values: Any) -> None:
         )
 
 
-def check_key(key: Any) -> None:
-    """Refuses what is not a key of jax's random numbers, such as a seed.
+def check_key(key: Any, *, needed: bool = False) -> None:
+    """Refuses what is not a key of jax's random numbers, such as a seed; None unless `needed`.
 
     Raises:
         TypeError: it is not.
     """
-    if key is None:
+    if key is None and not needed:
         return
     is_array = isinstance(key, Array)
     typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regdist.metrics import kl
-from regdist.problems.bandit import Bandit
+from regdist.numerics.records import Law, check_kind
+from regdist.problems.bandit import Bandit, check_bandit
 from regdist.runs.certify import Certificate
+from regdist.runs.checks import check_target
 from regdist.runs.driver import Trajectory
 from regdist.targets.solve import Target
 
@@ -72,7 +75,23 @@ def _look(i: int) -> dict[str, Any]:
 
 
 def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots()[1] if ax is None else ax
+    if ax is None:
+        return plt.subplots()[1]
+    check_kind("ax", ax, Axes, "From plt.subplots(), or None for a new figure")
+    return ax
+
+
+def _check_names(name: str, given: Any, advice: str) -> None:
+    check_kind(name, given, Mapping, f"By name: {advice}")
+
+
+def _series(bandit: Bandit, targets: Mapping[str, Target]) -> dict[str, Array]:
+    """The reference and the targets by name, as log-probabilities."""
+    check_bandit(bandit)
+    _check_names("targets", targets, '{"reverse KL": rd.target(bandit, rd.ReverseKL(0.1))}')
+    for law in targets.values():
+        check_target(law, bandit)
+    return {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
 
 
 def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None = None) -> Axes:
@@ -80,8 +99,8 @@ def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None =
 
     The reference is the gray line. Actions of probability 0 are left out.
     """
+    series = _series(bandit, targets)
     ax = _axes(ax)
-    series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
     for i, (name, log_p) in enumerate(series.items()):
         p = np.sort(np.exp(np.asarray(log_p)))[::-1]
         p = p[p > 0]
@@ -108,13 +127,21 @@ def mass_bars(
         groups: a boolean mask [K] for each, in the order of the bars.
         ax: where to draw; by default a new figure.
     """
+    series = _series(bandit, targets)
     ax = _axes(ax)
-    series = {"reference": bandit.log_ref, **{k: t.log_probs for k, t in targets.items()}}
+    masks = [np.asarray(mask) for mask in groups]
+    if any(m.dtype != bool or m.shape != bandit.reward.shape for m in masks):
+        raise ValueError(
+            f"groups must be boolean masks over the actions, shape {bandit.reward.shape} each, "
+            "such as [bandit.reward >= 1]"
+        )
+    if isinstance(names, str) or len(names) != len(masks):
+        raise ValueError(f"names must be one for each of {len(masks)} groups; got {names!r}")
     width = 0.8 / len(series)
     hatches = ("", "", "////", "....", "xxxx", "\\\\\\\\")
     for i, (name, log_p) in enumerate(series.items()):
         p = np.exp(np.asarray(log_p))
-        heights = [p[mask].sum() for mask in groups]
+        heights = [p[mask].sum() for mask in masks]
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         color = "#BBBBBB" if i == 0 else _COLORS[(i - 1) % 6]
         ax.bar(
@@ -151,6 +178,13 @@ def effective_number(
         ylabel: what is counted.
         ax: where to draw; by default a new figure.
     """
+    _check_names("curves", curves, '{"reverse KL": numbers}')
+    for name, values in curves.items():
+        if np.shape(values) != np.shape(betas):
+            raise ValueError(
+                f"curves must have a value at each of betas, shape {np.shape(betas)}; {name!r} has "
+                f"shape {np.shape(values)}"
+            )
     ax = _axes(ax)
     for i, (name, values) in enumerate(curves.items()):
         every = max(1, len(betas) // 6)
@@ -186,11 +220,16 @@ def convergence(
     The thin black line behind a run that has come near its target has the slope that the Jacobian
     of the method there predicts for it.
     """
+    _check_names("paths", paths, '{"GRPO": rd.run(method, bandit)}')
+    _check_names("targets", targets, '{"GRPO": rd.target(bandit, regularizer)}, as in paths')
+    if missing := [name for name in paths if name not in targets]:
+        raise ValueError(f"targets must have the names of paths; it lacks {missing}")
+    distances = {name: kl_to(path, targets[name]) for name, path in paths.items()}
     ax = _axes(ax)
     drawn = False
     for i, (name, path) in enumerate(paths.items()):
         step = np.asarray(path.step)
-        distance = kl_to(path, targets[name])
+        distance = distances[name]
         # Laws that agree to 14 digits are 1e-28 apart: below that the distance is rounding.
         shown = (distance > 1e-28) & np.append(True, np.diff(step) > 0)
         ax.plot(
@@ -223,5 +262,12 @@ def convergence(
 
 
 def kl_to(path: Trajectory, target: Target) -> np.ndarray:
-    """KL(p || target) at every record of a run, in nats, shape [N]."""
+    """KL(p || target) at every record of a run, in nats, shape [N].
+
+    Raises:
+        TypeError: no run, or no target.
+        ValueError: they are over different actions.
+    """
+    check_kind("path", path, Trajectory, "It is what rd.run returns")
+    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
     return np.asarray(jax.vmap(lambda p: kl(p, target.log_probs))(path.log_probs))

@@ -3,12 +3,13 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regdist.numerics.records import check_kind
 from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
@@ -27,6 +28,7 @@ def load(path: str | Path) -> Task:
         ValueError: names the line and the field.
         OSError: the file cannot be read.
     """
+    check_kind("path", path, (str, Path), "Of a .csv or .jsonl file")
     path = Path(path)
     readers = {".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix not in readers:
@@ -45,6 +47,8 @@ def load(path: str | Path) -> Task:
         fields["outcome"].append(str(row["outcome"]))
         fields["reward"].append(_number(path, line, row, "reward"))
         fields[kind].append(_number(path, line, row, kind))
+        if row.get("label", row["outcome"]) in (None, ""):
+            raise ValueError(f"{path}, line {line}, field 'label': empty; leave the field out")
         fields["label"].append(str(row.get("label", row["outcome"])))
         _check_line(path, line, fields, kind)
     label = np.unique(fields["label"], return_inverse=True)[1]
@@ -52,6 +56,8 @@ def load(path: str | Path) -> Task:
     if kind == "count":
         if weights.sum() == 0:
             raise ValueError(f"{path}, field 'count': all counts are 0")
+        if weights.sum() == math.inf:
+            raise ValueError(f"{path}, field 'count': their sum is more than a float can hold")
         weights = weights / weights.sum()
     reference = {"log_reference" if kind == "log_reference" else "reference": weights}
     try:
@@ -66,6 +72,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            _check_once(path, 1, reader.fieldnames or ())
             for row in reader:
                 if None in row:
                     raise ValueError(f"{path}, line {reader.line_num}: more fields than the header")
@@ -80,12 +87,21 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
+                pairs = json.loads(text, object_pairs_hook=tuple)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {line}: not JSON: {error.msg}") from error
-            if not isinstance(row, dict):
+            except RecursionError as error:
+                raise ValueError(f"{path}, line {line}: nested too deeply") from error
+            if not isinstance(pairs, tuple):
                 raise ValueError(f"{path}, line {line}: a JSON object is wanted")
-            yield line, row
+            _check_once(path, line, [name for name, _ in pairs])
+            yield line, dict(pairs)
+
+
+def _check_once(path: Path, line: int, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path}, line {line}, field {name!r}: given twice")
 
 
 def _reference_kind(path: Path, line: int, row: Mapping[str, Any]) -> str:
@@ -94,19 +110,21 @@ def _reference_kind(path: Path, line: int, row: Mapping[str, Any]) -> str:
         names = ", ".join(repr(name) for name in given) or "none"
         raise ValueError(
             f"{path}, line {line}: exactly one of the fields 'reference', 'log_reference', "
-            f"'count' is wanted; got {names}"
+            f"'count' is wanted; got {names} of them, the fields being {', '.join(row)}"
         )
     return given[0]
 
 
 def _number(path: Path, line: int, row: Mapping[str, Any], name: str) -> float:
     value = row.get(name)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or "_" in str(value):  # Python reads 1_000
         raise ValueError(f"{path}, line {line}, field '{name}': missing or not a number")
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}, line {line}, field '{name}': not a number: {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        text = str(value)
+        shown = repr(value) if len(text) <= 60 else text[:57] + "..."
+        raise ValueError(f"{path}, line {line}, field '{name}': not a number: {shown}") from error
 
 
 def _check_line(path: Path, line: int, fields: dict[str, list], kind: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
         >>> [o for o, r in zip(task.outcomes, task.bandit.reward) if r == 1]
         ['8 / (3 - (8 / 3))']
     """
-    cards = tuple(hand)
+    cards = tuple(hand) if isinstance(hand, Iterable) else ()
     if len(cards) != 4 or not all(_is_integer(c) and c > 0 for c in cards):
         raise ValueError(
             f"a hand is four positive integers, repeats allowed, like [4, 7, 8, 8]; got {hand!r}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from regdist.numerics.records import as_array, check_choice, check_count, positive
 from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
@@ -30,11 +31,15 @@ def two_modes(
         >>> task.bandit.num_actions
         40
     """
-    if min(masses) <= 0 or sum(masses) >= 1 or width < 1 or background < 1:
-        raise ValueError(
-            f"two_modes needs positive masses with a sum below 1 and at least one action each; "
-            f"got masses={masses}, width={width}, background={background}"
-        )
+    check_count("width", width)
+    check_count("background", background)
+    for name, pair in (("masses", masses), ("rewards", rewards)):
+        if as_array(name, pair).shape != (2,):
+            raise ValueError(
+                f"{name} must be two numbers, of the old and the new mode; got {pair!r}"
+            )
+    if min(masses) <= 0 or sum(masses) >= 1:
+        raise ValueError(f"masses must be positive with a sum below 1; got masses={masses}")
     sizes = [width, width, background]
     shares = [*masses, 1 - sum(masses)]
     reference = np.repeat([m / n for m, n in zip(shares, sizes, strict=True)], sizes)
@@ -77,19 +82,20 @@ def landscape(
         >>> rd.problems.landscape(100, reference="exponential").bandit.num_actions
         100
     """
+    check_count("num_points", num_points, least=2)
+    positive("decay", decay, "reference='uniform' is its limit 0")
+    shape = as_array("bumps", bumps).shape
+    if len(shape) != 2 or shape[1] != 3 or min(b[1] for b in bumps) <= 0:
+        raise ValueError(
+            f"bumps must be at least one (center, width, height), widths above 0; got {bumps!r}"
+        )
     x = np.linspace(0.0, 1.0, num_points)
     families = {
         "uniform": np.zeros(num_points),
         "exponential": -decay * x,
         "power": -decay * np.log(np.arange(num_points) + 1.0),
     }
-    if reference not in families:
-        raise ValueError(f"reference must be one of {', '.join(families)}; got {reference!r}")
-    if not decay > 0 or num_points < 2 or not bumps or min(b[1] for b in bumps) <= 0:
-        raise ValueError(
-            "landscape needs decay > 0, at least 2 points and a bump, and positive widths; got "
-            f"decay={decay}, num_points={num_points}, bumps={bumps}"
-        )
+    check_choice("reference", reference, families, "rd.problems.landscape")
     center, width, height = np.asarray(bumps, dtype=float).T[:, :, None]
     reward = np.sum(height * np.exp(-((x - center) ** 2) / (2 * width**2)), axis=0)
     label = np.argmin(np.abs(x - center), axis=0)

@@ -14,6 +14,7 @@ from regdist.numerics.records import (
     positive,
     record,
     unnormalized_advice,
+    warn_if_cut,
 )
 
 
@@ -58,6 +59,7 @@ def as_anchor(anchor: Anchor | None) -> Array | TemperedSelf | None:
     """
     if anchor is None or isinstance(anchor, TemperedSelf):
         return anchor
+    warn_if_cut("anchor", anchor)
     log_q = as_array("anchor", anchor)
     if is_concrete(log_q):
         total = np.asarray(jnp.exp(jax.nn.logsumexp(log_q, axis=-1)))

@@ -1,4 +1,4 @@
-"""What the linearized step says: its rate, and the spread that noise leaves around a target."""
+"""What a linear step does: the decay that it gives, the spread that noise leads to."""
 
 import math
 from typing import TYPE_CHECKING
@@ -9,6 +9,18 @@ import numpy as np
 
 if TYPE_CHECKING:
     import optax
+
+
+def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
+    """The learning rate of an optimizer that multiplies gradients by a constant, else None."""
+    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
+    state = optimizer.init(probe)
+    if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
+        return None
+    update = np.asarray(optimizer.update(-probe, state, probe)[0])
+    rate = float(update[0] / probe[0])
+    # 1e-5: float32 keeps some seven digits of each product
+    return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
 
 
 def stationary_spread(
@@ -30,17 +42,5 @@ def stationary_spread(
 
 
 def decay_rate(factor: float) -> float:
-    """-log of a factor a step; inf where one step arrives."""
+    """-log of the factor by which a step shrinks a distance; inf at 0."""
     return math.inf if factor == 0 else -math.log(factor)
-
-
-def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | None:
-    """The learning rate of an optimizer that multiplies gradients by a constant, else None."""
-    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
-    state = optimizer.init(probe)
-    if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
-        return None
-    update = np.asarray(optimizer.update(-probe, state, probe)[0])
-    rate = float(update[0] / probe[0])
-    # 1e-5: float32 keeps some seven digits of each product
-    return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None

@@ -69,11 +69,10 @@ def loop(
         TypeError: the sampler is no function, or the mix no number.
         ValueError: a count is not a positive integer, or the mix not in (0, 1].
     """
-    counts = {"epochs": epochs, "minibatches": minibatches}
-    for name, count in (
-        counts if sync_every is None else counts | {"sync_every": sync_every}
-    ).items():
-        check_count(name, count)
+    check_count("epochs", epochs)
+    check_count("minibatches", minibatches)
+    if sync_every is not None:
+        check_count("sync_every", sync_every)
     check_count("staleness", staleness, least=0)
     mix = as_number(sync_mix, "sync_mix")
     if is_concrete(mix) and not np.all((np.asarray(mix) > 0) & (np.asarray(mix) <= 1)):

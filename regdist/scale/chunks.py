@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
+from regdist.numerics.records import check_kind, described, warn_if_cut
 from regdist.scale.store import Range, content_hash, rows_of
 
 # Points and bytes of a block, at most. A block is one vmap: large enough for its operations to
@@ -86,17 +87,14 @@ def grid(axes: Mapping[str, Any]) -> Grid:
         ValueError: there are none, one is empty or a single number, or its arrays differ in length.
         TypeError: an axis is of typed keys.
     """
+    check_kind("axes", axes, Mapping, 'By name: {"beta": betas}')
     if not axes:
         raise ValueError('axes must name at least one axis: {"beta": betas}')
     held, lengths = {}, {}
+    for name in axes:
+        check_kind("each name in axes", name, str, 'As fn calls it: {"beta": betas}')
     for name in sorted(axes):
-        given = np.asarray(axes[name]) if isinstance(axes[name], list) else axes[name]
-        if any(_is_key(x) for x in jax.tree.leaves(given)):
-            raise TypeError(
-                f"axis {name!r} holds random keys: give seeds, and make the key of each inside fn, "
-                "or give key=, and fn its own key at each point"
-            )
-        held[name] = jax.tree.map(np.asanyarray, given)
+        held[name] = _axis(name, axes[name])
         sizes = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(held[name])}
         if len(sizes) != 1 or None in sizes or 0 in sizes:
             shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(held[name])) or "no arrays"
@@ -108,12 +106,38 @@ def grid(axes: Mapping[str, Any]) -> Grid:
     return Grid({name: held[name] for name in axes}, lengths)
 
 
+def _axis(name: str, given: Any) -> Any:
+    """An axis as a tree of numpy arrays of numbers."""
+    leaves = jax.tree.leaves(given)
+    for leaf in leaves:
+        warn_if_cut(f"axis {name!r}", leaf)
+    if any(_is_key(x) for x in leaves):
+        raise TypeError(
+            f"axis {name!r} holds random keys: give seeds, and make the key of each inside fn, "
+            "or give key=, and fn its own key at each point"
+        )
+    try:
+        table = np.asarray(given) if isinstance(given, list) else given
+    except ValueError as error:
+        raise TypeError(f"axis {name!r} has rows of different lengths") from error
+    held = jax.tree.map(np.asanyarray, table)
+    kinds = [x.dtype for x in jax.tree.leaves(held)]
+    if not all(jnp.issubdtype(kind, np.number) or kind.kind == "b" for kind in kinds):
+        raise TypeError(
+            f"axis {name!r} must be an array of numbers, or a tree of them, such as records made "
+            f"under jax.vmap; got {described(given)}"
+        )
+    return held
+
+
 def check_call(fn: Callable[..., Any], names: Sequence[str]) -> None:
     """Refuses a function that cannot be called with these keywords.
 
     Raises:
         TypeError: it lacks one, or wants another.
     """
+    if not callable(fn):
+        raise TypeError(f"fn must be a function of one point of the grid; got {described(fn)}")
     try:
         inspect.signature(fn).bind(**dict.fromkeys(names))
     except TypeError as error:
@@ -263,9 +287,13 @@ def program(
 
     @jax.jit
     def one(key: Array | None, index: dict, row: dict) -> Any:
-        if key is None:
-            return fn(**row)
-        return fn(**row, key=functools.reduce(jax.random.fold_in, index.values(), key))
+        if key is not None:
+            row = {**row, "key": functools.reduce(jax.random.fold_in, index.values(), key)}
+        result = fn(**row)
+        for leaf in jax.tree.leaves(result):
+            if not isinstance(leaf, Array | np.ndarray | np.generic | int | float | complex):
+                raise TypeError(f"fn must return arrays of numbers; got {described(leaf)}")
+        return result
 
     index, row = jax.eval_shape(lambda: points.rows(np.zeros(1, int)))
     point = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (index, row))

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from regdist.numerics.records import check_count, check_key, check_kind
 from regdist.scale import hosts
 from regdist.scale.chunks import Program, check_call, gaps, grid, plan, program
 from regdist.scale.store import Range, Store, store
@@ -160,8 +161,9 @@ def sweep(
     """
     began = time.perf_counter()
     points = grid(axes)
+    check_key(key)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
-    _check_positive(budget=budget, block=block)
+    _check_options(budget, block, out, mesh)
     members = hosts.team(mesh)
     work = program(fn, points, key, block)
     size = points.num * work.point_bytes
@@ -210,10 +212,14 @@ def sweep(
     )
 
 
-def _check_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be a positive integer; got {name}={number!r}")
+def _check_options(budget: Any, block: Any, out: Any, mesh: Any) -> None:
+    for name, number in (("budget", budget), ("block", block)):
+        if number is not None:
+            check_count(name, number)
+    if out is not None:
+        check_kind("out", out, (str, Path), "The path of a folder")
+    if mesh is not None:
+        check_kind("mesh", mesh, Mesh, "Such as jax.make_mesh((2,), ('devices',))")
 
 
 def _scheduled(

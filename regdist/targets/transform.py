@@ -20,6 +20,7 @@ from regdist.numerics.records import (
     check_log_probs,
     is_concrete,
     looks_like_probabilities,
+    warn_if_cut,
 )
 from regdist.policies import laws
 from regdist.problems.bandit import Bandit, check_reward, takes_bandit
@@ -342,6 +343,7 @@ def _whose(bandit: Bandit, log_p: Table | None, where: str) -> Array:
 
 
 def _row(name: str, values: Table, bandit: Bandit) -> Float[Array, " K"]:
+    warn_if_cut(name, values)
     row = as_array(name, values, bandit.reward.dtype)
     if row.shape != bandit.reward.shape:
         raise ValueError(

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Key
 
 from regdist.numerics.logspace import normalize
+from regdist.numerics.records import as_array, check_choice, check_count, check_key, is_numeric
 from regdist.problems.bandit import Bandit
 
 Generator = Callable[[Key[Array, ""]], Any]
@@ -51,15 +52,19 @@ def bandits(
         >>> b.reward.shape, bool(jnp.isclose(jnp.exp(b.log_ref).sum(), 1))
         ((4,), True)
     """
-    if rewards not in REWARDS:
-        raise ValueError(f"rewards must be one of {', '.join(REWARDS)}; got {rewards!r}")
-    if num_actions < 1 or not (spread > 0 and concentration > 0 and depth >= 0 and 0 <= zeros < 1):
+    check_choice("rewards", rewards, REWARDS, "rd.testing.bandits")
+    check_count("num_actions", num_actions)
+    numbers = {"spread": spread, "concentration": concentration, "depth": depth, "zeros": zeros}
+    for name, number in numbers.items():
+        as_array(name, number)
+    if not (spread > 0 and concentration > 0 and depth >= 0 and 0 <= zeros < 1):
         raise ValueError(
-            "num_actions, spread and concentration must be above 0, depth >= 0 and zeros in "
-            f"[0, 1); got {num_actions}, {spread}, {concentration}, {depth}, {zeros}"
+            "spread and concentration must be above 0, depth >= 0 and zeros in [0, 1); got "
+            f"{numbers}"
         )
 
     def make(key: Array) -> Bandit:
+        check_key(key, needed=True)
         first, second = jax.random.split(key)
         reward = float(spread) * _rewards(first, num_actions)[rewards]
         return Bandit(
@@ -84,10 +89,10 @@ def hard_bandits(num_actions: int) -> Generator:
         >>> rd.testing.hard_bandits(4)(jax.random.key(0)).num_actions
         4
     """
-    if num_actions < 1:
-        raise ValueError(f"num_actions must be a positive integer; got {num_actions}")
+    check_count("num_actions", num_actions)
 
     def make(key: Array) -> Bandit:
+        check_key(key, needed=True)
         keys = jax.random.split(key, 6)
         kinds = jnp.stack(list(_rewards(keys[0], num_actions).values()))
         scale = 10.0 ** jax.random.uniform(keys[2], minval=-6.0, maxval=6.0)
@@ -110,8 +115,8 @@ def betas(low: float | int = 1e-3, high: float | int = 1e3) -> Generator:
         >>> bool(1 < rd.testing.betas(1, 2)(jax.random.key(0)) < 2)
         True
     """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"betas needs 0 < low < high; got low={low}, high={high}")
+    if not (is_numeric(low) and is_numeric(high) and 0 < low < high < math.inf):
+        raise ValueError(f"betas needs 0 < low < high; got low={low!r}, high={high!r}")
     ends = math.log(low), math.log(high)
     return lambda key: jnp.exp(jax.random.uniform(key, minval=ends[0], maxval=ends[1]))
 

@@ -4,6 +4,7 @@ K is the number of actions. A generator is a pure function from a key to one pro
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Key
 
+from regdist.numerics.records import check_count, check_key, described, is_numeric
 from regdist.scale.sweep import sweep
 from regdist.testing.generators import Generator
 
@@ -138,11 +140,10 @@ def falsify(
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
     """
-    _check_counts(num=num, top=top, batch=batch)
-    if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance must be a number >= 0; got {tolerance}")
     several = isinstance(problems, Sequence)
-    makers = problems if isinstance(problems, Sequence) else (problems,)
+    makers = tuple(problems) if isinstance(problems, Sequence) else (problems,)
+    _check_claim(predicate, makers, key)
+    _check_numbers(num, top, batch, tolerance)
     size, kept = min(batch, num), min(top, batch, num)
 
     def problem_of(index: Array) -> Any:
@@ -189,12 +190,6 @@ def falsify(
     )
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1 or (name == "num" and count > 2**32):  # fold_in takes 32 bits
-            raise ValueError(f"{name} must be a positive integer (num up to 2^32); got {count}")
-
-
 def _worst(
     problem_of: Callable[[Array], Any], margin: np.ndarray, index: np.ndarray, top: int
 ) -> list[Candidate]:
@@ -210,14 +205,39 @@ def _worst(
     ]
 
 
+def _check_numbers(num: Any, top: Any, batch: Any, tolerance: Any) -> None:
+    for name, count in (("num", num), ("top", top), ("batch", batch)):
+        check_count(name, count)
+    if num > 2**32:  # fold_in takes 32 bits
+        raise ValueError(f"num must be at most 2^32; got num={num}")
+    if not (is_numeric(tolerance) and 0 <= tolerance < math.inf):
+        raise ValueError(f"tolerance must be a number >= 0; got {described(tolerance)}")
+
+
+def _check_claim(predicate: Any, makers: tuple[Any, ...], key: Any) -> None:
+    check_key(key, needed=True)
+    example = "Such as rd.testing.bandits(4), or a tuple of several"
+    if not makers or not all(map(callable, makers)):
+        got = described(makers[0] if len(makers) == 1 else makers)
+        raise TypeError(f"problems must be functions from a key to a problem; got {got}. {example}")
+    if not callable(predicate):
+        raise TypeError(f"predicate must be a function of a problem; got {described(predicate)}")
+    try:
+        inspect.signature(predicate).bind(*makers)
+    except TypeError as error:
+        raise TypeError(
+            f"predicate must take an argument for each generator, here {len(makers)}: {error}"
+        ) from error
+
+
 def _margin(value: Any, tolerance: float | int) -> Array:
-    margin = jnp.asarray(value)
-    real = margin.dtype == bool or jnp.issubdtype(margin.dtype, jnp.floating)
-    if margin.shape != () or not real:
+    margin = jnp.asarray(value) if is_numeric(value) else None
+    real = margin is not None and not jnp.issubdtype(margin.dtype, np.integer)
+    if margin is None or not real or margin.shape != ():
         raise TypeError(
             "predicate must return a margin, one real number that is >= 0 where the claim holds, "
-            f"or a boolean; got shape {margin.shape}, dtype {margin.dtype}. For a claim about "
-            "each action take jnp.min of the margins, or jnp.all"
+            f"or a boolean; got {described(value)}. For a claim about each action take jnp.min of "
+            "the margins, or jnp.all"
         )
     if margin.dtype != bool:
         return margin

@@ -12,7 +12,7 @@ import numpy as np
 
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
-from regdist.numerics.records import Number, as_number, described
+from regdist.numerics.records import Number, as_array, described
 
 Maker = TypeVar("Maker", bound=Callable[..., Method])
 
@@ -147,7 +147,7 @@ def _check_options(
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{where} must be True or False; got {described(value)}")
         elif default is inspect.Parameter.empty or isinstance(default, int | float):
-            as_number(value, where)
+            as_array(where, value)
 
 
 def _signature(

@@ -6,8 +6,6 @@
 from typing import Unpack
 
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Int
 
 from regdist.methods.composition import Common, Options, compose
 from regdist.methods.matching import (
@@ -25,7 +23,7 @@ from regdist.methods.presets.parts import relative, standardized
 from regdist.methods.signal import ClusterMass, NashMD
 from regdist.methods.surrogate import CappedRatio
 from regdist.numerics.records import Number, Table, as_array, as_number, positive
-from regdist.regularizers.divergence import KL, Divergence, check_divergence
+from regdist.regularizers.divergence import KL, Divergence
 
 __all__ = [
     "disco",
@@ -107,9 +105,8 @@ def fdpg(beta: Number, divergence: Divergence | None = None, **options: Unpack[C
         divergence: f, a `rd.Divergence`; default KL(p || p*).
         options: as in `compose`.
     """
-    chosen = KL() if divergence is None else divergence
-    check_divergence(chosen)
-    return compose(MatchTarget(chosen, positive("beta", beta, _BETA)), **options)
+    match = MatchTarget(KL() if divergence is None else divergence, positive("beta", beta, _BETA))
+    return compose(match, **options)
 
 
 @preset(papers=("1806.06920",), code=("rlax mpo_ops",))
@@ -214,13 +211,14 @@ def xpo(
 
 
 @preset(unsourced="the plainest reward of this kind: the share of samples with one's own answer")
-def self_labelled(label: Int[Array, " K"], **options: Unpack[Options]) -> Method:
+def self_labelled(label: Table, **options: Unpack[Options]) -> Method:
     """The reward is the mass of one's own answer: it ends on the initial plurality.
 
     Args:
         label: the answer of each action, as in `Bandit.label`.
         options: as in `compose`.
     """
-    same = jnp.asarray(label)[:, None] == jnp.asarray(label)[None, :]
+    labels = as_array("label", label)
+    same = labels[:, None] == labels[None, :]
     signal = ClusterMass(jnp.where(same, as_number(1.0), as_number(0.0)))
     return compose(relative("none"), signal=signal, **options)
