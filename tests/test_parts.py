@@ -138,7 +138,7 @@ def test_a_batch_knows_labels_and_actions():
     @rd.record
     class Undeclared(m.advantage.Advantage):
         def __call__(self, batch):
-            return batch.reward * batch.actions
+            return jnp.where(batch.actions == 0, batch.reward, 0)
 
     with pytest.raises(ValueError, match="sees_policy = True"):
         rd.field(m.compose(Undeclared()), bandit.log_ref, bandit, rd.Group(2))
