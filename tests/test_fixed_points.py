@@ -199,7 +199,7 @@ def test_wrong_calls():
         feedback.pass_at_k(bandit, reg, bandit.reward > 0, 0.5)
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\)"):
         feedback.tail_mean(bandit, reg, 1.0)
-    with pytest.raises(ValueError, match='"lower" or "upper"'):
+    with pytest.raises(ValueError, match="'lower', 'upper'"):
         feedback.tail_mean(bandit, reg, 0.5, "both")
 
 

@@ -141,11 +141,11 @@ def test_two_modes_and_landscape():
         assert task.bandit.reward.argmax() in (20, 70)
         assert task.bandit.label[10] == 0
         assert task.bandit.label[90] == 1
-    with pytest.raises(ValueError, match="uniform, exponential, power"):
+    with pytest.raises(ValueError, match="'uniform', 'exponential', 'power'"):
         rd.problems.landscape(reference="gauss")
     with pytest.raises(ValueError, match="sum below 1"):
         rd.problems.two_modes((0.9, 0.2))
-    with pytest.raises(ValueError, match="positive widths"):
+    with pytest.raises(ValueError, match="widths above 0"):
         rd.problems.landscape(bumps=[(0.5, 0.0, 1.0)])
 
 

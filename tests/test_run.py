@@ -129,7 +129,7 @@ def test_forbidden_actions_stay_at_zero(regularizer):
 
 
 def test_wrong_calls():
-    with pytest.raises(ValueError, match="must be positive integers"):
+    with pytest.raises(ValueError, match="must be a positive integer"):
         rd.run(METHOD, BANDIT, 0)
     with pytest.raises(ValueError, match="init must have shape"):
         rd.run(METHOD, BANDIT, 10, init=[0.0, 1.0])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import regdist as rd
+from regdist.testing.generators import REWARDS
 
 KEY = jax.random.key(7)
 
@@ -92,7 +93,7 @@ def test_hard_bandits_are_hard_and_legal():
     assert (np.sort(reward, 1)[:, 1:] == np.sort(reward, 1)[:, :-1]).any(1).mean() > 0.2
 
 
-@pytest.mark.parametrize("rewards", rd.testing.REWARDS)
+@pytest.mark.parametrize("rewards", REWARDS)
 @pytest.mark.parametrize("concentration", [1, 0.05])
 def test_bandits_are_what_the_constructor_accepts(rewards, concentration):
     made = rd.testing.bandits(
@@ -126,7 +127,7 @@ def test_wrong_calls_say_what_to_do():
         rd.testing.falsify(lambda u: u, draw, 0, key=KEY)
     with pytest.raises(ValueError, match="tolerance must be"):
         rd.testing.falsify(lambda u: u, draw, 1, key=KEY, tolerance=-1)
-    with pytest.raises(ValueError, match="rewards must be one of uniform"):
+    with pytest.raises(ValueError, match="must be one of 'uniform'"):
         rd.testing.bandits(3, rewards="normal")
     with pytest.raises(ValueError, match="zeros in"):
         rd.testing.bandits(3, zeros=1)

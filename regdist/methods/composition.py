@@ -118,14 +118,14 @@ def compose(
     as_number(0.0 if beta is None else beta, "beta")
     surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
     check_choice("anchor", anchor, ANCHORS)
+    check_choice("estimator", "k3" if estimator is None else estimator, (*ESTIMATORS, "full"))
+    check_choice("placement", "loss" if placement is None else placement, PLACEMENTS)
     if beta is None and (estimator is not None or placement is not None):
         raise ValueError(
             f"an estimator without a coefficient does nothing (estimator={estimator!r}, "
             f"placement={placement!r}): give beta, or leave both out"
         )
     estimator, placement = estimator or "k3", placement or "loss"
-    check_choice("estimator", estimator, (*ESTIMATORS, "full"))
-    check_choice("placement", placement, PLACEMENTS)
     if after_normalization and placement == "loss":
         raise ValueError("after_normalization is about the reward: give placement='reward'")
     if ratio_corrected and placement == "reward":

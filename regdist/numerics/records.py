@@ -327,7 +327,7 @@ def check_actions(name: str, actions: Any, size: int) -> None:
             f"{described(actions)}"
         )
     if is_concrete(actions) and listed.dtype != bool:
-        known = np.asarray(listed)
+        known = np.asarray(actions)  # `listed` is traced under jit, whatever was given
         if np.any((known < -size) | (known >= size)):
             raise ValueError(
                 f"{name} must name one of {size} actions, 0 to {size - 1}; got {known}"
