@@ -4,7 +4,7 @@ from regdist.numerics.face import shown
 from regdist.testing.generators import REWARDS, bandits, betas, hard_bandits
 from regdist.testing.hunt import Candidate, Hunt, falsify
 
-__all__ = ["Candidate", "Hunt", "bandits", "betas", "falsify", "hard_bandits"]
+__all__ = ["REWARDS", "Candidate", "Hunt", "bandits", "betas", "falsify", "hard_bandits"]
 
 
 def __dir__() -> list[str]:
