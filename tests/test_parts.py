@@ -52,6 +52,22 @@ def test_a_surrogate_is_not_dropped_where_only_actions_are_averaged():
     assert np.isclose(path.field_norm[0], 0.05, atol=1e-15)
 
 
+def test_known_values_are_asked_under_jit_too():
+    """A run and a field inside a compiled function of something else."""
+
+    @jax.jit
+    def end(z):
+        policy = LogLinear(jnp.eye(3))
+        path = rd.run(m.dr_grpo(), BANDIT, 3, init=z, record_every=3)
+        own = rd.field(m.dr_grpo(), z, BANDIT, rd.Group(2), policy=policy)
+        return path.log_probs[-1], own
+
+    path = rd.run(m.dr_grpo(), BANDIT, 3, init=LOGITS, record_every=3)
+    assert np.allclose(end(LOGITS)[0], path.log_probs[-1], rtol=0, atol=1e-15)
+    own = rd.field(m.dr_grpo(), LOGITS, BANDIT, rd.Group(2))
+    assert np.allclose(end(LOGITS)[1], own, rtol=0, atol=1e-15)
+
+
 @rd.record
 class AnswerShare(m.signal.Signal):
     """One over the mass of an action's own answer, by a table of whole numbers."""

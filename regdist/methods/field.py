@@ -96,7 +96,8 @@ def check_problem(method: Method, bandit: Bandit, policy: Policy | None) -> Poli
     if policy is None:
         return Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
-    if not policy.excludes and is_concrete(bandit.reward) and jnp.any(jnp.isneginf(bandit.reward)):
+    known = is_concrete(bandit.reward)
+    if not policy.excludes and known and np.any(np.isneginf(np.asarray(bandit.reward))):
         raise ValueError(
             f"{type(policy).__name__} cannot give a forbidden action (reward -inf) probability 0: "
             "use rd.policies.Table(), or leave the action out of the problem"

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from regdist.methods.batch import Batch, top_share
@@ -70,7 +71,9 @@ class Clip(Surrogate):
         """Where the bounds are known to hold 1."""
         if not is_concrete(self.lower, self.upper, self.dual):
             return False
-        return bool(self.lower <= 1 and self.upper >= 1 and self.dual >= 1)
+        # numpy: under somebody's jit what jax computes is traced, however known its inputs are
+        low, high, dual = (np.asarray(x) for x in (self.lower, self.upper, self.dual))
+        return bool(np.all((low <= 1) & (high >= 1) & (dual >= 1)))
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Rho A inside, 0 beyond."""
