@@ -180,6 +180,10 @@ class Group(Expectation):
     def __post_init__(self) -> None:
         check_count("size", self.size)
 
+    def __repr__(self) -> str:
+        known = "" if self.classes is None else f", classes={self.classes}"
+        return f"Group({self.size}{known})"
+
     def on(self, reward: Array) -> "Group":
         """This expectation for tables with these rewards, known now; then usable under jit."""
         levels, member = np.unique(np.asarray(reward), return_inverse=True)
