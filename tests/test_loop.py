@@ -146,17 +146,17 @@ def test_adaptive_entropy_cannot_hold_beside_a_standard_deviation():
         (lambda: m.sapo(estimator="k2"), "an estimator without a coefficient"),
         (
             lambda: m.compose(m.advantage.MixedOnly(), m.surrogate.LogProb(), clip_low=0.2),
-            "no clipped ratio to an old policy",
+            "have no meaning beside a surrogate that is given",
         ),
-        (lambda: m.grpo(estimator="k4"), "estimator must be one of k1, k2"),
-        (lambda: m.grpo(placement="rewards"), "placement must be one of loss, reward"),
-        (lambda: m.grpo(geometry="euclid"), "geometry must be one of"),
+        (lambda: m.grpo(estimator="k4"), "estimator must be one of 'k1', 'k2'"),
+        (lambda: m.grpo(placement="rewards"), "placement must be one of 'loss', 'reward'"),
+        (lambda: m.grpo(geometry="euclid"), "geometry of Method must be one of"),
         (lambda: m.grpo(-0.1), "beta must be at least 0"),
         (lambda: m.grpo(after_normalization=True), "about the reward"),
         (lambda: m.grpo(placement="reward", ratio_corrected=True), "about the loss"),
         (lambda: m.grpo(estimator="full", placement="reward"), "neither in the reward"),
         (lambda: rd.loop(epochs=0), "epochs must be a positive integer"),
-        (lambda: rd.loop(staleness=-1), "staleness must be an integer >= 0"),
+        (lambda: rd.loop(staleness=-1), "staleness must be an integer of at least 0"),
         (lambda: rd.run(m.rloo(), BANDIT, 5, expectation=rd.Sampled(4)), "give key="),
         (
             lambda: rd.run(
