@@ -112,6 +112,23 @@ def test_an_advantage_that_looks_at_places_is_refused_in_exact_groups():
     assert np.allclose(rd.field(fair, LOGITS, BANDIT, rd.Group(3)), want, rtol=0, atol=1e-15)
 
 
+def test_what_a_class_says_of_itself_is_spelled_right():
+    """Else a penalty would be nowhere, and a need would not be asked."""
+
+    @rd.record
+    class Nowhere(m.penalty.Penalty):
+        placement: ClassVar[str] = "rewards"
+
+    @rd.record
+    class Needy(m.advantage.Advantage):
+        needs: ClassVar[str] = "groups"
+
+    with pytest.raises(ValueError, match=r"placement of Nowhere .* Did you mean 'reward'"):
+        m.compose(NONE, penalties=Nowhere())
+    with pytest.raises(ValueError, match=r"needs of Needy .* Did you mean 'group'"):
+        m.compose(Needy())
+
+
 @rd.record
 class LogShare(m.advantage.Advantage):
     """Minus the log of the share of equal rewards, which is infinite for those that are absent."""

@@ -14,6 +14,9 @@ from jax import Array
 from regdist.methods.batch import Batch
 from regdist.numerics.records import choice, record, static
 
+NEEDS = ("", "group", "population")
+"""What an advantage cannot do without: nothing, a finite group, or the policy itself."""
+
 
 class Advantage:
     """What every advantage shares.

@@ -173,12 +173,9 @@ class Group(Expectation):
         member: the class of each action, shape [K].
     """
 
-    size: int = static()
+    size: int = static(look=check_count)
     classes: int | None = static(default=None)
     member: Int[Array, " K"] | None = None
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size)
 
     def __repr__(self) -> str:
         known = "" if self.classes is None else f", classes={self.classes}"
@@ -261,14 +258,10 @@ class Sampled(Expectation):
             that a trainer takes over its batch are taken over each group.
     """
 
-    group_size: int = static()
-    num_groups: int = static(default=1)
+    group_size: int = static(look=check_count)
+    num_groups: int = static(default=1, look=check_count)
 
     draws: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("group_size", self.group_size)
-        check_count("num_groups", self.num_groups)
 
     def prepared(self, method: Method, bandit: Bandit) -> "Sampled":
         """Itself, for methods that exist in groups."""

@@ -15,7 +15,7 @@ from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch, Tables
 from regdist.metrics import entropy
 from regdist.numerics.logspace import log_ratio, normalize
-from regdist.numerics.records import choice, record, static
+from regdist.numerics.records import choice, looked_at, record, static
 from regdist.numerics.roots import implicit_root, increasing_root
 from regdist.regularizers.divergence import Divergence, check_divergence
 
@@ -77,11 +77,8 @@ class MatchTarget(SeesPolicy):
     The expected update is minus the gradient of D_f(p || p*), for the divergence given.
     """
 
-    divergence: Divergence
+    divergence: Divergence = looked_at(lambda _, given: check_divergence(given))
     beta: Array
-
-    def __post_init__(self) -> None:
-        check_divergence(self.divergence)
 
     def coefficients(self) -> tuple[Array, ...]:
         """Beta."""

@@ -7,33 +7,52 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.methods.advantage import Advantage
+from regdist.methods.advantage import NEEDS, Advantage
 from regdist.methods.batch import Batch
 from regdist.methods.controller import Controller
 from regdist.methods.geometry import GEOMETRIES
-from regdist.methods.penalty import Penalty
+from regdist.methods.penalty import PLACEMENTS, Penalty
 from regdist.methods.signal import Signal
 from regdist.methods.surrogate import LogProb, Surrogate
 from regdist.methods.weight import Weight
-from regdist.numerics.records import check_kind, choice, record
+from regdist.numerics.records import Look, check_choice, check_kind, choice, looked_at, record
 from regdist.regularizers.regularizer import Regularizer, check_regularizer
-
-_SINGLE = (
-    ("advantage", Advantage, 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")'),
-    ("surrogate", Surrogate, "Such as rd.methods.surrogate.Clip(0.8, 1.2, math.inf)"),
-    ("signal", Signal, "Such as rd.methods.signal.NashMD(0.5), or a record of your own"),
-    ("controller", Controller, "Such as rd.methods.controller.AdaptiveKL(0.2, 0.1, 0.01, 0.2)"),
-)
-_SEVERAL = (
-    ("penalties", Penalty, "Such as rd.methods.penalty.TrustRegion(1.0, 0.1)"),
-    ("weights", Weight, "Such as rd.methods.weight.SamplerRatio(0.0, 2.0)"),
-)
-"""Parts of a method by name, their kinds, and one of each."""
 
 
 def as_tuple(parts: Any) -> tuple[Any, ...]:
     """Several parts as a tuple, one part as a tuple of one."""
     return tuple(parts) if isinstance(parts, list | tuple) else (parts,)
+
+
+def _one(kind: type, advice: str) -> Look:
+    def look(name: str, part: Any) -> Any:
+        check_kind(name, part, kind, advice)
+        return part
+
+    return look
+
+
+def _one_or_none(kind: type, advice: str) -> Look:
+    look = _one(kind, advice)
+    return lambda name, part: None if part is None else look(name, part)
+
+
+def _several(kind: type, advice: str) -> Look:
+    look = _one(kind, advice)
+    return lambda name, parts: tuple(look(f"each of {name}", part) for part in as_tuple(parts))
+
+
+def _advantage(name: str, part: Any) -> Any:
+    _one(Advantage, 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")')(name, part)
+    check_choice("needs", part.needs, NEEDS, type(part).__name__)
+    return part
+
+
+def _penalties(name: str, parts: Any) -> Any:
+    penalties = _several(Penalty, "Such as rd.methods.penalty.TrustRegion(1.0, 0.1)")(name, parts)
+    for penalty in penalties:
+        check_choice("placement", penalty.placement, PLACEMENTS, type(penalty).__name__)
+    return penalties
 
 
 @record
@@ -56,26 +75,27 @@ class Method:
         geometry: "softmax", "natural" or "sign".
     """
 
-    advantage: Advantage
-    surrogate: Surrogate = LogProb()
-    penalties: tuple[Penalty, ...] = ()
-    weights: tuple[Weight, ...] = ()
-    regularizer: Regularizer | None = None
-    signal: Signal | None = None
-    controller: Controller | None = None
+    advantage: Advantage = looked_at(_advantage)
+    surrogate: Surrogate = looked_at(
+        _one(Surrogate, "Such as rd.methods.surrogate.Clip(0.8, 1.2, math.inf)"),
+        default=LogProb(),
+    )
+    penalties: tuple[Penalty, ...] = looked_at(_penalties, default=())
+    weights: tuple[Weight, ...] = looked_at(
+        _several(Weight, "Such as rd.methods.weight.SamplerRatio(0.0, 2.0)"), default=()
+    )
+    regularizer: Regularizer | None = looked_at(
+        lambda _, given: None if given is None else check_regularizer(given), default=None
+    )
+    signal: Signal | None = looked_at(
+        _one_or_none(Signal, "Such as rd.methods.signal.NashMD(0.5), or a record of your own"),
+        default=None,
+    )
+    controller: Controller | None = looked_at(
+        _one_or_none(Controller, "Such as rd.methods.controller.AdaptiveKL(0.2, 0.1, 0.01, 0.2)"),
+        default=None,
+    )
     geometry: str = choice(*GEOMETRIES, default="softmax")
-
-    def __post_init__(self) -> None:
-        for name, kind, advice in _SEVERAL:
-            parts = as_tuple(getattr(self, name))
-            object.__setattr__(self, name, parts)
-            for part in parts:
-                check_kind(f"each of {name}", part, kind, advice)
-        for name, kind, advice in _SINGLE:
-            if getattr(self, name) is not None or name in ("advantage", "surrogate"):
-                check_kind(name, getattr(self, name), kind, advice)
-        if self.regularizer is not None:
-            check_regularizer(self.regularizer)
 
     @property
     def differentiable(self) -> bool:

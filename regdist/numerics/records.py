@@ -5,7 +5,7 @@ import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -30,7 +30,34 @@ Table = TypeAliasType("Table", ArrayLike | Sequence[Any])
 """What people type for a table of numbers: an array, a number or a list."""
 
 
-@dataclass_transform(frozen_default=True, eq_default=False)
+Look = Callable[[str, Any], Any]
+"""From the name of a field and what was given to what the record holds; or a refusal."""
+
+
+def static(*, look: Look | None = None, **kwargs: Any) -> Any:
+    """A record field that is a choice rather than a number: part of the trace, not of the data.
+
+    Args:
+        look: what its value goes through when the record is made, see `looked_at`.
+        kwargs: of `dataclasses.field`, such as `default`.
+    """
+    seen = {} if look is None else {"look": look}
+    return dataclasses.field(metadata={"static": True, **seen}, **kwargs)
+
+
+def looked_at(look: Look, **kwargs: Any) -> Any:
+    """A field of data that holds `look(name, value)` of what was given when the record is made."""
+    return dataclasses.field(metadata={"look": look}, **kwargs)
+
+
+def choice(*known: str, default: str) -> Any:
+    """A static field that must be one of these words; checked when the record is made."""
+    return dataclasses.field(default=default, metadata={"static": True, "known": known})
+
+
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(static, choice, looked_at)
+)
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a jax pytree.
 
@@ -63,10 +90,9 @@ def record(cls: type[T]) -> type[T]:
         return x
 
     jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
-    known = {f.name: f.metadata["known"] for f in fields if "known" in f.metadata}
-    numbers = [f.name for f in fields if f.name in data and f.type in _NUMBERS]
-    if known or numbers:
-        _look_at_values(frozen, known, numbers)
+    looks = {f.name: look for f in fields if (look := _look_of(f, frozen.__name__))}
+    if looks:
+        _look_at_values(frozen, looks)
     return frozen
 
 
@@ -74,19 +100,28 @@ _NUMBERS = (Array, float, "Array", "jax.Array", "float")
 """Annotations of fields that are real numbers, as classes and as text."""
 
 
-def _look_at_values(cls: Any, known: dict[str, tuple[str, ...]], numbers: list[str]) -> None:
-    """Lets the constructor of `cls` refuse unknown words, and make arrays of numbers."""
+def _look_of(field: Any, cls: str) -> Look | None:
+    """How a field's value is looked at: as it says, or as a number if it is annotated as one."""
+    if "look" in field.metadata:
+        return field.metadata["look"]
+    if "known" in field.metadata:
+        return lambda name, word: check_choice(name, word, field.metadata["known"], cls)
+    if field.type in _NUMBERS and not field.metadata.get("static"):
+        return lambda name, value: (
+            value if isinstance(value, Array | np.ndarray) else as_array(f"{name} of {cls}", value)
+        )
+    return None
+
+
+def _look_at_values(cls: Any, looks: dict[str, Look]) -> None:
+    """Lets the constructor of `cls` look at what it is given: jax's rebuilding never does."""
     make = cls.__init__
 
     @functools.wraps(make)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
-        for name, words in known.items():
-            check_choice(name, getattr(self, name), words, cls.__name__)
-        for name in numbers:
-            value = getattr(self, name)
-            if not isinstance(value, Array | np.ndarray):
-                object.__setattr__(self, name, as_array(f"{name} of {cls.__name__}", value))
+        for name, look in looks.items():
+            object.__setattr__(self, name, look(name, getattr(self, name)))
 
     cls.__init__ = checked
 
@@ -102,25 +137,15 @@ class Law:
         return jnp.exp(self.log_probs)
 
 
-def static(**kwargs: Any) -> Any:
-    """A record field that is a choice rather than a number: part of the trace, not of the data."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
-
-
-def choice(*known: str, default: str) -> Any:
-    """A static field that must be one of these words; checked when the record is made."""
-    return dataclasses.field(default=default, metadata={"static": True, "known": known})
-
-
-def check_choice(name: str, word: Any, known: Iterable[str], where: str = "") -> None:
-    """Refuses a word that is not known, and says which one may have been meant.
+def check_choice(name: str, word: Any, known: Iterable[str], where: str = "") -> str:
+    """A word that is known; says of another which one may have been meant.
 
     Raises:
         ValueError: the word is not one of them.
     """
     words = tuple(known)
     if isinstance(word, str) and word in words:
-        return
+        return word
     near = difflib.get_close_matches(str(word), words, n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     place = f" of {where}" if where else ""
@@ -170,8 +195,8 @@ def _table_hint(value: Any) -> str:
     return ": give its log_probs" if held else ""
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is not an integer, or too small.
+def check_count(name: str, value: Any, least: int = 1) -> Any:
+    """An integer that is not too small.
 
     Raises:
         ValueError: it is not.
@@ -180,6 +205,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"
         got = f"{name}={value!r}" if is_numeric(value) else described(value)
         raise ValueError(f"{name} must be {wanted}; got {got}")
+    return value
 
 
 def check_log_probs(name: str, values: Any, where: str, size: int | None = None) -> Any:

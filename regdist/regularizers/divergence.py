@@ -153,14 +153,15 @@ class Divergence:
         return jnp.sum(self.term(log_p, log_q))
 
 
-def check_divergence(divergence: Any) -> None:
-    """Refuses what is not a `Divergence`.
+def check_divergence(divergence: Any) -> Divergence:
+    """A `Divergence`.
 
     Raises:
         TypeError: it is something else, such as a regularizer.
     """
     advice = "One of rd.divergences, such as rd.divergences.ForwardKL(), or a record of your own"
     check_kind("divergence", divergence, Divergence, advice)
+    return divergence
 
 
 def _times(weight: Array, limit: Array) -> Array:

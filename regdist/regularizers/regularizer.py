@@ -100,14 +100,15 @@ class Regularizer:
         return functools.reduce(jnp.add, slopes)
 
 
-def check_regularizer(regularizer: Any) -> None:
-    """Refuses what is not a `Regularizer`.
+def check_regularizer(regularizer: Any) -> Regularizer:
+    """A `Regularizer`.
 
     Raises:
         TypeError: it is something else, such as a coefficient or a constructor.
     """
     advice = "Make one with its coefficient: rd.ReverseKL(0.1)"
     check_kind("regularizer", regularizer, Regularizer, advice)
+    return regularizer
 
 
 def _net(beta: Array) -> Array:
