@@ -4,7 +4,7 @@ An expectation answers for itself: whether it draws and what, the mean that it t
 expectation it draws from. Nothing elsewhere asks which one it is given.
 """
 
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +91,10 @@ class Expectation:
     def exact(self) -> "Expectation":
         """The expectation whose mean it takes or draws."""
         return self
+
+    def check_key(self, key: Any) -> None:
+        """Refuses what is no key, and None where groups are drawn."""
+        check_key(key)
 
     def draw(self, tables: Tables, key: Key[Array, ""] | None) -> Int[Array, "M G"] | None:
         """The actions of the groups of a step; None where nothing is drawn."""
@@ -278,11 +282,15 @@ class Sampled(Expectation):
         """All groups of its size."""
         return Group(self.group_size)
 
-    def draw(self, tables: Tables, key: Key[Array, ""] | None) -> Int[Array, "M G"]:
-        """Groups from the sampler."""
-        check_key(key)
+    def check_key(self, key: Any) -> None:
+        """It draws."""
+        super().check_key(key)
         if key is None:
             raise ValueError(f"{self!r} draws: give key=jax.random.key(seed)")
+
+    def draw(self, tables: Tables, key: Key[Array, ""] | None) -> Int[Array, "M G"]:
+        """Groups from the sampler."""
+        assert key is not None
         return draw(key, jnp.exp(tables.log_sampler), (self.num_groups, self.group_size))
 
     def pull(

@@ -17,7 +17,6 @@ from regdist.numerics.logspace import full_precision
 from regdist.numerics.records import (
     Law,
     as_array,
-    check_key,
     check_kind,
     check_log_probs,
     described,
@@ -73,7 +72,7 @@ def field(
     policy = check_problem(method, bandit, policy)
     params = check_params(policy, params, bandit)
     expectation = prepared(expectation, method, bandit)
-    check_key(key)
+    expectation.check_key(key)
     method = in_dtype(method, bandit.reward.dtype)
     where, size = "rd.field(method, params, bandit)", bandit.num_actions
     old = None if old is None else check_log_probs("old", old, where, size)

@@ -160,7 +160,8 @@ def certify(
     check_problem(method, bandit, None)
     check_target(target, bandit)
     optimizer = default_optimizer() if optimizer is None else optimizer
-    check_surroundings(optimizer, loop, key)
+    check_surroundings(optimizer, loop)
+    check_key(key)
     check_count("steps", steps)
     positive("tolerance", tolerance, "It is a total variation")
     expectation = prepared(expectation, method, bandit)

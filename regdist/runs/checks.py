@@ -9,7 +9,6 @@ from regdist.numerics.records import (
     Law,
     Number,
     as_array,
-    check_key,
     check_kind,
     check_log_probs,
     described,
@@ -20,8 +19,8 @@ from regdist.problems.bandit import Bandit
 from regdist.runs.loop import Loop
 
 
-def check_surroundings(optimizer: Any, loop: Any, key: Any) -> None:
-    """Refuses what is no optimizer, no loop or no key.
+def check_surroundings(optimizer: Any, loop: Any) -> None:
+    """Refuses what is no optimizer or no loop.
 
     Raises:
         TypeError: one of them is something else, such as a step size for the optimizer.
@@ -33,7 +32,6 @@ def check_surroundings(optimizer: Any, loop: Any, key: Any) -> None:
         )
     if loop is not None:
         check_kind("loop", loop, Loop, "Make one: rd.loop(epochs=2)")
-    check_key(key)
 
 
 def as_limit(tolerance: Number, bandit: Bandit) -> Array:

@@ -125,10 +125,9 @@ def run(
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_count("steps", steps)
     check_count("record_every", record_every)
-    check_surroundings(optimizer, loop, key)
+    check_surroundings(optimizer, loop)
     expectation = prepared(expectation, method, bandit)
-    if expectation.draws and key is None:
-        raise ValueError(f"{expectation!r} draws: give key=jax.random.key(seed)")
+    expectation.check_key(key)
     expectation.check_split(loop.minibatches)
     start = policy.start(bandit.log_ref) if init is None else init
     start = check_params(policy, start, bandit, "init")
