@@ -52,10 +52,10 @@ def details(name: str) -> Sheet:
         ValueError: an unknown name.
     """
     entry = entry_of(name)
-    chosen = entry.variants.get(name.partition("/")[2], {})
+    chosen = entry.options(name)
     needs = [parameter for parameter in entry.required if parameter not in chosen]
     variants = [f"{suffix}: {_options(options)}" for suffix, options in entry.variants.items()]
-    coefficient = entry.coefficient or ("beta" if "estimator" in chosen else None)
+    coefficient = entry.coefficient_beside(chosen)
     later = "beta, once an estimator is given" if "estimator" in entry.defaults else "none"
     rows = {
         "about": _unwrapped(inspect.getdoc(entry.function) or ""),

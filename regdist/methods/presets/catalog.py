@@ -70,9 +70,17 @@ class Preset:
         common = inspect.signature(compose).parameters
         return {k: v for k, v in self.defaults.items() if k not in common or v != common[k].default}
 
+    def options(self, name: str) -> Mapping[str, Any]:
+        """What one of `names` chooses: the options of its variant."""
+        return self.variants.get(name.partition("/")[2], {})
+
+    def coefficient_beside(self, options: Mapping[str, Any]) -> str | None:
+        """The parameter that is the coefficient: beta too, once an estimator is given."""
+        return self.coefficient or ("beta" if "estimator" in options else None)
+
     def missing(self, name: str) -> tuple[str, ...]:
         """What one of `names` needs beside a coefficient."""
-        given = (self.coefficient, *self.variants.get(name.partition("/")[2], ()))
+        given = (self.coefficient, *self.options(name))
         return tuple(p for p in self.required if p not in given)
 
 
@@ -218,8 +226,8 @@ def named(name: str, beta: Number | None = None, **arguments: Any) -> Method:
         'k2'
     """
     entry = entry_of(name)
-    options = {**entry.variants.get(name.partition("/")[2], {}), **arguments}
-    coefficient = entry.coefficient or ("beta" if "estimator" in options else None)
+    options = {**entry.options(name), **arguments}
+    coefficient = entry.coefficient_beside(options)
     if beta is not None and coefficient is not None:
         options.setdefault(coefficient, beta)
     missing = [p for p in entry.required if p not in options]
