@@ -19,7 +19,7 @@ from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem, field
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
-from regdist.numerics.records import check_count, check_kind, positive
+from regdist.numerics.records import check_count, check_key, check_kind, positive
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.checks import check_surroundings, check_target
