@@ -1,6 +1,7 @@
 """The one table of named families: what each is called by people, in code and in commands.
 
-What prints, parses or lists families reads it: a new name is a row here and nothing else.
+What prints, parses or lists families reads it: a new name is a row here, and the constructor in
+`rd` that the row names.
 """
 
 import math
@@ -58,8 +59,9 @@ def parse(spec: str) -> list[Kind]:
     Raises:
         ValueError: unknown, or A is not a finite number.
 
-    >>> parse("hellinger+alpha:3")
-    [0.5, 3.0]
+    Examples:
+        >>> parse("hellinger+alpha:3")
+        [0.5, 3.0]
     """
     return [_parse_term(name) for name in spec.split("+")]
 
@@ -81,8 +83,9 @@ def _parse_term(name: str) -> Kind:
 def label(spec: str) -> str:
     """A name as people write it.
 
-    >>> label("jensen-shannon+alpha:0.5")
-    'Jensen-Shannon + alpha = 0.5'
+    Examples:
+        >>> label("jensen-shannon+alpha:0.5")
+        'Jensen-Shannon + alpha = 0.5'
     """
     return " + ".join(
         NAMED[name].label if name in NAMED else name.replace("alpha:", "alpha = ")
@@ -93,8 +96,12 @@ def label(spec: str) -> str:
 def constructor(divergence: Divergence) -> str | None:
     """The function of `rd` that makes regularizers of a divergence, None where none is named.
 
-    >>> constructor(rd.divergences.ForwardKL()), constructor(rd.divergences.Alpha(jnp.array(3.0)))
-    ('ForwardKL', None)
+    Examples:
+        >>> (
+        ...     constructor(rd.divergences.ForwardKL()),
+        ...     constructor(rd.divergences.Alpha(jnp.array(3.0))),
+        ... )
+        ('ForwardKL', None)
     """
     kind: Any = type(divergence)
     if isinstance(divergence, Alpha):

@@ -322,10 +322,11 @@ def by_name(spec: str) -> Callable[[Number], Regularizer]:
     Raises:
         ValueError: an unknown name.
 
-    >>> by_name("reverse-kl+entropy")(0.5)
-    ReverseKL(0.5) + Entropy(0.5)
-    >>> by_name("forward-kl+jensen-shannon")(0.5)
-    ForwardKL(0.5) + JensenShannon(0.5)
+    Examples:
+        >>> by_name("reverse-kl+entropy")(0.5)
+        ReverseKL(0.5) + Entropy(0.5)
+        >>> by_name("forward-kl+jensen-shannon")(0.5)
+        ForwardKL(0.5) + JensenShannon(0.5)
     """
     kinds = names.parse(spec)
 

@@ -1,11 +1,11 @@
 """The catalog of presets as a table, an entry in full, and plain values for JSON."""
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regdist.methods.presets.catalog import PENALTIES, Preset, catalog, entry_of
+from regdist.reports.plain import plain
 from regdist.reports.tables import Sheet
 
 
@@ -100,13 +100,9 @@ def as_json(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "unsourced": entry.unsourced,
             "required": list(entry.required),
             "coefficient": entry.coefficient,
-            "defaults": _plain(entry.defaults),
-            "own_defaults": _plain(entry.own_defaults),
-            "variants": {suffix: _plain(options) for suffix, options in entry.variants.items()},
+            "defaults": plain(entry.defaults),
+            "own_defaults": plain(entry.own_defaults),
+            "variants": {suffix: plain(options) for suffix, options in entry.variants.items()},
         }
         for entry in entries
     ]
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if v == math.inf else v for k, v in options.items()}

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from regdist import methods, metrics, problems
 from regdist.problems import Task
 from regdist.regularizers.regularizer import ForwardKL, Regularizer, ReverseKL, by_name
+from regdist.reports.plain import plain
 from regdist.runs.certify import Certificate, certify
 from regdist.runs.driver import Trajectory, run
 from regdist.targets.odds import critical_beta
@@ -304,7 +305,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """All numbers, inputs and versions, as plain JSON values: infinities are strings."""
     bandit = report.task.bandit
     packages = ("regdist", "jax", "numpy", "scipy", "optax", "matplotlib")
-    return _plain(
+    return plain(
         {
             "passes": report.passes,
             "problem": {
@@ -341,15 +342,3 @@ def as_json(report: Report) -> dict[str, Any]:
             "float": str(bandit.reward.dtype),
         }
     )
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, list | tuple | np.ndarray):
-        return [_plain(v) for v in x]
-    if isinstance(x, complex | np.complexfloating):
-        return _plain(x.real) if x.imag == 0 else [_plain(x.real), _plain(x.imag)]
-    if isinstance(x, float | np.floating):
-        return None if np.isnan(x) else float(x) if np.isfinite(x) else str(float(x))
-    return x.item() if isinstance(x, np.generic) else x

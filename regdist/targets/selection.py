@@ -140,11 +140,12 @@ def limit_laws(bandit: Bandit) -> dict[str, Float[Array, " K"]]:
     The reference; the reference given a best action that it can take, the limit of both KLs for
     beta to 0; and the one of those actions that it holds likeliest, alone.
 
-    >>> laws = limit_laws(rd.bandit([1.0, 1.0, 0.0], [0.1, 0.3, 0.6]))
-    >>> print(jnp.exp(laws["reference on the best actions"]))
-    [0.25 0.75 0.  ]
-    >>> print(jnp.exp(laws["likeliest of the best actions"]))
-    [0. 1. 0.]
+    Examples:
+        >>> laws = limit_laws(rd.bandit([1.0, 1.0, 0.0], [0.1, 0.3, 0.6]))
+        >>> print(jnp.exp(laws["reference on the best actions"]))
+        [0.25 0.75 0.  ]
+        >>> print(jnp.exp(laws["likeliest of the best actions"]))
+        [0. 1. 0.]
     """
     log_q, reward = np.asarray(bandit.log_ref), np.asarray(bandit.reward)
     best = reward == reward[~np.isneginf(log_q)].max()
