@@ -215,7 +215,9 @@ def _report(options: argparse.Namespace, console: Console, complaints: Console) 
 
     console.print(results.task.about, highlight=False, markup=False)
     tables.show(page.sheets(results), console)
+    options.kept = "{0.out} may hold some of the files"
     page.write(results, options.out)
+    options.kept = "the results are in {0.out}"
     for cell in results.cells:
         for kind, certificate in cell.certificates.items():
             if not certificate.passes or not cell.target.converged:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -11,7 +12,7 @@ import regdist as rd
 from regdist.cli import main
 from regdist.problems import names as problems
 from regdist.regularizers.names import NAMED
-from regdist.reports import atlas, catalog, report, tables
+from regdist.reports import atlas, catalog, page, report, tables
 
 matplotlib.use("Agg")
 ENTRIES = {entry.name: entry for entry in rd.methods.catalog()}
@@ -121,6 +122,30 @@ def test_a_report_that_is_stopped_says_that_nothing_is_written(tmp_path, monkeyp
     assert shown.out == ""
     assert words(shown.err) == "regdist: stopped: nothing is written"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_is_stopped_late_does_not_say_that_nothing_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    """While its files move into place, and when they are there."""
+    results = SimpleNamespace(task=SimpleNamespace(about="two"), cells=[], passes=True)
+    monkeypatch.setattr(report, "build", lambda *_: results)
+    monkeypatch.setattr(page, "sheets", lambda _: [])
+    monkeypatch.setattr(page, "write", stop)
+    out = tmp_path / "out"
+    assert main(["report", "--out", str(out)]) == 130
+    assert words(capsys.readouterr().err) == f"regdist: stopped: {out} may hold some of the files"
+    monkeypatch.setattr(page, "write", lambda *_: [])
+    results.cells = Interrupted()
+    assert main(["report", "--out", str(out)]) == 130
+    assert words(capsys.readouterr().err) == f"regdist: stopped: the results are in {out}"
+
+
+class Interrupted:
+    """Cells that are never gone through."""
+
+    def __iter__(self):
+        raise KeyboardInterrupt
 
 
 def test_an_atlas_that_is_stopped_says_what_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
