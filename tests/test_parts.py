@@ -129,6 +129,30 @@ def test_what_a_class_says_of_itself_is_spelled_right():
         m.compose(Needy())
 
 
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_places_are_looked_for_in_groups_of_the_size_asked_for(place):
+    """The last of four is seen, which no group of three has; and neighbours are."""
+    last = m.from_loss(lambda v: -v.log_probs * v.rewards[place], advantage=NONE)
+    with pytest.raises(ValueError, match="place in the group"):
+        rd.field(last, BANDIT.log_ref, BANDIT, rd.Group(4))
+    beside = m.from_loss(lambda v: -v.log_probs * jnp.roll(v.rewards, 1), advantage=NONE)
+    with pytest.raises(ValueError, match="place in the group"):
+        rd.field(beside, BANDIT.log_ref, BANDIT, rd.Group(4))
+
+
+def test_a_loss_for_groups_of_one_size_is_asked_at_that_size():
+    """Pairs of a group of four, written by its shape: the sum over all pairs has no order."""
+
+    def loss(view):
+        apart = view.rewards[:, None] - view.rewards[None, :]
+        assert apart.shape == (4, 4)
+        return -view.log_probs * jnp.sum(apart, axis=1) / 4
+
+    method = m.from_loss(loss, advantage=NONE)
+    want = rd.field(m.dr_grpo(), LOGITS, BANDIT, rd.Group(4))
+    assert np.allclose(rd.field(method, LOGITS, BANDIT, rd.Group(4)), want, rtol=0, atol=1e-15)
+
+
 @rd.record
 class LogShare(m.advantage.Advantage):
     """Minus the log of the share of equal rewards, which is infinite for those that are absent."""

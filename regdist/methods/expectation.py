@@ -169,7 +169,7 @@ class Group(Expectation):
 
     Groups are enumerated as counts. Where a method compares rewards alone, actions with equal
     rewards are one class: for a binary reward that leaves G + 1 groups, whatever K is. A group has
-    no order: an advantage that breaks ties by place is refused.
+    no order: an advantage that is seen to break ties by place is refused.
 
     Attributes:
         size: G, a positive integer.
@@ -193,7 +193,7 @@ class Group(Expectation):
     def prepared(self, method: Method, bandit: Bandit) -> "Group":
         """With its classes, where equal rewards are one."""
         _check_grouped(method)
-        check_exchangeable(method, bandit)
+        check_exchangeable(method, bandit, self.size)
         looks = self.classes is None and method.compares_rewards_alone
         group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
         classes = group.classes or bandit.num_actions

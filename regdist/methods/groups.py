@@ -179,43 +179,42 @@ def listed(
     return jax.vmap(one)(index, log_weight)
 
 
-_ORDERS = ((0, 1, 1), (1, 0, 1), (1, 1, 0))
-"""A sample and two that are alike, in every order: who breaks ties by place tells them apart."""
-
-
-def check_exchangeable(method: Method, bandit: Bandit) -> None:
-    """Refuses a method, when known, that pays a sample for its place in the group.
+def check_exchangeable(method: Method, bandit: Bandit, size: int) -> None:
+    """Refuses a method that is seen to pay a sample for its place in the group.
 
     Groups are enumerated without order, so that its exact mean would be another one. Parts of this
-    package look at no place; those that others wrote are tried on one group in three orders.
+    package look at no place. Those that others wrote are tried, where values are known, on a group
+    of two kinds of samples in four orders: samples that are alike must get the same in all.
     """
     parts = (method.advantage, method.surrogate, *method.penalties, *method.weights)
     if all(map(_is_ours, parts)) or bandit.num_actions < 2 or not is_concrete(method, bandit):
         return
-    dtype = bandit.reward.dtype
-    share = jnp.full(3, 1 / 3, dtype)
-    log_p = bandit.log_ref
+    turns = np.arange(size) % 2
+    halves = np.sort(turns)
+    orders = np.stack([turns, np.roll(turns, 1), halves, halves[::-1]])
+    dtype, log_p = bandit.reward.dtype, bandit.log_ref
     paid = jnp.arange(bandit.num_actions, dtype=dtype)
     tables = Tables(paid, log_p, log_p, log_p, log_p, bandit.label)
-    rows = []
-    for order in _ORDERS:
-        actions = jnp.asarray(order)
-        here = jnp.ones(3, bool)
+    share, here = jnp.full(size, 1 / size, dtype), jnp.ones(size, bool)
+
+    def coefficients(actions: Array) -> Array:
         batch = Batch(paid[actions], share, here, share[0], *facts(tables), tables, actions)
-        rows.append(method.coefficients(batch, method.advantages(batch)))
-    if not is_concrete(rows):  # a trace that others have begun
+        return method.coefficients(batch, method.advantages(batch))
+
+    got = [coefficients(jnp.asarray(order)) for order in orders]
+    if not is_concrete(got):  # a trace that others have begun
         return
-    sort = [np.argsort(order, kind="stable") for order in _ORDERS]
-    alike = np.stack([np.asarray(row)[by] for row, by in zip(rows, sort, strict=True)])
-    apart = np.abs(alike - alike[0]).max() + np.abs(alike[:, 1] - alike[:, 2]).max()
-    # 1e-6 is beyond what sums in another order may round, in float32 too.
-    if apart > 1e-6 * (1 + np.abs(alike).max()):
-        raise ValueError(
-            "the advantage (or another part) gives a sample something for its place in the group: "
-            f"three samples, two of them alike, get {alike[0]} and, in another order, {alike[1]}. "
-            "rd.Group has no order: average over the orders of ties, or use "
-            "rd.Sampled(group_size, num_groups)"
-        )
+    got = np.stack(got)
+    for kind in set(turns.tolist()):
+        alike = got[orders == kind]
+        # 1e-6 is beyond what sums in another order may round, in float32 too.
+        if np.ptp(alike) > 1e-6 * (1 + np.abs(got).max()):
+            raise ValueError(
+                "the advantage (or another part) gives a sample something for its place in the "
+                f"group: samples of one action, in groups that differ in order alone, get from "
+                f"{alike.min():.6g} to {alike.max():.6g}. rd.Group has no order: average over the "
+                "orders of ties, or use rd.Sampled(group_size, num_groups)"
+            )
 
 
 def _is_ours(part: Any) -> bool:

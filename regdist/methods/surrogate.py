@@ -1,8 +1,9 @@
 """Surrogates: what multiplies the score of a sample, given its ratio and its advantage.
 
 Each record states d(objective of one sample)/d(log policy of that sample), the rest detached as in
-the code it is named after. rho is policy/old policy. Presets' are the advantage itself at rho = 1.
-Numbers are data. Sources: verl `core_algos`, TRL `grpo_trainer`, and the papers named.
+the code it is named after. rho is policy/old policy. At rho = 1 they are the advantage itself, but
+for what `LpReg` protects. Numbers are data. Sources: verl `core_algos`, TRL `grpo_trainer`, and the
+papers named.
 """
 
 from typing import ClassVar
