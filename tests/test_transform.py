@@ -240,9 +240,11 @@ def test_wrong_calls():
     reg = rd.ReverseKL(1.0)
     with pytest.raises(ValueError, match="no anchor; got 2 with a largest reward of 1"):
         rd.mara(bandit, reg, 2.0)
-    with pytest.raises(ValueError, match='"reward" or "substitute"'):
+    with pytest.raises(ValueError, match="must be one of 'reward', 'substitute'; got form='both'"):
         rd.mara(bandit, reg, 0.5, "both")
-    with pytest.raises(ValueError, match='"reference", "target" or an index'):
+    with pytest.raises(
+        ValueError, match=r"anchor .*\(or an index\) must be one of 'reference', 'target'; got"
+    ):
         rd.mara(bandit, reg, 0.5, anchor="best")
     with pytest.raises(ValueError, match="action 1 is below the threshold"):
         rd.mara(bandit, reg, 0.5, anchor=1)
