@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib import metadata
 
 # What one worker has compiled the others read, and so do the processes that tests start. The
 # first process of a session makes the folder and removes it; a worker finds it in its environment.
@@ -13,6 +14,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# Most of a session is compilation, and it takes a quarter of the time without LLVM's optimizations
+# and XLA's fusion emitters. As users compile: REGDIST_TESTS_OPTIMIZED=1, which `.ci/run` sets for
+# the tests that judge the last digits. An unknown flag ends the process; 0.6 to 0.10 know this one.
+if "REGDIST_TESTS_OPTIMIZED" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    known = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+    if known and "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = flags.strip()
 
 import jax
 import pytest
