@@ -33,6 +33,7 @@ from regdist.runs.certify import Certificate, certify
 from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify
 from regdist.runs.loop import Loop, loop
+from regdist.runs.verdicts import VERDICTS
 from regdist.scale.sweep import Sweep, sweep
 from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("regdist")
 
 __all__ = [
+    "VERDICTS",
     "AlphaDivergence",
     "Bandit",
     "Certificate",

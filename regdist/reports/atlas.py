@@ -182,7 +182,7 @@ def cell(method_name: str, problem_name: str, expectation_name: str) -> Cell:
     )
 
 
-_STANDS = ("converges", "elsewhere", "vertex")
+_STANDS = ("converges", "coincides", "elsewhere", "vertex")
 # Steps of a run, in which success may reach `LEVEL`, and from record to record.
 _STEPS, _EVERY = 20_000, 10
 

@@ -54,7 +54,7 @@ def _sheet(cells: Sequence[Cell], problem: str) -> Sheet:
 
 
 _FLOOR = 1e-4  # distances below it are drawn, and written, as 0
-_MARKS = {"depends on start": "*", "diverges": "!", "cycles": "~"}
+_MARKS = {"depends on start": "*", "diverges": "!", "cycles": "~", "undecided": "?"}
 _LOOKS = {
     "population": ("o", "black"),
     _GROUPS: ("|", "#d55e00"),

@@ -1,161 +1,228 @@
-"""The flow dz/dt = field(z), the limit of small steps, followed to its end. K is of actions."""
+"""The flow dz/dt = field(z), the limit of small steps, followed to a proved end. n is alive."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from regdist.methods import Expectation, Method
-from regdist.methods.field import field
-from regdist.policies.table import log_softmax
-from regdist.problems.bandit import Bandit
-from regdist.runs.driver import run
-from regdist.runs.jacobian import field_jacobian
+from regdist.runs.cycles import Cycle, follow_turns
+from regdist.runs.dynamics import Dynamics, log_normalized
+from regdist.runs.ends import End, judge, nearby
 
-# What a flow is followed by. A unit is the largest reward gap, and time is measured in its inverse.
-_LONGEST = 1e12  # units of time: a table comes to a vertex like 1/t, so to within some 1e-12
+# A saddle at p is left after about 1/(p gain) units of time, the inverse of the largest reward
+# gap: this is as long as float64 can wait. The solver's steps grow with it.
+_LONGEST = 1e290
 _MOST_STEPS = 3000  # of the solver: 1,119 were the most of nine methods to a vertex, 505 elsewhere
-_QUIET = 1e-13  # units of the field: below it there is little but rounding
-_STILL = 1e-7  # units of the law's speed at which it stands, where logits run off
-_WALK = 20_000  # steps of half a unit, 1e4 units of time, before they shrink
-_NEARBY = 1e-2  # a step of Newton beyond it goes to another fixed point, if to any
-_TURNS = 0.3  # how far a probability moves in the second half of the walk if it goes round
+_LOOK = 8  # steps between looks for an end
+_WINDOW = 320  # steps over which the flow is asked whether it turns
+_TURNING = 3.0  # ways of a logit over its range in that window: there and back, and there again
+_HERE = 1e-9  # nats: how near a policy stands on a rest point
+_WALK = 1000  # steps of half a unit of time along a corner, before they shrink
+_MOST_TURNED = 3  # searches for a cycle in vain
+_FEEBLE = 1e-2  # of the speed of a spiral: the rate below which the stiff solver is not believed
+_NUDGE = 1e-3  # nats: what moves a start off a rest point that repels
+_AHEAD = 4.0  # nats by which another action must lead to become the one that logits are read from
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """Where a flow ended.
+    """Where a flow went.
 
     Attributes:
-        logits: at its end, shape [K].
-        norm: largest |field| there.
-        settled: whether it stands still.
+        z: logits at its end, shape [n].
+        end: the end, with what is proved of it; None if there is none.
+        cycle: the cycle it goes round, if it does.
         finite: whether it stayed finite.
-        turns: whether it still turned at the end.
+        nudged: whether it began at a rest point that repels, and was moved off it.
+        reason: why nothing is proved; empty if something is.
+        norm: the largest |rate of a logit| at z.
     """
 
-    logits: np.ndarray
-    norm: float
-    settled: bool
+    z: np.ndarray
+    end: End | None
+    cycle: Cycle | None
     finite: bool
-    turns: bool
+    nudged: bool
+    reason: str
+    norm: float
 
 
-def flow_to_end(
-    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
-) -> Flow:
-    """The end of dz/dt = field(z), in time units of the largest reward gap."""
+def follow(flow: Dynamics, start: np.ndarray, side: int = 1) -> Flow:
+    """The flow from the logits `start`, shape [n], until its end is proved or steps run out.
+
+    A start on a rest point that repels is moved off it, to one side or (-1) to the other.
+    """
+    z = np.asarray(start, np.float64) - np.max(start)
+    spent, turns, nudged, seen = 0, 0, False, None
+    path: list[np.ndarray] = []
+    while spent < _MOST_STEPS:
+        spent, z, status, end = _integrate(flow, z, spent, path if turns < _MOST_TURNED else None)
+        if end is not None and end.kind in ("attracts", "tie"):
+            if -end.slowest < _FEEBLE * end.speed and _apart(np.asarray(start), end.z) > _HERE:
+                # A stiff solver damps what turns slowly inward, and outward too: ask its returns.
+                turned = follow_turns(flow, np.asarray(start, np.float64))
+                end, cycle = turned.end, turned.cycle
+                if end is None and cycle is None:
+                    return _flow(flow, z, nudged=nudged, reason=turned.reason)
+                return _flow(flow, turned.z, end=end, cycle=cycle, nudged=nudged)
+            return _flow(flow, z, end=end, nudged=nudged)
+        if status == "broken":
+            return _flow(flow, z, finite=False, nudged=nudged, reason="the field is not finite")
+        if status == "stands" and end is not None and end.kind == "repels" and not nudged:
+            nudged = True
+            z = z + side * _NUDGE * np.random.default_rng(0).normal(size=z.shape)
+            if not end.speed:
+                continue
+            status = "turning"  # no stiff solver leaves a slow spiral
+        if status == "again":
+            continue
+        if status == "turning":
+            turned = follow_turns(flow, z)
+            if turned.cycle is not None:
+                return _flow(flow, turned.z, cycle=turned.cycle, nudged=nudged)
+            if turned.end is not None:
+                return _flow(flow, turned.z, end=turned.end, nudged=nudged)
+            z, seen, turns = turned.z, turned.reason, turns + 1
+            continue
+        if end is not None:
+            return _flow(flow, z, end=end, nudged=nudged, reason=end.reason)
+        break
+    if _jumps(flow, z):
+        seen = "the field jumps where the flow comes to rest, and a corner has no derivative"
+        z = _slide(flow, z)
+    return _flow(flow, z, nudged=nudged, reason=seen or "the flow does not come to a proved end")
+
+
+def _integrate(
+    flow: Dynamics, z: np.ndarray, spent: int, path: list[np.ndarray] | None
+) -> tuple[int, np.ndarray, str, End | None]:
+    """Steps of the stiff solver, with the likeliest action's logit held, until something is known.
+
+    `path` collects where it was, less the first logit; None if it is not asked whether it turns.
+    The status is "end", "stands" (on a rest point, whatever it is), "again" (another action leads,
+    or time is to be counted anew), "turning", "broken" or "stuck".
+    """
     import scipy.integrate
 
-    inside = np.flatnonzero(~np.isneginf(start) & ~np.isneginf(np.asarray(bandit.reward)))
+    anchor = int(np.argmax(z))
+    others = np.arange(len(z)) != anchor
+    if len(z) == 1:
+        return spent, z, "end", judge(flow, z)
 
-    def place(z: np.ndarray) -> np.ndarray:
-        full = np.full(bandit.num_actions, -np.inf, bandit.reward.dtype)
-        full[inside] = z
-        return full
+    def full(y: np.ndarray) -> np.ndarray:
+        at = np.zeros(len(z))
+        at[others] = y
+        return at
 
-    def f(_: float, z: np.ndarray) -> np.ndarray:
-        return np.asarray(field_at(method, place(z), bandit, expectation))[inside]
+    def f(_: float, y: np.ndarray) -> np.ndarray:
+        return flow.rate(full(y), anchor)[others]
 
-    def jacobian(_: float, z: np.ndarray) -> np.ndarray:
-        return field_jacobian(method, bandit, expectation, place(z))
+    def jacobian(_: float, y: np.ndarray) -> np.ndarray:
+        return flow.rate_slopes(full(y), anchor)[np.ix_(others, others)]
 
-    reward = np.asarray(bandit.reward)[inside]
-    unit = float(np.ptp(reward)) or 1.0
-    z = start[inside] - np.max(start[inside])
+    y = (z - z[anchor])[others]
+    if not np.all(np.isfinite(f(0.0, y))):
+        return spent, z, "broken", None
+    end = _ended(flow, full(y))
+    if end is not None and (status := _status(flow, full(y), end)) != "passing":
+        return spent, full(y), status, end
     solver = scipy.integrate.BDF(
-        f,
-        0.0,
-        z,
-        _LONGEST / unit,
-        rtol=1e-8,  # of the way; the end is polished
-        atol=1e-9,
-        jac=jacobian if method.differentiable else None,
+        f, 0.0, y, _LONGEST / flow.unit, rtol=1e-6, atol=1e-8, jac=jacobian
     )
-    quiet = max(_QUIET, float(np.finfo(bandit.reward.dtype).eps))
-    settled, finite = False, True
-    for _ in range(_MOST_STEPS):
+    last = None
+    while spent < _MOST_STEPS:
+        spent += 1
         try:
             with np.errstate(all="ignore"):
                 solver.step()
-            finite = bool(np.all(np.isfinite(solver.y)))
-        except ValueError:  # scipy refuses a Jacobian that is not finite
-            finite = False
-        if not finite:
-            break
-        z = solver.y
-        if np.max(np.abs(f(0.0, z))) <= quiet * unit or solver.status == "finished":
-            settled = True
-            break
-        if solver.status == "failed":
-            break
-    if not finite:  # logits may run off for ever while the law stands still
-        p, f_z = np.exp(np.asarray(log_softmax(jnp.asarray(z)))), f(0.0, z)
-        speed = np.max(np.abs(p * (f_z - p @ f_z)))
-        settled = finite = bool(np.isfinite(speed) and speed < _STILL * unit)
-    logits = np.full(bandit.num_actions, -np.inf)
-    logits[inside] = _polish(f, jacobian, z) if settled and method.differentiable else z
-    turns = False
-    if finite and not settled:
-        logits, turns = _slide(method, bandit, expectation, logits)
-    norm = float(np.max(np.abs(f(0.0, logits[inside]))))
-    return Flow(logits, norm, settled, finite, turns)
+            if not np.all(np.isfinite(solver.y)):
+                raise ValueError
+        except (ValueError, np.linalg.LinAlgError):
+            end = _ended(flow, full(y))
+            return spent, full(y), "broken" if end is None else "end", end
+        y = solver.y
+        if path is not None:
+            path.append(full(y) - full(y)[0])
+        if spent % _LOOK and solver.status == "running":
+            continue
+        end = _ended(flow, full(y))
+        if end is not None:
+            status = _status(flow, full(y), end)
+            if status != "passing":
+                return spent, full(y), status, end
+            last = end
+        if solver.status != "running":
+            return spent, full(y), "stuck", last
+        # The time since a saddle was left is lost in the time that was spent there.
+        if np.max(y) > _AHEAD or solver.h_abs < 1e-6 * solver.t:
+            return spent, full(y), "again", None
+        if path and len(path) > _WINDOW and _turns(np.array(path[-_WINDOW:])):
+            path.clear()
+            return spent, full(y), "turning", last
+    return spent, full(y), "stuck", last
 
 
-def _slide(
-    method: Method, bandit: Bandit, expectation: Expectation, start: np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """The end of steps that shrink, where the field jumps and no solver stands still.
-
-    And whether it still turns at the end.
-    """
-    unit = float(np.ptp(np.asarray(bandit.reward)[~np.isneginf(start)])) or 1.0
-    path = run(
-        method,
-        bandit,
-        2 * _WALK,
-        optimizer=_shrinking(unit),
-        expectation=expectation,
-        init=start,
-        record_every=_WALK // 10,
-    )
-    walk = np.exp(np.asarray(path.log_probs[5:11]))  # the second half, before the steps shrink
-    return np.asarray(path.log_probs[-1]), float(np.ptp(walk, axis=0).max()) > _TURNS
+def _turns(path: np.ndarray) -> bool:
+    """Whether a logit went there and back several times."""
+    extent = np.ptp(path, axis=0)
+    way = np.abs(np.diff(path, axis=0)).sum(axis=0)
+    # 1e-9: the solver's own tolerance
+    return bool(np.any((extent > 1e-9) & (way > _TURNING * extent)))
 
 
-@functools.cache
-def _shrinking(unit: float) -> Any:
-    """Half a unit for as long as it takes to get there, then down by ten thousand."""
-    import optax
+def _status(flow: Dynamics, z: np.ndarray, end: End) -> str:
+    """Whether a policy beside a rest point ends there, stands on it, or only passes by."""
+    if end.kind in ("attracts", "tie"):
+        return "end"
+    return "stands" if _apart(z, end.z) <= _HERE else "passing"
 
-    return optax.sgd(optax.exponential_decay(0.5 / unit, _WALK, 1e-4, transition_begin=_WALK))
+
+def _apart(z: np.ndarray, at: np.ndarray) -> float:
+    """The largest difference of log-odds to the likeliest action; inf where one is on a face."""
+    if np.any(np.isneginf(at)):
+        return np.inf
+    anchor = int(np.argmax(at))
+    return float(np.max(np.abs((z - z[anchor]) - (at - at[anchor]))))
 
 
-def _polish(f: Callable, jacobian: Callable, z: np.ndarray) -> np.ndarray:
-    """Newton steps onto the fixed point nearby, as long as they shrink the field."""
-    for _ in range(4):  # digits double at each, from the solver's eight
-        value = f(0.0, z)
-        slopes = jacobian(0.0, z)
-        if not np.all(np.isfinite(slopes)):
-            break
-        # The shift of all logits moves no policy: its singular value is rounding, and left out.
-        step = np.linalg.lstsq(slopes, -value, rcond=1e-10)[0]
-        fresh = z + step
-        smaller = np.max(np.abs(f(0.0, fresh))) < np.max(np.abs(value))
-        if not np.all(np.isfinite(fresh)) or np.max(np.abs(step)) > _NEARBY or not smaller:
-            break
-        z = fresh
+def _slide(flow: Dynamics, z: np.ndarray) -> np.ndarray:
+    """Where steps that shrink come to along a corner: a place to look at, and no proof."""
+    anchor = int(np.argmax(z))
+    step = 0.5 / flow.unit
+    for i in range(2 * _WALK):
+        z = z + step * flow.rate(z, anchor)
+        step *= 1 if i < _WALK else 1e-4 ** (1 / _WALK)  # then down by ten thousand
     return z
 
 
-@jax.jit
-def field_at(
-    method: Method, z: Array | np.ndarray, bandit: Bandit, expectation: Expectation
-) -> Array:
-    """The field at the logits z, compiled once for a method and a size."""
-    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation)
+def _jumps(flow: Dynamics, z: np.ndarray) -> bool:
+    """Whether the gains differ on two sides of a policy, as at a corner of a penalty."""
+    anchor = int(np.argmax(z))
+    random = np.random.default_rng(0)
+    # 1e-7: further than a solver that is stuck at a corner, nearer than anything smooth moves
+    sides = [flow.beside(z + 1e-7 * random.normal(size=z.shape), anchor) for _ in range(8)]
+    return bool(np.ptp(sides, axis=0).max() > 1e-3 * flow.unit)
+
+
+def _ended(flow: Dynamics, z: np.ndarray) -> End | None:
+    at = nearby(flow, z)
+    return None if at is None else judge(flow, at)
+
+
+def _flow(
+    flow: Dynamics,
+    z: np.ndarray,
+    *,
+    end: End | None = None,
+    cycle: Cycle | None = None,
+    finite: bool = True,
+    nudged: bool = False,
+    reason: str = "",
+) -> Flow:
+    if end is not None:
+        z = end.z
+    on = ~np.isneginf(z)
+    rate = flow.rate(z, int(np.argmax(z)))[on] if finite else np.array([np.inf])
+    norm = float(np.max(np.abs(rate), initial=0.0))
+    log_p = np.full(z.shape, -np.inf)
+    log_p[on] = log_normalized(z[on])
+    return Flow(log_p, end, cycle, finite, nudged, reason, norm)

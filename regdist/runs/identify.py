@@ -1,62 +1,40 @@
-"""Which distribution does a method go to? Runs its exact field to the end and names what it finds.
+"""Which distribution does a method go to? Follows its exact field to proved ends and names them.
 
-Works on concrete values, outside jit. K is the number of actions.
+Works on concrete values, outside jit, in float64. K is the number of actions.
 """
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Float
 
 from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem
-from regdist.metrics import total_variation
-from regdist.numerics.records import Table, as_array, positive
-from regdist.policies.table import log_softmax
+from regdist.numerics.records import Law, Table, as_array, check_kind, check_log_probs, positive
 from regdist.problems.bandit import Bandit
-from regdist.regularizers.names import NAMED
-from regdist.regularizers.regularizer import AlphaDivergence, Regularizer, by_name
-from regdist.runs.flow import Flow, field_at, flow_to_end
+from regdist.regularizers.regularizer import Regularizer
+from regdist.runs.dynamics import Dynamics, double_precision, log_normalized, widened
+from regdist.runs.ends import judge
+from regdist.runs.flow import Flow, follow
+from regdist.runs.naming import (
+    FAMILIES,
+    Fit,
+    compare,
+    fit_families,
+    fit_fixed,
+    keeps_reference,
+    log_error,
+    respond,
+)
 from regdist.runs.starts import starts as usual_starts
+from regdist.runs.verdicts import VERDICTS, Candidate, Limit, alone, proof, several
 from regdist.targets.selection import limit_laws
-from regdist.targets.solve import target
 
-FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
-    family.label: by_name(spec) for spec, family in NAMED.items()
-}
-"""The targets that `identify` knows, each a family in beta."""
-
-# Betas of a grid, and grids. The first spans eight decades around the spread of the rewards, each
-# other two cells of the one before: the last has betas apart by 2e-12 of themselves.
-_GRID, _ZOOMS = 128, 7
-_VERTEX = 1e-6  # what the other actions may hold at a vertex: the default tolerance
-_SLID = 1e-3  # total variation, where steps had to shrink: the last are 5e-5 of a unit, not 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A known target and how far the limit is from it.
-
-    Attributes:
-        name: the family, or a law without a coefficient.
-        beta: the coefficient that fits best; None without one.
-        distance: total variation to the limit.
-    """
-
-    name: str
-    beta: float | None
-    distance: float
-
-    def __str__(self) -> str:
-        about = "" if self.beta is None else f" at beta {self.beta:.4g}"
-        return f"{self.name}{about} (total variation {self.distance:.2g})"
+_COUNTED = -28.0  # log p, 1e-12: below it ends are not told apart by a logit
+_SAME = 1e-5  # nats: ends nearer than it are one, since Newton leaves less, and others are apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +42,18 @@ class Identification:
     """What `identify` found.
 
     Attributes:
-        regularizer: the one whose target the limit is; None if none fits, or it has none.
-        distance: total variation from the limit to the nearest candidate.
-        log_probs: the limit from the reference policy, in nats, shape [K].
-        verdict: "converges", "elsewhere" (to one law that is no known target), "depends on start",
-            "vertex", "cycles" or "diverges".
+        regularizer: the one whose target the limit is; None if none is proved to be.
+        distance: from the limit to the nearest candidate, as in `Candidate`.
+        log_probs: the limit from the first start, in nats, shape [K].
+        verdict: one of `rd.VERDICTS`: "converges", "coincides", "elsewhere", "vertex", "depends on
+            start", "cycles", "diverges" or "undecided".
         sentence: the verdict in words, with its numbers.
+        proof: what stands behind it: eigenvalues, gains, responses.
         candidates: all known targets, the nearest first.
         starts: log-probabilities of the starts, shape [S, K]; the first is the reference.
         ends: where each start ended, shape [S, K].
-        field_norm: largest |field| at each end, shape [S].
+        field_norm: largest rate of a logit at each end, shape [S].
+        basins: index of the limit that each start came to, shape [S]; -1 where none is proved.
     """
 
     regularizer: Regularizer | None
@@ -81,14 +61,16 @@ class Identification:
     log_probs: np.ndarray
     verdict: str
     sentence: str
+    proof: str
     candidates: tuple[Candidate, ...]
     starts: np.ndarray
     ends: np.ndarray
     field_norm: np.ndarray
+    basins: np.ndarray
 
     @property
     def probs(self) -> np.ndarray:
-        """The limit from the reference policy, shape [K]."""
+        """The limit from the first start, shape [K]."""
         return np.exp(self.log_probs)
 
     def __str__(self) -> str:
@@ -101,28 +83,29 @@ def identify(
     *,
     expectation: Expectation | None = None,
     starts: Table | None = None,
+    targets: "Mapping[str, Regularizer | Law] | None" = None,
+    old: Float[Any, " K"] | None = None,
     tolerance: float = 1e-6,
 ) -> Identification:
     """Where a method goes, and which known target that is.
 
-    Follows the flow dz/dt = field(z), the limit of small steps, with a stiff solver from several
-    starts until it stands still, then compares the end with every target in `FAMILIES` at its
-    best beta, and with laws that have none: the reference, the reference on the best actions, the
-    best action that was likeliest. What small steps cannot show (noise, clipping, step sizes) is
-    for `run` and `certify`.
+    Follows the flow dz/dt = field(z), the limit of small steps, from several starts to ends that
+    are proved: all gains are equal there, the linear flow contracts, and no action without mass
+    gains. An end has a target's name if its log-probabilities are the target's and it moves with
+    the rewards and with the reference as the target does. Where one of these is missing the
+    verdict is "coincides" or "undecided", and says why. What small steps cannot show (noise,
+    clipping, step sizes) is for `run` and `certify`.
 
     Args:
         method: from `rd.methods`.
         bandit: K actions, up to a few hundred.
         expectation: `Population()`, the default, or `Group(size)`.
         starts: logits, shape [S, K]; default the reference, the uniform law on its support and six
-            random ones.
-        tolerance: total variation below which a target fits.
-
-    Returns:
-        An `Identification`. Several families may have the end as their target: with two reward
-        levels reverse and forward KL differ in their beta alone. Then the field beside the end
-        decides, where their slopes differ; `candidates` has all of them.
+            random ones. By default ends on a single action are looked for from beside them too.
+        targets: your own, by name: regularizers, or laws such as `rd.target` returns.
+        old: log-probabilities of the policy that samples come from, if it is another and stays.
+        tolerance: how far, in nats, a log-probability may be from a target's, and the probability
+            below which one does not count.
 
     Raises:
         TypeError: an argument of another kind, such as a preset that was not called.
@@ -132,7 +115,7 @@ def identify(
         >>> b = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
         >>> found = identify(rd.methods.dr_grpo(beta=0.3, estimator="k3"), b)
         >>> print(found)
-        converges: from all 8 starts to forward KL at beta 0.3 (total variation ...)
+        converges: from all 8 starts to forward KL at beta 0.3 (log p to ...)
         >>> found.regularizer
         ForwardKL(0.3)
         >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
@@ -145,188 +128,261 @@ def identify(
             f"identify follows the expected update, which {expectation!r} only draws: use "
             f"rd.{expectation.exact()!r} or rd.Population()"
         )
-    positive("tolerance", tolerance, "It is a total variation")
+    positive("tolerance", tolerance, "It is in nats")
+    size = bandit.num_actions
+    if old is not None:
+        old = np.asarray(check_log_probs("old", old, "rd.identify(old=...)", size), np.float64)
+    known = _own_targets(targets, size)
     logits = usual_starts(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
-    if logits.ndim != 2 or logits.shape[1] != bandit.num_actions or not len(logits):
-        raise ValueError(f"starts must have shape [S, {bandit.num_actions}]; got {logits.shape}")
+    if logits.ndim != 2 or logits.shape[1] != size or not len(logits):
+        raise ValueError(f"starts must have shape [S, {size}]; got {logits.shape}")
     if np.any(np.isnan(logits) | np.isposinf(logits)):
         raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
-    flows = [flow_to_end(method, bandit, expectation, z) for z in logits]
-    dtype = bandit.reward.dtype
-    ends = np.stack([np.asarray(log_softmax(jnp.asarray(f.logits, dtype))) for f in flows])
-    norms = np.array([f.norm for f in flows])
-    digits = float(jnp.finfo(dtype).eps) ** 0.5
-    # Distances below it are alike: those of a polished end, in float32 the root of its epsilon.
-    rounding = max(1e-7, digits) if all(f.settled for f in flows) else _SLID
-    tolerance = max(tolerance, digits)
-    candidates = _candidates(bandit, ends[0], method, expectation, rounding)
-    verdict, sentence = _verdict(bandit, flows, logits, ends, candidates, tolerance)
-    best = candidates[0]
-    fits = verdict == "converges" and best.beta is not None and best.name in FAMILIES
-    return Identification(
-        regularizer=FAMILIES[best.name](best.beta) if fits else None,
-        distance=best.distance,
-        log_probs=ends[0],
-        verdict=verdict,
-        sentence=sentence,
-        candidates=tuple(candidates),
-        starts=np.asarray(jax.vmap(log_softmax)(jnp.asarray(logits, dtype))),
-        ends=ends,
-        field_norm=norms,
+    logits = logits.astype(np.float64)
+    with double_precision():
+        wide_method, wide = widened(method, bandit)
+        search = _Search(wide_method, wide, expectation, old, tolerance)
+        found = search.identification(logits, known, everywhere=starts is None)
+    if found.regularizer is not None and found.regularizer is not method.regularizer:
+        best = found.candidates[0]
+        if best.name in FAMILIES and best.beta is not None:  # in the session's own dtype
+            found = dataclasses.replace(found, regularizer=FAMILIES[best.name](best.beta))
+    return found
+
+
+def _own_targets(targets: Any, size: int) -> dict[str, Any]:
+    if targets is None:
+        return {}
+    advice = 'Name them: {"mine": rd.Tsallis(2.0, 0.1)}'
+    check_kind("targets", targets, Mapping, advice)
+    for name, given in targets.items():
+        check_kind(f"targets[{name!r}]", given, (Regularizer, Law), advice)
+        if isinstance(given, Law) and given.log_probs.shape != (size,):
+            raise ValueError(
+                f"targets[{name!r}] must be over {size} actions; got {given.log_probs.shape}"
+            )
+    return dict(targets)
+
+
+class _Search:
+    """The flows of a method and what they prove together."""
+
+    def __init__(
+        self,
+        method: Method,
+        bandit: Bandit,
+        expectation: Expectation,
+        old: np.ndarray | None,
+        tolerance: float,
+    ):
+        self.method, self.bandit, self.old = method, bandit, old
+        self.expectation, self.tolerance = expectation, tolerance
+        self.reward, self.log_ref = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
+        self.flows: dict[bytes, Dynamics] = {}
+        self.asked = 0
+
+    def dynamics(self, alive: np.ndarray) -> Dynamics:
+        """The flow over the actions that a start has, made once for each set of them."""
+        key = alive.tobytes()
+        if key not in self.flows:
+            self.flows[key] = Dynamics(self.method, self.bandit, self.expectation, alive, self.old)
+        return self.flows[key]
+
+    def identification(
+        self, logits: np.ndarray, known: dict[str, Any], everywhere: bool
+    ) -> Identification:
+        """Everything together."""
+        self.asked = len(logits)
+        flows, ends = [], []
+        for z in logits:
+            alive = ~np.isneginf(z) & ~np.isneginf(self.reward)
+            dynamics = self.dynamics(alive)
+            flows.append(follow(dynamics, z[alive]))
+            ends.append(dynamics.place(flows[-1].z))
+        # From a rest point that repels the flow goes to either side.
+        nudged = [i for i, found in enumerate(flows) if found.nudged][:2]
+        places = [~np.isneginf(logits[i]) & ~np.isneginf(self.reward) for i in nudged]
+        others = [
+            follow(self.dynamics(alive), logits[i][alive], -1)
+            for i, alive in zip(nudged, places, strict=True)
+        ]
+        away = [self.dynamics(a).place(f.z) for a, f in zip(places, others, strict=True)]
+        limits, basins = self.limits(
+            [*logits, *(logits[i] for i in nudged)], flows + others, ends + away
+        )
+        hidden = self.vertices(limits) if everywhere else []
+        candidates, fit = self.candidates(logits[0], flows[0], ends[0], known)
+        verdict, sentence, stands = self.verdict(flows + others, basins, limits, hidden, candidates)
+        assert verdict in VERDICTS
+        return Identification(
+            regularizer=fit.regularizer if fit is not None and verdict == "converges" else None,
+            distance=candidates[0].distance if candidates else np.inf,
+            log_probs=ends[0],
+            verdict=verdict,
+            sentence=sentence,
+            proof=stands,
+            candidates=tuple(candidates),
+            starts=np.stack([log_normalized(z) for z in logits]),
+            ends=np.stack(ends),
+            field_norm=np.array([f.norm for f in flows]),
+            basins=np.array(basins[: len(logits)]),
+        )
+
+    def limits(
+        self, logits: list[np.ndarray], flows: list[Flow], ends: list[np.ndarray]
+    ) -> tuple[list[Limit], list[int]]:
+        """The proved limits that differ, and which of them each start came to (-1: none)."""
+        limits: list[Limit] = []
+        basins = []
+        for z, found, log_p in zip(logits, flows, ends, strict=True):
+            if found.reason or (found.end is None and found.cycle is None):
+                basins.append(-1)
+                continue
+            same = [
+                i
+                for i, limit in enumerate(limits)
+                if (found.cycle is None) == (limit.found.cycle is None)
+                and (
+                    _same_cycle(found, limit)
+                    or _same_tie(found, limit)
+                    or _same_law(log_p, limit.log_p)
+                )
+            ]
+            if not same:
+                alive = ~np.isneginf(z) & ~np.isneginf(self.reward)
+                limits.append(Limit(log_p, self.dynamics(alive), found))
+            basins.append(same[0] if same else len(limits) - 1)
+        return limits, basins
+
+    def vertices(self, limits: list[Limit]) -> list[int]:
+        """Actions that attract alone, from beside them, though no start came there."""
+        alive = ~np.isneginf(self.log_ref) & ~np.isneginf(self.reward)
+        flow = self.dynamics(alive)
+        seen = {int(np.argmax(x.log_p)) for x in limits if np.isneginf(x.log_p).sum() >= 1}
+        found = []
+        for k in range(len(flow.index)):
+            if int(flow.index[k]) in seen or len(flow.index) < 2:
+                continue
+            z = np.where(np.arange(len(flow.index)) == k, 0.0, -np.inf)
+            with np.errstate(all="ignore"):
+                if judge(flow, z).kind == "attracts":
+                    found.append(int(flow.index[k]))
+        return found
+
+    def candidates(
+        self, start: np.ndarray, found: Flow, log_p: np.ndarray, known: dict[str, Any]
+    ) -> tuple[list[Candidate], Fit | None]:
+        """Known targets by their distance to the first start's limit, and the one proved."""
+        flow = self.dynamics(~np.isneginf(start) & ~np.isneginf(self.reward))
+        at, tol = found.z, self.tolerance
+        laws = {n: np.asarray(x, np.float64) for n, x in limit_laws(self.bandit).items()}
+        laws |= {n: np.asarray(x.log_probs) for n, x in known.items() if isinstance(x, Law)}
+        fits: list[Fit] = []
+        if np.sum(~np.isneginf(at)) > 1:
+            own = np.array([float(c) for c in self.method.coefficients_of_parts()])
+            if self.method.regularizer is not None:
+                name = repr(self.method.regularizer)
+                fits.append(fit_fixed(flow, at, name, self.method.regularizer))
+            for name, given in known.items():
+                if isinstance(given, Regularizer):
+                    fits.append(fit_fixed(flow, at, name, given))
+            fits += fit_families(flow, at, own[own > 0])
+        distances = {name: log_error(log_p, law, tol) for name, law in laws.items()}
+        proved = found.end is not None and found.end.kind == "attracts"
+        proved = proved and bool(np.sum(~np.isneginf(at)) > 1)
+        keeps = False
+        if proved and any(x <= tol for x in (*distances.values(), *(f.error for f in fits))):
+            response = respond(flow, at)
+            fits = [compare(flow, at, f, response) if f.error <= tol else f for f in fits]
+            fits = _told_apart(fits)
+            keeps = keeps_reference(flow, at, response)
+        rows = [Candidate(f.name, f.beta, f.error, f.response) for f in fits]
+        rows += [
+            Candidate(
+                n, None, d, "same" if keeps and d <= tol and "reference" in n else "undefined"
+            )
+            for n, d in distances.items()
+        ]
+        order = {"same": 0, "moves": 1, "shared": 2, "differs": 3, "undefined": 3}
+        by_name = {f.name: f for f in fits}
+
+        def rank(row: Candidate) -> tuple:
+            fits_here = row.distance <= tol
+            prefer = row.name in FAMILIES
+            return (
+                not fits_here,
+                order[row.response] if fits_here else 0,
+                not prefer if fits_here else False,
+                row.distance if not fits_here else 0.0,
+            )
+
+        rows.sort(key=rank)
+        best = rows[0] if rows else None
+        if best is None or best.distance > tol or best.response not in ("same", "moves"):
+            return rows, None
+        return rows, by_name.get(best.name)
+
+    def verdict(
+        self,
+        flows: list[Flow],
+        basins: list[int],
+        limits: list[Limit],
+        hidden: list[int],
+        candidates: list[Candidate],
+    ) -> tuple[str, str, str]:
+        """The verdict, its sentence and its proof."""
+        many = f"from all {self.asked} starts" if self.asked > 1 else "from the start"
+        proofs = [proof(limit) for limit in limits]
+        if len(limits) + len(hidden) > 1:
+            return "depends on start", several(basins, limits, hidden), "; ".join(proofs)
+        ties = [x for x in limits if x.found.end is not None and x.found.end.kind == "tie"]
+        if ties:
+            end = ties[0].found.end
+            assert end is not None
+            said = f"{end.reason} attract: which of them is reached depends on the start"
+            return "depends on start", said, proofs[0]
+        if -1 in basins:
+            bad = basins.index(-1)
+            if not flows[bad].finite:
+                return "diverges", f"start {bad}: {flows[bad].reason}", ""
+            got = sum(b >= 0 for b in basins)
+            return (
+                "undecided",
+                f"start {bad}: {flows[bad].reason}; {got} of {len(flows)} starts have a proved "
+                "limit",
+                "; ".join(proofs),
+            )
+        return alone(many, limits[0], candidates, self.reward, self.tolerance)
+
+
+def _told_apart(fits: list[Fit]) -> list[Fit]:
+    """No family is named for a response that another has too."""
+    for response in ("same", "moves"):
+        if sum(f.response == response and f.name in FAMILIES for f in fits) > 1:
+            fits = [f._replace(response="shared") if f.response == response else f for f in fits]
+    return fits
+
+
+def _same_cycle(found: Flow, limit: Limit) -> bool:
+    a, b = found.cycle, limit.found.cycle
+    if a is None or b is None:
+        return False
+    return bool(
+        np.isclose(a.period, b.period, rtol=1e-4)
+        and np.allclose(a.amplitude, b.amplitude, rtol=0.05, atol=1e-6)
     )
 
 
-def _candidates(
-    bandit: Bandit, end: np.ndarray, method: Method, expectation: Expectation, rounding: float
-) -> list[Candidate]:
-    log_end = jnp.asarray(end)
-    reward, log_q = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
-    inside = ~np.isneginf(log_q) & ~np.isneginf(reward)
-    spread = float(np.ptp(reward[inside])) or 1.0
-    candidates = []
-    own = _own_betas(method)
-    for name in FAMILIES:
-        options = [_nearest_member(name, bandit, log_end, spread)]
-        # the method's own coefficient, if it fits as well as the best, which rounding limits
-        distances = _distances_to(name, bandit, log_end, own) if own.size else own
-        options += [
-            (float(d), float(b))
-            for d, b in zip(distances, own, strict=True)
-            if d <= max(10 * options[0][0], 1e-8)
-        ]
-        d, beta = options[-1]
-        candidates.append(Candidate(name, beta, d))
-    candidates += [
-        Candidate(name, None, float(total_variation(log_end, log_p)))
-        for name, log_p in limit_laws(bandit).items()
-    ]
-
-    def rank(c: Candidate) -> tuple:
-        known = c.beta is not None and any(np.isclose(c.beta, b, rtol=1e-4) for b in own)
-        near = max(c.distance, rounding)
-        if near > rounding:
-            return (near, 0, 0.0)
-        if c.beta is None:
-            return (near, 1, 0.0)
-        misfit = _misfit(method, bandit, expectation, end, FAMILIES[c.name](c.beta))
-        # 1e-6: what rounding, and an end that is not exact, leave of the right family's misfit
-        return (near, 0 if known and misfit < 1e-6 else 2, max(misfit, 1e-6))
-
-    return sorted(candidates, key=rank)
+def _same_tie(found: Flow, limit: Limit) -> bool:
+    a, b = found.end, limit.found.end
+    if a is None or b is None or a.kind != "tie" or b.kind != "tie":
+        return False
+    return a.dimension == b.dimension and np.array_equal(np.isneginf(a.z), np.isneginf(b.z))
 
 
-def _misfit(
-    method: Method,
-    bandit: Bandit,
-    expectation: Expectation,
-    end: np.ndarray,
-    regularizer: Regularizer,
-) -> float:
-    """How badly a function of the reward and this regularizer's slope explain the field near by.
-
-    The end itself may be the target of several families; beside it their slopes differ. Relative
-    to the size of the slope there; 1 where there is nothing to tell them apart by.
-    """
-    inside = np.flatnonzero(~np.isneginf(end) & (end > -30))  # e^-30 moves nothing visibly
-    _, level = np.unique(np.asarray(bandit.reward)[inside], return_inverse=True)
-    constant = (level.ravel()[:, None] == np.arange(level.max() + 1)).astype(float)
-    if len(inside) < constant.shape[1] + 2:
-        return 1.0
-    natural = dataclasses.replace(method, geometry="natural")
-    random, worst = np.random.default_rng(0), 0.0
-    for _ in range(3):  # policies near by: logits 0.4 away, where slopes differ visibly
-        z = np.where(np.isneginf(end), -np.inf, end + random.normal(scale=0.4, size=len(end)))
-        log_p = log_softmax(jnp.asarray(z, bandit.reward.dtype))
-        gain = np.asarray(field_at(natural, log_p, bandit, expectation))[inside]
-        slope = np.asarray(regularizer.slope(log_p, bandit.log_ref))[inside]
-        columns = np.column_stack([constant, slope])
-        left = gain - columns @ np.linalg.lstsq(columns, gain, rcond=None)[0]
-        alone = gain - constant @ np.linalg.lstsq(constant, gain, rcond=None)[0]
-        size = float(np.abs(alone).max())
-        worst = max(worst, float(np.abs(left).max()) / size if size > 0 else 1.0)
-    return worst
-
-
-def _own_betas(method: Method) -> np.ndarray:
-    betas = [float(c) for c in method.coefficients_of_parts()]
-    return np.array([b for b in betas if b > 0])
-
-
-def _verdict(
-    bandit: Bandit,
-    flows: list[Flow],
-    logits: np.ndarray,
-    ends: np.ndarray,
-    candidates: list[Candidate],
-    tolerance: float,
-) -> tuple[str, str]:
-    probs = np.exp(ends)
-    apart = np.abs(probs[:, None] - probs[None, :]).sum(axis=-1) / 2
-    best = candidates[0]
-    many = f"from all {len(flows)} starts" if len(flows) > 1 else "from the start"
-    if not all(f.finite for f in flows):
-        bad = [f.finite for f in flows].index(False)
-        low = ends[bad][~np.isneginf(logits[bad])].min()
-        return (
-            "diverges",
-            f"start {bad} leaves all bounds, its least likely action at log p {low:.3g}",
-        )
-    moving = [i for i, f in enumerate(flows) if not f.settled and f.turns]
-    if moving:
-        return "cycles", f"start {moving[0]} never stands still; last near {best}"
-    still = all(f.settled for f in flows)
-    vertex = probs.max(axis=1) > 1 - _VERTEX
-    reward = np.asarray(bandit.reward)
-    if apart.max() > max(10 * tolerance, 2 * _VERTEX if vertex.any() else 0, 0 if still else _SLID):
-        i, j = np.unravel_index(np.argmax(apart), apart.shape)
-        where = (
-            f"actions {sorted({int(k) for k in probs[vertex].argmax(axis=1)})}, one each"
-            if vertex.all()
-            else f"laws up to {apart.max():.2g} apart (starts {int(i)} and {int(j)})"
-        )
-        top = reward[~np.isneginf(np.asarray(bandit.log_ref))].max()
-        good = probs[:, reward == top].sum(axis=1)
-        paid = " that are all optimal" if np.all(good > 1 - _VERTEX) else ""
-        return "depends on start", f"{len(flows)} starts end on {where}{paid}"
-    if vertex.all():
-        action = int(probs[0].argmax())
-        return "vertex", f"{many} to action {action} alone, reward {reward[action]:.4g}"
-    stuck = "" if still else "; the field jumps there, so that steps must shrink to stand still"
-    if best.distance <= tolerance or (stuck and best.distance <= _SLID):
-        return "converges", f"{many} to {best}{stuck}"
-    return "elsewhere", f"{many} to a law that is no known target; nearest {best}{stuck}"
-
-
-def _nearest_member(
-    name: str, bandit: Bandit, log_end: Array, spread: float
-) -> tuple[float, float]:
-    """The distance and the beta of a family's nearest target: a grid, then finer ones around it."""
-    beta, ends = 1.0, (spread * 1e-4, spread * 1e4)
-    distance = math.inf
-    for _ in range(_ZOOMS):
-        betas = np.geomspace(*ends, _GRID)
-        distances = _distances_to(name, bandit, log_end, betas)
-        i = int(np.argmin(distances))
-        distance, beta = float(distances[i]), float(betas[i])
-        ends = betas[max(i - 1, 0)], betas[min(i + 1, _GRID - 1)]
-    return distance, beta
-
-
-def _distances_to(name: str, bandit: Bandit, log_end: Array, betas: np.ndarray) -> np.ndarray:
-    """Total variation from an end to a family at some betas; 1 where it has no target.
-
-    Always of one shape, and the alpha family by its number, so that few programs are compiled.
-    """
-    forward = name == NAMED["forward-kl"].label
-    make = functools.partial(AlphaDivergence, 0.0) if forward else FAMILIES[name]
-    regularizers = jax.vmap(make)(jnp.asarray(np.resize(betas, _GRID), log_end.dtype))
-    distances = np.asarray(_distances(regularizers, bandit, log_end))[: len(betas)]
-    return np.where(np.isfinite(distances), distances, 1.0)
-
-
-@jax.jit
-def _distances(regularizers: Regularizer, bandit: Bandit, log_end: Array) -> Array:
-    def one(regularizer: Regularizer) -> Array:
-        return total_variation(log_end, target(bandit, regularizer).log_probs)
-
-    return jax.vmap(one)(regularizers)
+def _same_law(a: np.ndarray, b: np.ndarray) -> bool:
+    on = ~np.isneginf(a)
+    if not np.array_equal(on, ~np.isneginf(b)):
+        return False
+    counted = on & (np.maximum(a, b) > _COUNTED)
+    return bool(np.max(np.abs(a[counted] - b[counted])) < _SAME)

@@ -1,0 +1,341 @@
+"""Is a policy an end of a flow? Newton, the spectrum, and the gains of actions without mass.
+
+n is the number of actions alive. A face is the set of policies over some of them; an end lies
+inside its face, where all gains are equal and the linear flow contracts, and draws in what is
+beside the face if every action off it has a gain below their mean as its probability goes to 0.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from regdist.runs.dynamics import Dynamics, log_normalized
+
+# Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
+_DEPTHS = (50.0, 150.0, 600.0)
+_MOST_RAYS = 8  # ways to 0 in which one action is far ahead of the others
+_STEPS = 100  # of Newton
+_DIGITS = 32 * float(np.finfo(float).eps)  # of a logit: a smaller step is rounding
+_LONGEST = 10.0  # nats that a step of Newton may move a logit
+_WALK = 0.3  # nats along a line of rest points at which it is asked again
+# Nats: a rest point this near is taken for the one that the flow comes to; one within reach if the
+# flow comes nearer to it at all these shares of the way.
+_BESIDE, _REACH = 0.02, 1e3
+_SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
+_BETWEEN = np.linspace(1, 0, 64, endpoint=False)  # of the way between two policies of two actions
+_SAFETY = 8.0  # times the first-order error of an eigenvalue
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """A rest point, and what is proved of it.
+
+    Attributes:
+        z: its logits, shape [n]; -inf off its face.
+        kind: "attracts"; "repels", it is left; "tie", one of a face or manifold of rest points
+            that attracts; "undecided".
+        reason: what decided, in words.
+        dimension: of the manifold of rest points; 0 for one alone.
+        slowest: the largest real part of an eigenvalue across it, per unit of time; 0 at a vertex.
+        bound: the error of `slowest`.
+        entering: the largest gain of an action off the face, at the mildest; -inf if none.
+        leaving: actions (of the n) whose gain there is above the mean.
+        speed: the size of the imaginary part of the slowest eigenvalue: it is spiraled about.
+    """
+
+    z: np.ndarray
+    kind: str
+    reason: str
+    dimension: int = 0
+    slowest: float = 0.0
+    bound: float = 0.0
+    entering: float = -np.inf
+    leaving: tuple[int, ...] = ()
+    speed: float = 0.0
+
+
+def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
+    """A rest point on the face of z within `reach` nats of it; None if none is found."""
+    on = np.flatnonzero(~np.isneginf(z))
+    start = z = z - np.max(z)
+    anchor = int(np.argmax(z))
+    if len(on) == 1:
+        return z
+    others = on[on != anchor]
+    last = np.inf
+    for _ in range(_STEPS):
+        d, tiny = flow.beside(z, anchor), flow.rounding(z, anchor)[others]
+        if not np.all(np.isfinite(d[on])):
+            return None
+        if np.all(np.abs(d[others]) <= tiny):
+            return z
+        m = flow.slopes(z)
+        m = (m - m[anchor])[np.ix_(others, others)]
+        if not np.all(np.isfinite(m)):
+            return None
+        # Rows of unit size: a gain may be as large as 1/p. The shift along a manifold is left out.
+        size = np.abs(m).max(axis=1)
+        size = np.where(size > 0, size, 1)
+        step = np.linalg.lstsq(m / size[:, None], -d[others] / size, rcond=1e-11)[0]
+        longest = np.max(np.abs(step))
+        z = z.copy()
+        z[others] += step * min(1.0, _LONGEST / longest if longest > 0 else 1.0)
+        if np.max(np.abs(z[others] - start[others])) > reach or np.min(z[others]) < -_DEPTHS[-1]:
+            return None  # deeper than that products of probabilities underflow, and gains with them
+        left = np.abs(d[others] + m @ step)  # what no step removes
+        if longest <= _DIGITS * (1 + np.max(np.abs(z[others]))):
+            return z if np.all(left <= 0.1 * np.abs(d[others]) + tiny) else None
+        if longest >= last and longest < 1e-6:
+            # Steps that no longer shrink are rounding, amplified by the condition of m.
+            d = flow.beside(z, anchor)
+            near = np.abs(d[others]) <= 1e3 * flow.rounding(z, anchor)[others]
+            return z if np.all(near) else None
+        last = longest
+    return None
+
+
+def judge(flow: Dynamics, z: np.ndarray) -> End:
+    """What can be proved of a rest point z, shape [n], -inf off its face."""
+    z = z - np.max(z)
+    inside = _inside(flow, z)
+    if inside.kind == "repels" or np.all(~np.isneginf(z)):
+        return inside
+    worst, leaving, unsure = _off_face(flow, z)
+    if leaving:
+        return dataclasses.replace(
+            inside,
+            kind="repels",
+            entering=worst,
+            leaving=leaving,
+            reason="actions without mass gain there",
+        )
+    if unsure:
+        return dataclasses.replace(
+            inside,
+            kind="undecided",
+            entering=worst,
+            reason=f"the gain of action {flow.index[unsure[0]]} as its probability goes to 0 is "
+            f"{worst:.2g}: no sign is proved",
+        )
+    return dataclasses.replace(inside, entering=worst)
+
+
+def _inside(flow: Dynamics, z: np.ndarray) -> End:
+    """The flow within the face."""
+    on = np.flatnonzero(~np.isneginf(z))
+    if len(on) == 1:
+        return End(z, "attracts", "a single action")
+    if flow.signed:
+        return End(z, "undecided", "the sign of the gradient jumps at every rest point")
+    anchor = int(np.argmax(z))
+    others = on[on != anchor]
+    m = flow.slopes(z)[np.ix_(on, on)]
+    if not np.all(np.isfinite(m)):
+        return End(z, "undecided", "the field has no derivative there")
+    p = np.exp(log_normalized(z))[on]
+    motion = m if flow.natural else p[:, None] * m
+    a = int(np.flatnonzero(on == anchor)[0])
+    keep = np.arange(len(on)) != a
+    reduced = (motion - motion[a])[np.ix_(keep, keep)]
+    error = slope_errors(flow, m)
+    moved = error if flow.natural else p[:, None] * error
+    values, bounds = _eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
+    top = int(np.argmax(values.real))
+    slowest, bound = float(values[top].real), float(bounds[top])
+    speed = float(abs(values[top].imag))
+    if _contracts(p, m, a, error):
+        return End(
+            z, "attracts", "a quadratic form falls", 0, min(slowest, 0.0), bound, speed=speed
+        )
+    if np.any(values.real - bounds > 0):
+        return End(z, "repels", "an eigenvalue is positive", 0, slowest, bound, speed=speed)
+    if np.all(values.real + bounds < 0):
+        return End(z, "attracts", "all eigenvalues are negative", 0, slowest, bound, speed=speed)
+    return _manifold(flow, z, others, anchor, values, bounds)
+
+
+def slope_errors(flow: Dynamics, m: np.ndarray) -> np.ndarray:
+    """How far the entries of `slopes` may be off, shape [n, n].
+
+    Each is a derivative less that of the mean, which all entries of a column share: where it
+    cancels it is seen in the others of the column.
+    """
+    others = np.abs(m - np.diag(np.diag(m))).max(axis=0)
+    return flow.slope_error * (np.abs(m) + others)
+
+
+def _form(p: np.ndarray, m: np.ndarray, anchor: int) -> np.ndarray:
+    """-diag(p) m but for the anchor, its symmetric part scaled to a diagonal of 1."""
+    keep = np.arange(len(p)) != anchor
+    form = -(p[:, None] * m)[np.ix_(keep, keep)]
+    diagonal = np.diag(form)
+    if np.any(diagonal <= 0) or not np.all(np.isfinite(form)):
+        return np.full_like(form, np.nan)
+    size = np.sqrt(diagonal)
+    return form / size[:, None] / size  # the product of two sizes may underflow
+
+
+def _contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> bool:
+    """Whether sum p x^2 (natural) or sum x^2 (softmax) falls along the linear flow.
+
+    Both do if the symmetric part of diag(p) m is negative definite but for the shift of all
+    logits. Once its diagonal is 1 its eigenvalues do not hang on the scales of p.
+    """
+    form = _form(p, m, anchor)
+    if np.any(np.isnan(form)):
+        return False
+    keep = np.arange(len(p)) != anchor
+    size = np.sqrt(-(p * np.diag(m))[keep])
+    off = (p[:, None] * error)[np.ix_(keep, keep)] / size[:, None] / size
+    least = np.linalg.eigvalsh((form + form.T) / 2)[0]
+    return bool(least > np.linalg.norm(off + off.T) / 2 + 64 * len(p) * np.finfo(float).eps)
+
+
+def _eigenvalues(matrix: np.ndarray, error: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Eigenvalues, and to first order how far errors of the entries and of the solver move them."""
+    balanced, (scale, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
+    error = error * scale[None] / scale[:, None]
+    solved: Any = scipy.linalg.eig(balanced, left=True)
+    values, left, right = solved
+    overlap = np.abs(np.sum(left.conj() * right, axis=0))
+    overlap = np.maximum(overlap, np.finfo(float).tiny)
+    entries = np.sum(np.abs(left) * (error @ np.abs(right)), axis=0) / overlap
+    rest = balanced @ right - values * right
+    solver = np.abs(np.sum(left.conj() * rest, axis=0)) / overlap
+    return values, _SAFETY * (entries + solver)
+
+
+def _manifold(
+    flow: Dynamics,
+    z: np.ndarray,
+    others: np.ndarray,
+    anchor: int,
+    values: Any,
+    bounds: np.ndarray,
+) -> End:
+    """Eigenvalues that may be 0: a manifold of rest points if walks along it stay at rest."""
+    flat = np.abs(values) <= np.maximum(bounds, 1e-9 * np.abs(values).max())
+    count = int(flat.sum())
+    unsure = ~flat & (values.real + bounds >= 0)
+    top = int(np.argmax(values.real))
+    slowest, bound = float(values[top].real), float(bounds[top])
+    undecided = End(
+        z,
+        "undecided",
+        f"an eigenvalue {values[top]:.2g} is 0 within its error {bound:.2g}",
+        0,
+        slowest,
+        bound,
+    )
+    if not count or np.any(unsure):
+        return undecided
+    m = flow.slopes(z)
+    m = (m - m[anchor])[np.ix_(others, others)]
+    size = np.abs(m).max(axis=1)
+    scaled = m / np.where(size > 1e-9 * max(size.max(), 1e-300), size, 1)[:, None]
+    kernel = np.linalg.svd(scaled)[2][-count:]
+    random = np.random.default_rng(0)
+    mixed = random.normal(size=(2, count)) @ kernel
+    for along, sign in itertools.product([*kernel, *mixed], (1, -1)):
+        at = z.copy()
+        at[others] += sign * _WALK * along / np.max(np.abs(along))
+        if newton(flow, at, _WALK / 2) is None:
+            return undecided
+    rest = values[~flat]
+    slowest = float(rest.real.max()) if rest.size else -np.inf
+    reason = f"rest points of {count} {'dimension' if count == 1 else 'dimensions'}"
+    return End(z, "tie", reason, count, slowest, bound)
+
+
+def _off_face(flow: Dynamics, z: np.ndarray) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
+    """The largest gain off a face, who gains for certain, and whose sign is not known.
+
+    Along several ways to 0: all alike, at three depths, and one far ahead of the others.
+    """
+    off = np.flatnonzero(np.isneginf(z))
+    anchor = int(np.argmax(z))
+    base = log_normalized(z)
+    ways = []
+    for depth in _DEPTHS:
+        at = base.copy()
+        at[off] = -depth
+        ways.append(at)
+    ahead = off
+    if len(off) > _MOST_RAYS:
+        ahead = np.random.default_rng(0).choice(off, _MOST_RAYS, replace=False)
+    for k in ahead if len(off) > 1 else ():
+        at = base.copy()
+        at[off] = -_DEPTHS[-1]
+        at[k] = -_DEPTHS[1]
+        ways.append(at)
+    gains, errors = [], []
+    for at in ways:
+        gains.append(flow.beside(at, anchor)[off])
+        errors.append(flow.rounding(at, anchor)[off])
+    gains, errors = np.array(gains), np.array(errors)
+    up, down = np.all(gains > errors, axis=0), np.all(gains < -errors, axis=0)
+    worst = np.where(np.isnan(gains), np.inf, gains).max()
+    leaving = tuple(int(k) for k in off[up])
+    return float(worst), leaving, tuple(int(k) for k in off[~up & ~down])
+
+
+def nearby(flow: Dynamics, z: np.ndarray) -> np.ndarray | None:
+    """The rest point that a policy is about to reach, or None: see `judge` for what it is.
+
+    Actions that hold little and lose on all the way to 0 are taken to be off its face.
+    """
+    z = z - np.max(z)
+    anchor = int(np.argmax(z))
+    log_p = log_normalized(z)
+    # 1e-3: from there the gains are looked at down to 0; above it the face is not yet clear.
+    off = (log_p < np.log(1e-3)) & ~np.isneginf(z)
+    for depth in (0.0, 20.0, *_DEPTHS[1:]):
+        if not np.any(off):
+            break
+        while np.any(off):
+            at = log_p.copy()
+            at[off] = np.maximum(log_p[off] - depth, np.minimum(log_p[off], -_DEPTHS[-1]))
+            d = flow.beside(at, anchor)
+            falls = d < -flow.rounding(at, anchor)
+            still = off & falls
+            if np.array_equal(still, off):
+                break
+            off = still
+    face = np.where(off, -np.inf, z)
+    at = newton(flow, face, _REACH)
+    if at is None:
+        return None
+    on = ~np.isneginf(at)
+    away = np.where(on, z - z[anchor] - np.where(on, at - at[anchor], 0), 0)
+    if np.max(np.abs(away)) <= _BESIDE or _approaches(flow, at, away, anchor):
+        return at
+    return None
+
+
+def _approaches(flow: Dynamics, at: np.ndarray, away: np.ndarray, anchor: int) -> bool:
+    """Whether the flow must come to a rest point, by what is seen on the way to it.
+
+    For two actions: it comes nearer everywhere between. For more it is asked whether the method
+    climbs an objective that is concave in p along the way: the form below is that of its second
+    derivatives, symmetric (so that nothing turns) and definite (so that nothing else attracts).
+    """
+    on = np.flatnonzero(~np.isneginf(at))
+    a = int(np.flatnonzero(on == anchor)[0])
+    if len(at) == len(on) == 2:
+        other = 1 - anchor
+        ways = [away[other] * flow.rate(at + s * away, anchor)[other] for s in _BETWEEN]
+        return all(way < 0 for way in ways)
+    for share in _SHARES:
+        z = at + share * away
+        p = np.exp(log_normalized(z))[on]
+        m = flow.slopes(z)[np.ix_(on, on)]
+        # (diag p - p p') m = p_i (m_ij - sum_k p_k m_kj)
+        form = _form(p, m - p @ m, a)
+        if np.any(np.isnan(form)) or np.abs(form - form.T).max() > 1e-6:
+            return False
+        if np.linalg.eigvalsh((form + form.T) / 2)[0] <= 0:
+            return False
+    return True
