@@ -253,7 +253,7 @@ def test_certify_predicts_the_spread_of_sampled_runs():
 
 def test_certify_sees_the_bias_of_finite_groups():
     """Groups of 4 under std have another effective beta: their target is not that of the limit."""
-    aim = rd.identify(m.grpo(1.5, "k2"), BANDIT).regularizer
+    aim = rd.identify(m.grpo(1.5, "k2"), BANDIT, starts=BANDIT.log_ref[None]).regularizer
     limit = rd.target(BANDIT, aim)
     assert rd.certify(m.grpo(1.5, "k2"), BANDIT, limit, steps=50).field_norm < 1e-6
     finite = rd.certify(m.grpo(1.5, "k2"), BANDIT, limit, steps=50, expectation=rd.Group(4))

@@ -1,0 +1,94 @@
+"""What `identify` says, on problems whose answers are known without it: `tests/battery.py`."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import regdist as rd
+from regdist.runs.starts import starts
+from regdist.runs.verdicts import VERDICTS
+from tests.battery import CASES, planar
+
+m = rd.methods
+THREE = rd.bandit([1.0, 0.5, 0.0], [0.2, 0.3, 0.5])
+
+
+def test_the_battery_is_large_and_its_names_differ():
+    assert len(CASES) >= 150
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(set(case.words) <= set(VERDICTS) and case.how for case in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_no_wrong_word_and_no_wrong_name(case, monkeypatch):
+    """From two starts where eight are the default: each costs as much as the first."""
+    monkeypatch.setattr("regdist.runs.identify.usual_starts", lambda bandit, _: starts(bandit, 0))
+    method, bandit, options = case.ask()
+    found = rd.identify(method, bandit, **options)
+    assert str(found).startswith(found.verdict)
+    assert found.verdict in case.words, str(found)
+    if case.regularizer != "?":
+        assert repr(found.regularizer) == (case.regularizer or "None"), str(found)
+    if case.law is not None:
+        seen = case.law > 1e-12
+        assert np.allclose(np.log(case.law[seen]), found.log_probs[seen], atol=1e-6)
+        assert np.all(found.probs[~seen] < 1e-9)
+
+
+def test_a_small_field_is_no_evidence():
+    """The reference holds the best action at e^-31: the field there is 7e-14, and not at rest."""
+    log_q = -31.0
+    bandit = rd.bandit([1.0, 0.0], log_reference=[log_q, np.log1p(-np.exp(log_q))])
+    found = rd.identify(m.reinforce(), bandit)
+    assert found.verdict == "vertex"
+    assert found.log_probs[0] == 0
+
+
+def test_two_families_with_one_end_are_told_apart_by_their_response():
+    """On a coin every family has every law as a target at some beta."""
+    coin = rd.bandit([1.0, 0.0], [0.5, 0.5])
+    for estimator, name in (("k3", "forward KL"), ("k2", "reverse KL")):
+        found = rd.identify(m.dr_grpo(beta=0.3, estimator=estimator), coin)
+        rows = {row.name: row for row in found.candidates}
+        assert rows["reverse KL"].distance < 1e-9 > rows["forward KL"].distance
+        assert [n for n, row in rows.items() if row.response == "same"] == [name]
+
+
+def test_a_beta_that_moves_is_told_from_a_fixed_one():
+    moving = rd.identify(m.grpo(1.5, "k2", eps=0.0), THREE, starts=THREE.log_ref[None])
+    assert moving.candidates[0].response == "moves"
+    assert "self-consistent" in moving.sentence
+    fixed = rd.identify(m.dr_grpo(beta=0.3, estimator="k2"), THREE)
+    assert fixed.candidates[0].response == "same"
+
+
+def test_targets_of_ones_own_join_the_candidates():
+    mine = rd.target(THREE, rd.ReverseKL(0.3))
+    own = {"mine": mine, "Tsallis": rd.Tsallis(2.0, 1.0)}
+    found = rd.identify(m.policy_gradient(rd.Tsallis(2.0, 1.0)), THREE, targets=own)
+    assert found.verdict == "converges"
+    assert repr(found.regularizer) == "Tsallis(2, 1)"
+    assert {"mine", "Tsallis"} <= {row.name for row in found.candidates}
+    with pytest.raises(ValueError, match=r"targets\['x'\] must be over 3 actions"):
+        rd.identify(
+            m.reinforce(), THREE, targets={"x": rd.target(rd.bandit([1.0, 0.0]), rd.Entropy(1.0))}
+        )
+
+
+def test_samples_of_another_policy_that_stays():
+    """Where it names an end, the field with those samples is 0 there."""
+    old = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+    found = rd.identify(m.policy_gradient(rd.ReverseKL(0.3)), THREE, old=old)
+    log_p = found.log_probs
+    field = rd.field(m.policy_gradient(rd.ReverseKL(0.3)), log_p, THREE, old=old)
+    if found.verdict in ("converges", "coincides", "elsewhere"):
+        assert np.abs(field).max() < 1e-12
+
+
+def test_undecided_says_what_was_tried():
+    """A centre: closed orbits of every size, whose multiplier is 1."""
+    found = rd.identify(planar(0.0, 1.0, 0.0), THREE, starts=[[0.5, 0.0, 0.0]])
+    assert found.verdict == "undecided"
+    assert found.regularizer is None
+    assert found.sentence
+    assert list(found.basins) == [-1]
