@@ -76,13 +76,22 @@ def test_targets_of_ones_own_join_the_candidates():
 
 
 def test_samples_of_another_policy_that_stays():
-    """Where it names an end, the field with those samples is 0 there."""
+    """It comes to rest where the field with those samples is 0, which is no target of theirs."""
     old = jnp.log(jnp.array([0.6, 0.3, 0.1]))
-    found = rd.identify(m.policy_gradient(rd.ReverseKL(0.3)), THREE, old=old)
-    log_p = found.log_probs
-    field = rd.field(m.policy_gradient(rd.ReverseKL(0.3)), log_p, THREE, old=old)
-    if found.verdict in ("converges", "coincides", "elsewhere"):
-        assert np.abs(field).max() < 1e-12
+    method = m.policy_gradient(rd.ReverseKL(0.3))
+    found = rd.identify(method, THREE, old=old)
+    assert found.verdict == "elsewhere"
+    assert np.abs(rd.field(method, found.log_probs, THREE, old=old)).max() < 1e-12
+    assert np.abs(rd.field(method, found.log_probs, THREE)).max() > 1e-3
+
+
+def test_a_law_of_ones_own_moves_with_nothing_whatever_it_is_called():
+    flat = rd.bandit([0.0, 0.0, 0.0], [0.2, 0.3, 0.5])
+    mine = {"my reference": rd.target(flat, rd.ReverseKL(1.0))}
+    found = rd.identify(m.policy_gradient(rd.ReverseKL(0.3)), flat, targets=mine)
+    rows = {row.name: row for row in found.candidates}
+    assert rows["my reference"].distance < 1e-9 > rows["reference"].distance
+    assert rows["my reference"].response == "undefined"
 
 
 def test_undecided_says_what_was_tried():

@@ -11,7 +11,7 @@ from regdist.runs.ends import End, judge, nearby
 # A saddle at p is left after about 1/(p gain) units of time, the inverse of the largest reward
 # gap: this is as long as float64 can wait. The solver's steps grow with it.
 _LONGEST = 1e290
-_MOST_STEPS = 3000  # of the solver: 1,119 were the most of nine methods to a vertex, 505 elsewhere
+_MOST_STEPS = 3000  # of the solver: some 20 a nat on the slowest ways
 _LOOK = 8  # steps between looks for an end
 _WINDOW = 320  # steps over which the flow is asked whether it turns
 _TURNING = 3.0  # ways of a logit over its range in that window: there and back, and there again
@@ -123,7 +123,7 @@ def _integrate(
     if not np.all(np.isfinite(f(0.0, y))):
         return spent, z, "broken", None
     end = _ended(flow, full(y))
-    if end is not None and (status := _status(flow, full(y), end)) != "passing":
+    if end is not None and (status := _status(full(y), end)) != "passing":
         return spent, full(y), status, end
     solver = scipy.integrate.BDF(
         f, 0.0, y, _LONGEST / flow.unit, rtol=1e-6, atol=1e-8, jac=jacobian
@@ -136,7 +136,9 @@ def _integrate(
                 solver.step()
             if not np.all(np.isfinite(solver.y)):
                 raise ValueError
-        except (ValueError, np.linalg.LinAlgError):
+        except np.linalg.LinAlgError:  # of the solver, which says nothing of the field
+            return spent, full(y), "stuck", last
+        except ValueError:  # it refuses a field or a Jacobian that is not finite
             end = _ended(flow, full(y))
             return spent, full(y), "broken" if end is None else "end", end
         y = solver.y
@@ -146,7 +148,7 @@ def _integrate(
             continue
         end = _ended(flow, full(y))
         if end is not None:
-            status = _status(flow, full(y), end)
+            status = _status(full(y), end)
             if status != "passing":
                 return spent, full(y), status, end
             last = end
@@ -169,7 +171,7 @@ def _turns(path: np.ndarray) -> bool:
     return bool(np.any((extent > 1e-9) & (way > _TURNING * extent)))
 
 
-def _status(flow: Dynamics, z: np.ndarray, end: End) -> str:
+def _status(z: np.ndarray, end: End) -> str:
     """Whether a policy beside a rest point ends there, stands on it, or only passes by."""
     if end.kind in ("attracts", "tie"):
         return "end"

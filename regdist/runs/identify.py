@@ -190,8 +190,13 @@ class _Search:
         self.flows: dict[bytes, Dynamics] = {}
         self.asked = 0
 
-    def dynamics(self, alive: np.ndarray) -> Dynamics:
+    def alive(self, z: np.ndarray) -> np.ndarray:
+        """Which actions a start has, shape [K]."""
+        return ~np.isneginf(z) & ~np.isneginf(self.reward)
+
+    def dynamics(self, z: np.ndarray) -> Dynamics:
         """The flow over the actions that a start has, made once for each set of them."""
+        alive = self.alive(z)
         key = alive.tobytes()
         if key not in self.flows:
             self.flows[key] = Dynamics(self.method, self.bandit, self.expectation, alive, self.old)
@@ -202,26 +207,16 @@ class _Search:
     ) -> Identification:
         """Everything together."""
         self.asked = len(logits)
-        flows, ends = [], []
-        for z in logits:
-            alive = ~np.isneginf(z) & ~np.isneginf(self.reward)
-            dynamics = self.dynamics(alive)
-            flows.append(follow(dynamics, z[alive]))
-            ends.append(dynamics.place(flows[-1].z))
+        flows = [follow(self.dynamics(z), z[self.alive(z)]) for z in logits]
         # From a rest point that repels the flow goes to either side.
-        nudged = [i for i, found in enumerate(flows) if found.nudged][:2]
-        places = [~np.isneginf(logits[i]) & ~np.isneginf(self.reward) for i in nudged]
-        others = [
-            follow(self.dynamics(alive), logits[i][alive], -1)
-            for i, alive in zip(nudged, places, strict=True)
-        ]
-        away = [self.dynamics(a).place(f.z) for a, f in zip(places, others, strict=True)]
-        limits, basins = self.limits(
-            [*logits, *(logits[i] for i in nudged)], flows + others, ends + away
-        )
+        nudged = [z for z, found in zip(logits, flows, strict=True) if found.nudged][:2]
+        places = [*logits, *nudged]
+        flows += [follow(self.dynamics(z), z[self.alive(z)], -1) for z in nudged]
+        ends = [self.dynamics(z).place(f.z) for z, f in zip(places, flows, strict=True)]
+        limits, basins = self.limits(flows, ends)
         hidden = self.vertices(limits) if everywhere else []
         candidates, fit = self.candidates(logits[0], flows[0], ends[0], known)
-        verdict, sentence, stands = self.verdict(flows + others, basins, limits, hidden, candidates)
+        verdict, sentence, stands = self.verdict(flows, basins, limits, hidden, candidates)
         assert verdict in VERDICTS
         return Identification(
             regularizer=fit.regularizer if fit is not None and verdict == "converges" else None,
@@ -232,18 +227,16 @@ class _Search:
             proof=stands,
             candidates=tuple(candidates),
             starts=np.stack([log_normalized(z) for z in logits]),
-            ends=np.stack(ends),
-            field_norm=np.array([f.norm for f in flows]),
-            basins=np.array(basins[: len(logits)]),
+            ends=np.stack(ends[: self.asked]),
+            field_norm=np.array([f.norm for f in flows[: self.asked]]),
+            basins=np.array(basins[: self.asked]),
         )
 
-    def limits(
-        self, logits: list[np.ndarray], flows: list[Flow], ends: list[np.ndarray]
-    ) -> tuple[list[Limit], list[int]]:
+    def limits(self, flows: list[Flow], ends: list[np.ndarray]) -> tuple[list[Limit], list[int]]:
         """The proved limits that differ, and which of them each start came to (-1: none)."""
         limits: list[Limit] = []
         basins = []
-        for z, found, log_p in zip(logits, flows, ends, strict=True):
+        for found, log_p in zip(flows, ends, strict=True):
             if found.reason or (found.end is None and found.cycle is None):
                 basins.append(-1)
                 continue
@@ -258,15 +251,13 @@ class _Search:
                 )
             ]
             if not same:
-                alive = ~np.isneginf(z) & ~np.isneginf(self.reward)
-                limits.append(Limit(log_p, self.dynamics(alive), found))
+                limits.append(Limit(log_p, found))
             basins.append(same[0] if same else len(limits) - 1)
         return limits, basins
 
     def vertices(self, limits: list[Limit]) -> list[int]:
         """Actions that attract alone, from beside them, though no start came there."""
-        alive = ~np.isneginf(self.log_ref) & ~np.isneginf(self.reward)
-        flow = self.dynamics(alive)
+        flow = self.dynamics(self.log_ref)
         seen = {int(np.argmax(x.log_p)) for x in limits if np.isneginf(x.log_p).sum() >= 1}
         found = []
         for k in range(len(flow.index)):
@@ -282,9 +273,10 @@ class _Search:
         self, start: np.ndarray, found: Flow, log_p: np.ndarray, known: dict[str, Any]
     ) -> tuple[list[Candidate], Fit | None]:
         """Known targets by their distance to the first start's limit, and the one proved."""
-        flow = self.dynamics(~np.isneginf(start) & ~np.isneginf(self.reward))
+        flow = self.dynamics(start)
         at, tol = found.z, self.tolerance
         laws = {n: np.asarray(x, np.float64) for n, x in limit_laws(self.bandit).items()}
+        follows = {name for name in laws if name.startswith("reference")} - set(known)
         laws |= {n: np.asarray(x.log_probs) for n, x in known.items() if isinstance(x, Law)}
         fits: list[Fit] = []
         if np.sum(~np.isneginf(at)) > 1:
@@ -307,9 +299,7 @@ class _Search:
             keeps = keeps_reference(flow, at, response)
         rows = [Candidate(f.name, f.beta, f.error, f.response) for f in fits]
         rows += [
-            Candidate(
-                n, None, d, "same" if keeps and d <= tol and "reference" in n else "undefined"
-            )
+            Candidate(n, None, d, "same" if keeps and d <= tol and n in follows else "undefined")
             for n, d in distances.items()
         ]
         order = {"same": 0, "moves": 1, "shared": 2, "differs": 3, "undefined": 3}
@@ -343,7 +333,11 @@ class _Search:
         many = f"from all {self.asked} starts" if self.asked > 1 else "from the start"
         proofs = [proof(limit) for limit in limits]
         if len(limits) + len(hidden) > 1:
-            return "depends on start", several(basins, limits, hidden), "; ".join(proofs)
+            return (
+                "depends on start",
+                several(basins[: self.asked], limits, hidden),
+                "; ".join(proofs),
+            )
         ties = [x for x in limits if x.found.end is not None and x.found.end.kind == "tie"]
         if ties:
             end = ties[0].found.end
@@ -352,13 +346,13 @@ class _Search:
             return "depends on start", said, proofs[0]
         if -1 in basins:
             bad = basins.index(-1)
+            which = f"start {bad}" if bad < self.asked else "beside a start"
             if not flows[bad].finite:
-                return "diverges", f"start {bad}: {flows[bad].reason}", ""
-            got = sum(b >= 0 for b in basins)
+                return "diverges", f"{which}: {flows[bad].reason}", ""
+            got = sum(b >= 0 for b in basins[: self.asked])
             return (
                 "undecided",
-                f"start {bad}: {flows[bad].reason}; {got} of {len(flows)} starts have a proved "
-                "limit",
+                f"{which}: {flows[bad].reason}; {got} of {self.asked} starts have a proved limit",
                 "; ".join(proofs),
             )
         return alone(many, limits[0], candidates, self.reward, self.tolerance)

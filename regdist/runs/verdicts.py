@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regdist.runs.dynamics import Dynamics
 from regdist.runs.flow import Flow
 
 
@@ -83,12 +82,10 @@ class Limit(NamedTuple):
 
     Attributes:
         log_p: its log-probabilities, shape [K].
-        flow: whose flow it is.
         found: where it went.
     """
 
     log_p: np.ndarray
-    flow: Dynamics
     found: Flow
 
 
@@ -173,7 +170,7 @@ def several(basins: list[int], limits: list[Limit], hidden: list[int]) -> str:
             p = np.exp(limit.log_p)
             shown = " ".join(f"{x:.3g}" for x in p[:6]) + (" ..." if len(p) > 6 else "")
             what = f"[{shown}]"
-        said.append(f"{what} ({count} of {len(basins)})")
+        said.append(f"{what} ({f'{count} of {len(basins)}' if count else 'from beside a start'})")
     said += [f"action {k} alone (from beside it)" for k in hidden]
     lost = basins.count(-1)
     rest = f"; {lost} undecided" if lost else ""
