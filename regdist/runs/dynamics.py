@@ -1,11 +1,15 @@
-"""The flow of a method in units without p. K is the number of actions, n of those alive.
+"""The flow of a method in units without p. K is the number of actions, n of its coordinates.
 
 A softmax gradient carries the factor p_i, so that it is small wherever p_i is, at rest or not. The
 gain d_i of an action, the rate of log p_i against the mean under the natural gradient, does not:
 rest points are where the gains of all actions that have mass are equal, in either geometry.
+
+A coordinate is the log-probability of one action that is alive, or of several together: actions of
+equal reward, reference and probability move alike, so that one number is enough for all of them.
 """
 
 import dataclasses
+import functools
 import importlib
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,12 +23,17 @@ from jax.scipy.special import logsumexp
 from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
 from regdist.methods.field import field, in_dtype
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
+from regdist.runs.loop import Loop
 
+TOGETHER = 128
+"""Actions beyond which those that move alike share a coordinate."""
 _EPS = float(np.finfo(np.float64).eps)
 # Logits are shifted by these, which changes no policy, to see what rounding does to the gains; at
 # few points it may do little, so what is seen is taken eightfold.
 _SHIFTS, _SEEN = (0.739, 5.1, -3.3), 8.0
+_APART = 1e-3  # of the points of a difference, in nats
 
 
 def double_precision() -> AbstractContextManager[Any]:
@@ -49,6 +58,13 @@ def log_normalized(z: np.ndarray) -> np.ndarray:
     return z - top - np.log(np.sum(np.exp(z - top)))
 
 
+def alike(*columns: np.ndarray) -> np.ndarray:
+    """The class of each action, shape [K]: one for those whose numbers are equal in all columns."""
+    # 1e-12: equal numbers that went different ways through a run
+    rounded = np.stack([np.round(np.where(np.isneginf(x), -1e9, x), 12) for x in columns], axis=1)
+    return np.unique(rounded, axis=0, return_inverse=True)[1].ravel()
+
+
 class Dynamics:
     """Gains of a method on a problem, of the actions that are alive.
 
@@ -56,8 +72,11 @@ class Dynamics:
         method: in float64.
         bandit: in float64.
         expectation: exact, as the caller gave it.
-        alive: which actions may have mass, shape [K]; n of them.
+        alive: which actions may have mass, shape [K].
         old: log-probabilities of the samples' policy, shape [K]; None for the policy itself.
+        loop: what surrounds the method. Where steps are small its sampler counts, and whether its
+            reference follows the policy; nothing else.
+        classes: of actions that move alike, shape [K]; default each its own.
     """
 
     def __init__(
@@ -67,14 +86,24 @@ class Dynamics:
         expectation: Expectation,
         alive: np.ndarray,
         old: np.ndarray | None = None,
+        loop: Loop | None = None,
+        classes: np.ndarray | None = None,
     ):
         self.method = dataclasses.replace(method, geometry="natural")
         self.natural = method.geometry == "natural"
         self.signed = method.geometry == "sign"
-        self.bandit, self.expectation, self.old = bandit, expectation, old
+        self.bandit, self.expectation, self.old, self.loop = bandit, expectation, old, loop
         self.ready = prepared(expectation, method, bandit)
         self.alive = alive
-        self.index = np.flatnonzero(alive)
+        living = np.flatnonzero(alive)
+        names = living if classes is None else classes[living]
+        _, first, member, self.copies = np.unique(
+            names, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.index = living[first]
+        self.member = np.zeros(alive.shape, int)
+        self.member[living] = member.ravel()
+        self.given_classes = classes
         reward = np.asarray(bandit.reward)[self.index]
         self.reward = reward
         self.log_ref = np.asarray(bandit.log_ref)[self.index]
@@ -82,27 +111,40 @@ class Dynamics:
         self.exact = method.differentiable
 
     def place(self, z: np.ndarray) -> np.ndarray:
-        """Logits of all actions, shape [K], from those of the n alive."""
-        full = np.full(self.alive.shape, -np.inf)
-        full[self.index] = z
-        return full
+        """Logits of all actions, shape [K], from the n coordinates."""
+        return np.where(self.alive, (z - np.log(self.copies))[self.member], -np.inf)
+
+    def gather(self, full: np.ndarray) -> np.ndarray:
+        """The coordinates, shape [n], of logits of all actions."""
+        return full[self.index] + np.log(self.copies)
+
+    def share(self, p: np.ndarray) -> np.ndarray:
+        """The probability of one action of each coordinate, shape [n]."""
+        return p / self.copies
 
     def with_problem(self, reward: np.ndarray, log_ref: np.ndarray) -> "Dynamics":
-        """The same method on other rewards [n] and another reference [n] of those alive."""
+        """The same method on other rewards and another reference of single actions, each [n]."""
         fresh_reward = np.asarray(self.bandit.reward).copy()
         fresh_ref = np.asarray(self.bandit.log_ref).copy()
-        fresh_reward[self.index], fresh_ref[self.index] = reward, log_ref
+        living = np.flatnonzero(self.alive)
+        fresh_reward[living] = reward[self.member[living]]
+        fresh_ref[living] = log_ref[self.member[living]]
         bandit = dataclasses.replace(
             self.bandit, reward=jnp.asarray(fresh_reward), log_ref=jnp.asarray(fresh_ref)
         )
         method = dataclasses.replace(self.method, geometry="natural" if self.natural else "softmax")
-        return Dynamics(method, bandit, self.expectation, self.alive, self.old)
+        return Dynamics(
+            method, bandit, self.expectation, self.alive, self.old, self.loop, self.given_classes
+        )
 
     def gain(self, z: np.ndarray) -> np.ndarray:
         """w_i - E_p w at the logits z, shape [n]; of no meaning where z is -inf."""
-        z = z - np.max(z)
-        out = _gain(self.method, self.place(z), self.bandit, self.ready, self.old)
-        return np.asarray(out)[self.index]
+        return self.gains(self.place(z - np.max(z)))[self.index]
+
+    def gains(self, full: np.ndarray) -> np.ndarray:
+        """The gains of all actions at logits of all, shape [K]."""
+        out = _gain(self.method, full, full, full, self.bandit, self.ready, self.old, self.loop)
+        return np.asarray(out)
 
     def beside(self, z: np.ndarray, anchor: int) -> np.ndarray:
         """Gains less that of an action, which does not round in the mean, shape [n]."""
@@ -116,34 +158,67 @@ class Dynamics:
         return _SEEN * np.max(seen, axis=0) + 8 * _EPS * (np.abs(g) + abs(g[anchor]) + self.unit)
 
     def slopes(self, z: np.ndarray) -> np.ndarray:
-        """The derivative of `gain` in the logits, shape [n, n], over those with mass; else 0."""
+        """The derivative of `gain` in the coordinates, [n, n], over those with mass; else 0."""
+        by_policy, by_samples, by_reference = self.partial_slopes(z)
+        return by_policy + by_samples + by_reference
+
+    def partial_slopes(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`slopes` by the policy, by that of the samples and by the reference, each [n, n].
+
+        The second and third are 0 where samples and reference do not follow the policy.
+        """
         z = z - np.max(z)
-        out = np.zeros((len(z), len(z)))
         on = np.flatnonzero(~np.isneginf(z))
-        if self.exact:
-            full = np.asarray(
-                _slopes(self.method, self.place(z), self.bandit, self.ready, self.old)
+        columns = (self.member[None] == on[:, None]) & self.alive
+        parts = []
+        for moved in self.derivatives(self.place(z), columns.astype(float)):
+            out = np.zeros((len(z), len(z)))
+            out[np.ix_(on, on)] = moved[:, self.index[on]].T
+            parts.append(out)
+        return parts[0], parts[1], parts[2]
+
+    def derivatives(self, full: np.ndarray, ways: np.ndarray) -> list[np.ndarray]:
+        """The derivative of all gains along each of the ways, shape [D, K], by what moves.
+
+        By the logits of the policy, of the samples and of the reference.
+        """
+        ways = np.where(np.isneginf(full), 0, ways)
+        moving = [True, self.follows_samples, self.follows_reference]
+        made = [
+            np.asarray(
+                _derivatives(
+                    self.method,
+                    full,
+                    ways,
+                    self.bandit,
+                    self.ready,
+                    self.old,
+                    self.loop,
+                    which,
+                    self.exact,
+                )
             )
-            part = full[np.ix_(self.index[on], self.index[on])]
-        else:
-            part = np.stack([self._difference(z, int(k))[on] for k in on], axis=1)
-        out[np.ix_(on, on)] = part
-        return out
+            if moves
+            else np.zeros(ways.shape)
+            for which, moves in enumerate(moving)
+        ]
+        return made
+
+    @property
+    def follows_samples(self) -> bool:
+        """Whether samples come from a policy that is told apart from the one that moves."""
+        return self.loop is not None and not self.loop.on_policy and self.old is None
+
+    @property
+    def follows_reference(self) -> bool:
+        """Whether the reference moves with the policy."""
+        return self.loop is not None and self.loop.sync_every is not None
 
     @property
     def slope_error(self) -> float:
         """The relative error of the entries of `slopes`."""
         # A fourth difference of width 1e-3 is cut off at 1e-12 and rounds at eps/1e-3.
         return 64 * _EPS if self.exact else 1e-9
-
-    def _difference(self, z: np.ndarray, k: int) -> np.ndarray:
-        def at(step: float) -> np.ndarray:
-            moved = z.copy()
-            moved[k] += step
-            return self.gain(moved)
-
-        h = 1e-3
-        return (at(-2 * h) - 8 * at(-h) + 8 * at(h) - at(2 * h)) / (12 * h)
 
     def rate(self, z: np.ndarray, anchor: int) -> np.ndarray:
         """dz/dt less that of the anchor, shape [n], to the digits of each p_i."""
@@ -152,7 +227,7 @@ class Dynamics:
             return d
         p = np.exp(log_normalized(z))
         mean = p @ np.where(p > 0, d, 0)
-        f = p * (d - mean)
+        f = self.share(p) * (d - mean)
         return (np.sign(f) - np.sign(f[anchor])) if self.signed else f - f[anchor]
 
     def rate_slopes(self, z: np.ndarray, anchor: int) -> np.ndarray:
@@ -164,24 +239,64 @@ class Dynamics:
         p = np.exp(log_normalized(z))
         d = self.beside(z, anchor)
         mean = p @ np.where(p > 0, d, 0)
-        f = p * (d - mean)
+        f, one = p * (d - mean), self.share(p)
         # p_i moves with z_j as p_i (1[i = j] - p_j), the mean with p and with the gains.
         moved_mean = f + p @ m
-        out = np.diag(f) - np.outer(f, p) + p[:, None] * (m - moved_mean)
+        out = np.diag(f) / self.copies - np.outer(one * (d - mean), p)
+        out += one[:, None] * (m - moved_mean)
         return out - out[anchor]
 
 
-@jax.jit
-def _gain(
-    method: Method, z: Array, bandit: Bandit, expectation: Expectation, old: Array | None
+def _gains(
+    method: Method,
+    z: Array,
+    samples: Array,
+    reference: Array,
+    bandit: Bandit,
+    expectation: Expectation,
+    old: Array | None,
+    loop: Loop | None,
 ) -> Array:
-    return field(method, jnp.asarray(z, bandit.reward.dtype), bandit, expectation, old=old)
+    """The gains of a policy, where its samples and its reference may be those of others."""
+    dtype = bandit.reward.dtype
+    z, samples, reference = (jnp.asarray(x, dtype) for x in (z, samples, reference))
+    sampler = None
+    if loop is not None and loop.sync_every:
+        bandit = dataclasses.replace(bandit, log_ref=log_softmax(reference))
+    if loop is not None and not loop.on_policy and old is None:
+        old = log_softmax(samples)
+    if loop is not None and loop.sampler:
+        sampler = loop.sampler(log_softmax(samples) if old is None else jnp.asarray(old))
+    return field(method, z, bandit, expectation, old=old, sampler=sampler)
 
 
-@jax.jit
-def _slopes(
-    method: Method, z: Array, bandit: Bandit, expectation: Expectation, old: Array | None
+_gain = jax.jit(_gains)
+
+
+@functools.partial(jax.jit, static_argnames=("which", "exact"))
+def _derivatives(
+    method: Method,
+    z: Array,
+    ways: Array,
+    bandit: Bandit,
+    expectation: Expectation,
+    old: Array | None,
+    loop: Loop | None,
+    which: int,
+    exact: bool,
 ) -> Array:
-    return jax.jacfwd(lambda z: field(method, z, bandit, expectation, old=old))(
-        jnp.asarray(z, bandit.reward.dtype)
-    )
+    """Derivatives of the gains along ways [D, K] of one of the three that they hang on."""
+    z, ways = jnp.asarray(z, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
+    together = loop is None or (loop.on_policy and not loop.sync_every)
+
+    def at(x: Array) -> Array:
+        given = [x, x, x] if together else [x if i == which else z for i in range(3)]
+        return _gains(method, given[0], given[1], given[2], bandit, expectation, old, loop)
+
+    def along(way: Array) -> Array:
+        if exact:
+            return jax.jvp(at, (z,), (way,))[1]
+        f = [at(z + step * _APART * way) for step in (-2, -1, 1, 2)]
+        return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * _APART)
+
+    return jax.vmap(along)(ways)

@@ -1,6 +1,6 @@
 """Is a policy an end of a flow? Newton, the spectrum, and the gains of actions without mass.
 
-n is the number of actions alive. A face is the set of policies over some of them; an end lies
+n is the number of coordinates. A face is the set of policies over some of them; an end lies
 inside its face, where all gains are equal and the linear flow contracts, and draws in what is
 beside the face if every action off it has a gain below their mean as its probability goes to 0.
 """
@@ -101,6 +101,8 @@ def judge(flow: Dynamics, z: np.ndarray) -> End:
     """What can be proved of a rest point z, shape [n], -inf off its face."""
     z = z - np.max(z)
     inside = _inside(flow, z)
+    if inside.kind != "repels" and np.any(flow.copies[~np.isneginf(z)] > 1):
+        inside = _apart(flow, inside)
     if inside.kind == "repels" or np.all(~np.isneginf(z)):
         return inside
     worst, leaving, unsure = _off_face(flow, z)
@@ -136,12 +138,13 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     if not np.all(np.isfinite(m)):
         return End(z, "undecided", "the field has no derivative there")
     p = np.exp(log_normalized(z))[on]
-    motion = m if flow.natural else p[:, None] * m
+    one = flow.share(np.exp(log_normalized(z)))[on]
+    motion = m if flow.natural else one[:, None] * m
     a = int(np.flatnonzero(on == anchor)[0])
     keep = np.arange(len(on)) != a
     reduced = (motion - motion[a])[np.ix_(keep, keep)]
     error = slope_errors(flow, m)
-    moved = error if flow.natural else p[:, None] * error
+    moved = error if flow.natural else one[:, None] * error
     values, bounds = _eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
     top = int(np.argmax(values.real))
     slowest, bound = float(values[top].real), float(bounds[top])
@@ -155,6 +158,74 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     if np.all(values.real + bounds < 0):
         return End(z, "attracts", "all eigenvalues are negative", 0, slowest, bound, speed=speed)
     return _manifold(flow, z, others, anchor, values, bounds)
+
+
+def _apart(flow: Dynamics, end: End) -> End:
+    """What parts actions that move alike, which their common coordinate does not show.
+
+    A field that does not care which of them is which takes a difference of two to a multiple of
+    itself: an eigenvalue that all differences in a class share.
+    """
+    z = end.z
+    full = flow.place(z)
+    shared = np.flatnonzero(~np.isneginf(z) & (flow.copies > 1))
+    random = np.random.default_rng(0)
+    pairs, mixed = np.zeros(full.shape), np.zeros(full.shape)
+    for k in shared:
+        members = np.flatnonzero((flow.member == k) & flow.alive)
+        pairs[members[:2]] = 1, -1
+        noise = random.normal(size=len(members))
+        mixed[members] = noise - noise.mean()
+    moved = np.sum(flow.derivatives(full, np.stack([pairs, mixed])), axis=0)
+    m = flow.slopes(z)
+    rates = np.zeros(len(z))
+    rates[shared] = moved[0][flow.index[shared]]
+    size = np.abs(m).max(axis=0) + np.abs(rates)
+    error = flow.slope_error * size
+    living = flow.alive & np.isfinite(full)
+    off = np.abs(moved[1] - np.where(living, rates[flow.member] * mixed, 0))[living]
+    if not np.all(off <= 1e3 * error[flow.member][living] + 1e-9 * size.max()):
+        return dataclasses.replace(
+            end, kind="undecided", reason="actions of equal reward and reference do not move alike"
+        )
+    one = np.ones(len(z)) if flow.natural else flow.share(np.exp(log_normalized(z)))
+    slowest = float(np.max((one * rates)[shared]))
+    bound = float(np.max((one * error)[shared]))
+    slow = {"slowest": max(end.slowest, slowest), "bound": max(end.bound, bound)}
+    if np.any(rates[shared] > error[shared]):
+        return dataclasses.replace(end, kind="repels", reason="actions that are alike part", **slow)
+    flat = shared[np.abs(rates[shared]) <= error[shared]]
+    if not len(flat):
+        return dataclasses.replace(end, **slow)
+    if end.kind in ("attracts", "tie") and _stays(flow, full, flat):
+        count = int(np.sum(flow.copies[flat] - 1)) + end.dimension
+        return dataclasses.replace(end, kind="tie", reason=_rest_points(count), dimension=count)
+    return dataclasses.replace(
+        end, kind="undecided", reason="whether actions that are alike part is lost in rounding"
+    )
+
+
+def _stays(flow: Dynamics, full: np.ndarray, flat: np.ndarray) -> bool:
+    """Whether mass may move between actions that are alike, and all is still at rest."""
+    anchor = int(np.argmax(full))
+    random = np.random.default_rng(1)
+    for _ in range(4):
+        at = full.copy()
+        for k in flat:
+            members = np.flatnonzero((flow.member == k) & flow.alive)
+            noise = _WALK * random.normal(size=len(members))
+            at[members] += noise - np.log(np.mean(np.exp(noise)))
+        on = ~np.isneginf(full)
+        before, after = flow.gains(full)[on], flow.gains(at)[on]
+        size = np.abs(before).max() + np.abs(after).max() + flow.unit
+        left = (after - flow.gains(at)[anchor]) - (before - flow.gains(full)[anchor])
+        if np.max(np.abs(left)) > 64 * np.finfo(float).eps * size:
+            return False
+    return True
+
+
+def _rest_points(count: int) -> str:
+    return f"rest points of {count} {'dimension' if count == 1 else 'dimensions'}"
 
 
 def slope_errors(flow: Dynamics, m: np.ndarray) -> np.ndarray:
@@ -246,8 +317,7 @@ def _manifold(
             return undecided
     rest = values[~flat]
     slowest = float(rest.real.max()) if rest.size else -np.inf
-    reason = f"rest points of {count} {'dimension' if count == 1 else 'dimensions'}"
-    return End(z, "tie", reason, count, slowest, bound)
+    return End(z, "tie", _rest_points(count), count, slowest, bound)
 
 
 def _off_face(flow: Dynamics, z: np.ndarray) -> tuple[float, tuple[int, ...], tuple[int, ...]]:

@@ -3,7 +3,7 @@
 At the optimum of E_p R - beta D the rewards less beta times the slope s_i of D are equal among
 actions with mass, so that beta and the error of every log-probability follow from the end itself.
 Families that share an end differ in its response: the derivative by the rewards and by the
-log-reference, from the field on one side and from the slope on the other. n is alive.
+log-reference, from the field on one side and from the slope on the other. n is of coordinates.
 """
 
 import dataclasses
@@ -166,6 +166,7 @@ def respond(flow: Dynamics, log_p: np.ndarray) -> Response:
     held = ~np.isneginf(flow.log_ref)
     q = np.exp(np.where(held, flow.log_ref, 0)) * held
     by_ref = random.normal(size=(_DIRECTIONS, size)) * held
+    q = q * flow.copies
     by_ref = (by_ref - (by_ref @ q / q.sum())[:, None]) * held
     none = np.zeros((_DIRECTIONS, size))
     reward = np.concatenate([by_reward, none])
