@@ -29,7 +29,8 @@ from regdist.regularizers.regularizer import (
     TotalVariation,
     Tsallis,
 )
-from regdist.runs.certify import Certificate, certify
+from regdist.runs.certificate import Certificate
+from regdist.runs.certify import certify
 from regdist.runs.driver import Trajectory, run
 from regdist.runs.identify import Identification, identify
 from regdist.runs.loop import Loop, loop

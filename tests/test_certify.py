@@ -28,28 +28,28 @@ def test_predicted_and_measured_rates_agree(name, make):
     c = rd.certify(make(regularizer), BANDIT, aim, path, optimizer=SGD)
     assert c.verdict == "converges"
     assert c.passes
-    assert c.field_norm < 1e-14
-    assert np.all(c.eigenvalues < 0)
-    assert np.isclose(c.measured_rate, c.predicted_rate, rtol=0.03)
-    assert c.asymptotic_rate <= c.measured_rate * 1.05
-    assert c.total_variation < 1e-6
+    assert c.stationarity.field_norm < 1e-14
+    assert np.all(c.stability.eigenvalues < 0)
+    assert np.isclose(c.pace.measured, c.pace.predicted, rtol=0.03)
+    assert c.pace.asymptotic <= c.pace.measured * 1.05
+    assert c.distance.total_variation < 1e-6
     assert c.remaining_steps == 0
     if name in ("reverse KL", "entropy", "reverse KL + entropy"):
-        assert c.identity_error < 1e-14
+        assert c.distance.identity_error < 1e-14
     else:
-        assert c.identity_error is None
+        assert c.distance.identity_error is None
 
 
 def test_spectrum_by_hand():
     """Natural gradient with reverse KL: every mode at -beta. Softmax: -beta (diag p - p p^T)."""
     aim = rd.target(BANDIT, rd.ReverseKL(0.4))
     natural = rd.certify(rd.methods.natural_policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
-    assert np.allclose(natural.eigenvalues, [-0.4] * 4, rtol=1e-12)
+    assert np.allclose(natural.stability.eigenvalues, [-0.4] * 4, rtol=1e-12)
     plain = rd.certify(rd.methods.policy_gradient(rd.ReverseKL(0.4)), BANDIT, aim)
     p = np.asarray(aim.probs)
     want = np.sort(-0.4 * np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))[1:])[::-1]
-    assert np.allclose(plain.eigenvalues, want, rtol=1e-10)
-    assert np.isclose(plain.fastest, want[-1], rtol=1e-10)
+    assert np.allclose(plain.stability.eigenvalues, want, rtol=1e-10)
+    assert np.isclose(plain.stability.fastest, want[-1], rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_large_tables_agree_with_the_dense_spectrum(regularizer, make):
     slow = 1 / np.linalg.eigvals(np.linalg.inv(reduced / scale) / scale[:, None])
     slow = slow[np.argsort(np.abs(slow))]
     fast = np.linalg.eigvals(reduced)
-    assert np.isclose(c.eigenvalues[0], slow[0].real, rtol=1e-4)
-    assert np.isclose(c.fastest, fast[np.argmax(np.abs(fast))].real, rtol=1e-4)
+    assert np.isclose(c.stability.eigenvalues[0], slow[0].real, rtol=1e-4)
+    assert np.isclose(c.stability.fastest, fast[np.argmax(np.abs(fast))].real, rtol=1e-4)
 
 
 def test_tiny_eigenvalues_keep_their_digits():
@@ -99,8 +99,8 @@ def test_a_plateau_is_called_a_plateau():
     c = rd.certify(rd.methods.policy_gradient(regularizer), bandit, aim, steps=1000)
     assert c.verdict == "plateau"
     assert c.passes
-    assert c.field_norm < 1e-14
-    assert c.total_variation > 0.9
+    assert c.stationarity.field_norm < 1e-14
+    assert c.distance.total_variation > 0.9
     assert c.remaining_steps > 1e4
     assert "still approaching" in c.sentence
     assert "more steps to go" in c.sentence
@@ -137,7 +137,7 @@ def test_elsewhere_vertex_cycles_and_diverges():
     assert not c.passes
     greedy = rd.certify(rd.methods.natural_policy_gradient(), BANDIT, aim, optimizer=optax.sgd(1.0))
     assert greedy.verdict == "vertex"
-    assert greedy.objective_gap is None
+    assert greedy.distance.objective_gap is None
     wild = rd.certify(natural, BANDIT, aim, optimizer=optax.sgd(2.1 / 0.3))
     assert wild.verdict == "cycles"
     edge = rd.certify(natural, BANDIT, aim, optimizer=optax.sgd(2.0 / 0.3))  # a cycle of two
@@ -147,7 +147,7 @@ def test_elsewhere_vertex_cycles_and_diverges():
     lost = rd.run(natural, BANDIT, 100, init=[0.0, 0.0, -np.inf, 0.0, 0.0])
     c = rd.certify(natural, BANDIT, aim, lost)
     assert c.verdict == "elsewhere"
-    assert c.kl_from_target == np.inf
+    assert c.distance.kl_from_target == np.inf
 
 
 def test_an_optimiser_with_memory_gets_no_predicted_rate():
@@ -156,9 +156,9 @@ def test_an_optimiser_with_memory_gets_no_predicted_rate():
     method, aim = rd.methods.policy_gradient(regularizer), rd.target(BANDIT, regularizer)
     with jax.numpy_dtype_promotion("standard"):  # optax's adam promotes its step count
         c = rd.certify(method, BANDIT, aim, optimizer=adam)
-    assert c.predicted_rate is None
-    assert c.asymptotic_rate is None
-    assert c.measured_rate is not None
+    assert c.pace.predicted is None
+    assert c.pace.asymptotic is None
+    assert c.pace.measured is not None
 
 
 def test_sparse_targets_are_judged_on_their_support():
@@ -167,7 +167,7 @@ def test_sparse_targets_are_judged_on_their_support():
     assert aim.probs[2] == 0
     c = rd.certify(rd.methods.natural_policy_gradient(regularizer), BANDIT, aim, steps=4000)
     assert c.verdict == "converges"
-    assert len(c.eigenvalues) == 3
+    assert len(c.stability.eigenvalues) == 3
 
 
 def test_one_action_and_records_are_plain_numbers():
@@ -176,7 +176,7 @@ def test_one_action_and_records_are_plain_numbers():
         rd.methods.policy_gradient(rd.ReverseKL(1.0)), one, rd.target(one, rd.ReverseKL(1.0))
     )
     assert c.verdict == "converges"
-    assert isinstance(dataclasses.asdict(c)["kl_to_target"], float)
+    assert isinstance(dataclasses.asdict(c)["distance"]["kl_to_target"], float)
     method = rd.methods.policy_gradient(rd.ReverseKL(1.0))
     batch = jax.vmap(lambda _: rd.run(method, one, 10))(jnp.ones(2))
     with pytest.raises(ValueError, match="one run"):

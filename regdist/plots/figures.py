@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from regdist.metrics import kl
 from regdist.numerics.records import Law, check_kind
 from regdist.problems.bandit import Bandit, check_bandit
-from regdist.runs.certify import Certificate
+from regdist.runs.certificate import Certificate
 from regdist.runs.checks import check_target
 from regdist.runs.driver import Trajectory
 from regdist.targets.solve import Target
@@ -240,7 +240,7 @@ def convergence(
             markevery=max(1, int(shown.sum()) // 8),
             **_look(i),
         )
-        rate = certificates[name].predicted_rate if certificates else None
+        rate = certificates[name].pace.predicted if certificates else None
         if rate is None or not np.isfinite(rate) or shown.sum() < 2:
             continue
         # The line goes through the last record that is clear of rounding.

@@ -59,12 +59,12 @@ def _certificates(report: Report) -> Sheet:
                 short(cell.beta),
                 f"{cell.target.residual:.0e}",
                 natural.verdict,
-                f"{natural.total_variation:.0e}",
-                short(natural.measured_rate),
-                short(natural.predicted_rate),
+                f"{natural.distance.total_variation:.0e}",
+                short(natural.pace.measured),
+                short(natural.pace.predicted),
                 plain.verdict,
-                f"{plain.total_variation:.0e}",
-                f"{plain.remaining_steps:.0e}",
+                f"{plain.distance.total_variation:.0e}",
+                "-" if plain.remaining_steps is None else f"{plain.remaining_steps:.0e}",
             ]
         )
     heads = ["regularizer", "beta", "KKT", "natural", "TV", "rate", "predicted"]

@@ -16,7 +16,8 @@ from regdist import methods, metrics, problems
 from regdist.problems import Task
 from regdist.regularizers.regularizer import ForwardKL, Regularizer, ReverseKL, by_name
 from regdist.reports.plain import plain
-from regdist.runs.certify import Certificate, certify
+from regdist.runs.certificate import Certificate
+from regdist.runs.certify import certify
 from regdist.runs.driver import Trajectory, run
 from regdist.targets.odds import critical_beta
 from regdist.targets.solve import Target, target

@@ -22,7 +22,7 @@ from jax.scipy.special import logsumexp
 
 from regdist.methods import Expectation, Method
 from regdist.methods.expectation import prepared
-from regdist.methods.field import field, in_dtype
+from regdist.methods.field import expected_pull, field, in_dtype, tables_of
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.runs.loop import Loop
@@ -204,6 +204,26 @@ class Dynamics:
         ]
         return made
 
+    def motion(self, z: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """The derivative of the rates of the logits at a rest point from that of the gains."""
+        p = np.exp(log_normalized(z))
+        moved = slopes - p @ slopes
+        return moved if self.natural else self.share(p)[:, None] * moved
+
+    def sides(self, z: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """Gains, up to a constant, where every log p is a little larger and smaller, [n] each.
+
+        Each action sees its own probability alone, as penalties do, so that a jump shows at the
+        action that has it.
+        """
+        full = log_normalized(self.place(z))
+        shifted = (full + width, full - width)
+        out = [
+            _side(self.method, at, self.bandit, self.ready, self.old, self.loop) for at in shifted
+        ]
+        above, below = (np.asarray(x)[self.index] for x in out)
+        return above, below
+
     @property
     def follows_samples(self) -> bool:
         """Whether samples come from a policy that is told apart from the one that moves."""
@@ -271,6 +291,26 @@ def _gains(
 
 
 _gain = jax.jit(_gains)
+
+
+@jax.jit
+def _side(
+    method: Method,
+    log_p: Array,
+    bandit: Bandit,
+    expectation: Expectation,
+    old: Array | None,
+    loop: Loop | None,
+) -> Array:
+    """The gains at numbers that need not sum to 1, without the mean."""
+    log_p = jnp.asarray(log_p, bandit.reward.dtype)
+    sampler = None
+    if loop is not None and loop.sync_every:
+        bandit = dataclasses.replace(bandit, log_ref=log_softmax(log_p))
+    if loop is not None and loop.sampler:
+        sampler = loop.sampler(log_softmax(log_p) if old is None else jnp.asarray(old))
+    tables = tables_of(method, log_p, bandit, old, sampler)
+    return expected_pull(method, tables, expectation, None, old is None and sampler is None).gain
 
 
 @functools.partial(jax.jit, static_argnames=("which", "exact"))

@@ -15,7 +15,7 @@ import scipy.linalg
 from regdist.runs.dynamics import Dynamics, log_normalized
 
 # Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
-_DEPTHS = (50.0, 150.0, 600.0)
+DEPTHS = (50.0, 150.0, 600.0)
 _MOST_RAYS = 8  # ways to 0 in which one action is far ahead of the others
 _STEPS = 100  # of Newton
 _DIGITS = 32 * float(np.finfo(float).eps)  # of a logit: a smaller step is rounding
@@ -26,6 +26,7 @@ _WALK = 0.3  # nats along a line of rest points at which it is asked again
 _BESIDE, _REACH = 0.02, 1e3
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 _BETWEEN = np.linspace(1, 0, 64, endpoint=False)  # of the way between two policies of two actions
+_MIXED = 4  # ways to share mass among equals that are tried
 _SAFETY = 8.0  # times the first-order error of an eigenvalue
 
 
@@ -83,7 +84,7 @@ def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
         longest = np.max(np.abs(step))
         z = z.copy()
         z[others] += step * min(1.0, _LONGEST / longest if longest > 0 else 1.0)
-        if np.max(np.abs(z[others] - start[others])) > reach or np.min(z[others]) < -_DEPTHS[-1]:
+        if np.max(np.abs(z[others] - start[others])) > reach or np.min(z[others]) < -DEPTHS[-1]:
             return None  # deeper than that products of probabilities underflow, and gains with them
         left = np.abs(d[others] + m @ step)  # what no step removes
         if longest <= _DIGITS * (1 + np.max(np.abs(z[others]))):
@@ -145,11 +146,11 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     reduced = (motion - motion[a])[np.ix_(keep, keep)]
     error = slope_errors(flow, m)
     moved = error if flow.natural else one[:, None] * error
-    values, bounds = _eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
+    values, bounds = eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
     top = int(np.argmax(values.real))
     slowest, bound = float(values[top].real), float(bounds[top])
     speed = float(abs(values[top].imag))
-    if _contracts(p, m, a, error):
+    if contracts(p, m, a, error):
         return End(
             z, "attracts", "a quadratic form falls", 0, min(slowest, 0.0), bound, speed=speed
         )
@@ -160,13 +161,12 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     return _manifold(flow, z, others, anchor, values, bounds)
 
 
-def _apart(flow: Dynamics, end: End) -> End:
-    """What parts actions that move alike, which their common coordinate does not show.
+def parting_rates(flow: Dynamics, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """How gains part actions that share a coordinate: a rate, its error, and whether one is enough.
 
     A field that does not care which of them is which takes a difference of two to a multiple of
-    itself: an eigenvalue that all differences in a class share.
+    itself: an eigenvalue that all differences in a class share. 0 for actions on their own.
     """
-    z = end.z
     full = flow.place(z)
     shared = np.flatnonzero(~np.isneginf(z) & (flow.copies > 1))
     random = np.random.default_rng(0)
@@ -177,14 +177,22 @@ def _apart(flow: Dynamics, end: End) -> End:
         noise = random.normal(size=len(members))
         mixed[members] = noise - noise.mean()
     moved = np.sum(flow.derivatives(full, np.stack([pairs, mixed])), axis=0)
-    m = flow.slopes(z)
     rates = np.zeros(len(z))
     rates[shared] = moved[0][flow.index[shared]]
-    size = np.abs(m).max(axis=0) + np.abs(rates)
+    size = np.abs(flow.slopes(z)).max(axis=0) + np.abs(rates)
     error = flow.slope_error * size
     living = flow.alive & np.isfinite(full)
     off = np.abs(moved[1] - np.where(living, rates[flow.member] * mixed, 0))[living]
-    if not np.all(off <= 1e3 * error[flow.member][living] + 1e-9 * size.max()):
+    fits = off <= 1e3 * error[flow.member][living] + 1e-9 * size.max()
+    return rates, error, bool(np.all(fits))
+
+
+def _apart(flow: Dynamics, end: End) -> End:
+    """What becomes of an end where actions that move alike part, which one number hides."""
+    z = end.z
+    shared = np.flatnonzero(~np.isneginf(z) & (flow.copies > 1))
+    rates, error, fits = parting_rates(flow, z)
+    if not fits:
         return dataclasses.replace(
             end, kind="undecided", reason="actions of equal reward and reference do not move alike"
         )
@@ -197,7 +205,7 @@ def _apart(flow: Dynamics, end: End) -> End:
     flat = shared[np.abs(rates[shared]) <= error[shared]]
     if not len(flat):
         return dataclasses.replace(end, **slow)
-    if end.kind in ("attracts", "tie") and _stays(flow, full, flat):
+    if end.kind in ("attracts", "tie") and _stays(flow, flow.place(z), flat):
         count = int(np.sum(flow.copies[flat] - 1)) + end.dimension
         return dataclasses.replace(end, kind="tie", reason=_rest_points(count), dimension=count)
     return dataclasses.replace(
@@ -209,7 +217,7 @@ def _stays(flow: Dynamics, full: np.ndarray, flat: np.ndarray) -> bool:
     """Whether mass may move between actions that are alike, and all is still at rest."""
     anchor = int(np.argmax(full))
     random = np.random.default_rng(1)
-    for _ in range(4):
+    for _ in range(_MIXED):
         at = full.copy()
         for k in flat:
             members = np.flatnonzero((flow.member == k) & flow.alive)
@@ -249,7 +257,7 @@ def _form(p: np.ndarray, m: np.ndarray, anchor: int) -> np.ndarray:
     return form / size[:, None] / size  # the product of two sizes may underflow
 
 
-def _contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> bool:
+def contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> bool:
     """Whether sum p x^2 (natural) or sum x^2 (softmax) falls along the linear flow.
 
     Both do if the symmetric part of diag(p) m is negative definite but for the shift of all
@@ -265,7 +273,7 @@ def _contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> 
     return bool(least > np.linalg.norm(off + off.T) / 2 + 64 * len(p) * np.finfo(float).eps)
 
 
-def _eigenvalues(matrix: np.ndarray, error: np.ndarray) -> tuple[Any, np.ndarray]:
+def eigenvalues(matrix: np.ndarray, error: np.ndarray) -> tuple[Any, np.ndarray]:
     """Eigenvalues, and to first order how far errors of the entries and of the solver move them."""
     balanced, (scale, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
     error = error * scale[None] / scale[:, None]
@@ -329,7 +337,7 @@ def _off_face(flow: Dynamics, z: np.ndarray) -> tuple[float, tuple[int, ...], tu
     anchor = int(np.argmax(z))
     base = log_normalized(z)
     ways = []
-    for depth in _DEPTHS:
+    for depth in DEPTHS:
         at = base.copy()
         at[off] = -depth
         ways.append(at)
@@ -338,8 +346,8 @@ def _off_face(flow: Dynamics, z: np.ndarray) -> tuple[float, tuple[int, ...], tu
         ahead = np.random.default_rng(0).choice(off, _MOST_RAYS, replace=False)
     for k in ahead if len(off) > 1 else ():
         at = base.copy()
-        at[off] = -_DEPTHS[-1]
-        at[k] = -_DEPTHS[1]
+        at[off] = -DEPTHS[-1]
+        at[k] = -DEPTHS[1]
         ways.append(at)
     gains, errors = [], []
     for at in ways:
@@ -362,12 +370,12 @@ def nearby(flow: Dynamics, z: np.ndarray) -> np.ndarray | None:
     log_p = log_normalized(z)
     # 1e-3: from there the gains are looked at down to 0; above it the face is not yet clear.
     off = (log_p < np.log(1e-3)) & ~np.isneginf(z)
-    for depth in (0.0, 20.0, *_DEPTHS[1:]):
+    for depth in (0.0, 20.0, *DEPTHS[1:]):
         if not np.any(off):
             break
         while np.any(off):
             at = log_p.copy()
-            at[off] = np.maximum(log_p[off] - depth, np.minimum(log_p[off], -_DEPTHS[-1]))
+            at[off] = np.maximum(log_p[off] - depth, np.minimum(log_p[off], -DEPTHS[-1]))
             d = flow.beside(at, anchor)
             falls = d < -flow.rounding(at, anchor)
             still = off & falls

@@ -1,6 +1,7 @@
 """The flow dz/dt = field(z), the limit of small steps, followed to a proved end. n is alive."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -108,17 +109,7 @@ def _integrate(
     if len(z) == 1:
         return spent, z, "end", judge(flow, z)
 
-    def full(y: np.ndarray) -> np.ndarray:
-        at = np.zeros(len(z))
-        at[others] = y
-        return at
-
-    def f(_: float, y: np.ndarray) -> np.ndarray:
-        return flow.rate(full(y), anchor)[others]
-
-    def jacobian(_: float, y: np.ndarray) -> np.ndarray:
-        return flow.rate_slopes(full(y), anchor)[np.ix_(others, others)]
-
+    full, f, jacobian = _beside(flow, anchor, others)
     y = (z - z[anchor])[others]
     if not np.all(np.isfinite(f(0.0, y))):
         return spent, z, "broken", None
@@ -161,6 +152,64 @@ def _integrate(
             path.clear()
             return spent, full(y), "turning", last
     return spent, full(y), "stuck", last
+
+
+def duration(
+    flow: Dynamics, start: np.ndarray, arrived: Callable[[np.ndarray], bool]
+) -> float | None:
+    """The time from logits [n] to the first policy that has arrived; None if it fails."""
+    import scipy.integrate
+
+    z, spent, total = start - np.max(start), 0, 0.0
+    while spent < _MOST_STEPS:
+        if arrived(z):
+            return total
+        anchor = int(np.argmax(z))
+        others = np.arange(len(z)) != anchor
+        full, f, jacobian = _beside(flow, anchor, others)
+        y = (z - z[anchor])[others]
+        solver = scipy.integrate.BDF(
+            f, 0.0, y, _LONGEST / flow.unit, rtol=1e-6, atol=1e-8, jac=jacobian
+        )
+        while spent < _MOST_STEPS:
+            spent += 1
+            try:
+                with np.errstate(all="ignore"):
+                    solver.step()
+            except (ValueError, np.linalg.LinAlgError):
+                return None
+            if solver.status == "failed" or not np.all(np.isfinite(solver.y)):
+                return None
+            if arrived(full(solver.y)):
+                dense, early, late = solver.dense_output(), solver.t_old, solver.t
+                for _ in range(40):
+                    middle = (early + late) / 2
+                    if arrived(full(dense(middle))):
+                        late = middle
+                    else:
+                        early = middle
+                return total + late
+            if np.max(solver.y) > _AHEAD or solver.h_abs < 1e-6 * solver.t:
+                break
+        z, total = full(solver.y), total + solver.t
+    return None
+
+
+def _beside(flow: Dynamics, anchor: int, others: np.ndarray) -> tuple[Callable, Callable, Callable]:
+    """All logits from those beside the anchor's, and what the stiff solver asks of them."""
+
+    def full(y: np.ndarray) -> np.ndarray:
+        at = np.zeros(len(others))
+        at[others] = y
+        return at
+
+    def f(_: float, y: np.ndarray) -> np.ndarray:
+        return flow.rate(full(y), anchor)[others]
+
+    def jacobian(_: float, y: np.ndarray) -> np.ndarray:
+        return flow.rate_slopes(full(y), anchor)[np.ix_(others, others)]
+
+    return full, f, jacobian
 
 
 def _turns(path: np.ndarray) -> bool:

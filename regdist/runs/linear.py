@@ -1,11 +1,13 @@
-"""What a linear step does: the decay that it gives, the spread that noise leads to."""
+"""What a linear step does: the decay that it gives, the spread that noise leads to. n is alive."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from regdist.runs.loop import Loop
 
 if TYPE_CHECKING:
     import optax
@@ -21,6 +23,68 @@ def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | 
     rate = float(update[0] / probe[0])
     # 1e-5: float32 keeps some seven digits of each product
     return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
+
+
+def keeps_pace(optimizer: "optax.GradientTransformation", size: int, steps: int) -> bool:
+    """Whether an optimizer moves as far on a constant gradient after ten times as many steps."""
+    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
+
+    def step(state: Any, _: None) -> tuple[Any, jax.Array]:
+        moved: Any = optimizer.update(-probe, state, probe)
+        return moved[1], jnp.max(jnp.abs(moved[0]))
+
+    sizes = jax.lax.scan(step, optimizer.init(probe), None, length=10 * steps)[1]
+    return bool(jnp.min(sizes[steps - 1 :]) >= 0.99 * sizes[steps - 1] > 0)  # 1%: of a warm-up
+
+
+def idle_move(optimizer: "optax.GradientTransformation", at: np.ndarray) -> float:
+    """The largest step of a logit, less their mean, that an optimizer takes without a gradient."""
+    held = jnp.where(jnp.isneginf(at), 0, at)
+    updates: Any = optimizer.update(jnp.zeros_like(held), optimizer.init(held), held)[0]
+    moved = np.asarray(updates)[~np.isneginf(at)]
+    return float(np.max(np.abs(moved - moved.mean())))
+
+
+def step_matrix(
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray], rate: float, loop: Loop | None
+) -> tuple[np.ndarray, int]:
+    """The linear map of a step of a loop about a rest point, and of how many steps it is one.
+
+    The state is the policy now and `staleness` steps before, and the reference if it moves; the
+    map is of `sync_every` steps then.
+
+    Args:
+        parts: the derivative of the rate of the logits by those of the policy, of the samples'
+            policy and of the reference, shape [n, n] each.
+        rate: the learning rate.
+        loop: as in `run`.
+    """
+    by_policy, by_samples, by_reference = parts
+    n = len(by_policy)
+    one = np.eye(n)
+    if loop is None or (loop.on_policy and loop.sync_every is None):
+        return one + rate * (by_policy + by_samples + by_reference), 1
+    updates, late = loop.epochs * loop.minibatches, loop.staleness
+    move = one + rate * by_policy
+    powers = [one]
+    for _ in range(updates):
+        powers.append(powers[-1] @ move)
+    gathered = rate * sum(powers[:-1], start=np.zeros((n, n)))
+    size = n * (late + 1)
+    follows = loop.sync_every is not None
+    step = np.eye(size + n * follows)
+    step[n:size, : size - n] = np.eye(size - n)
+    step[n:size, size - n :] = 0
+    step[:n, :size] = 0
+    step[:n, :n] = powers[-1]
+    step[:n, size - n : size] += gathered @ by_samples
+    if loop.sync_every is None:
+        return step, 1
+    step[:n, size:] = gathered @ by_reference
+    mix = float(loop.sync_mix)
+    sync = np.eye(len(step))
+    sync[size:, :n], sync[size:, size:] = mix * one, (1 - mix) * one
+    return sync @ np.linalg.matrix_power(step, loop.sync_every), loop.sync_every
 
 
 def stationary_spread(

@@ -1,0 +1,331 @@
+"""What a certificate rests on: each of its records from what was asked.
+
+All in float64. K is the number of actions, n of coordinates, N of records.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from regdist.methods import Expectation, Method, Sampled, update_moments
+from regdist.metrics import kl, log_odds_error, total_variation
+from regdist.numerics.logspace import expect
+from regdist.numerics.spectrum import spectrum
+from regdist.problems.bandit import Bandit
+from regdist.runs.certificate import Distance, Pace, Spread, Stability, Stationarity
+from regdist.runs.corners import corner
+from regdist.runs.driver import Trajectory
+from regdist.runs.dynamics import (
+    TOGETHER,
+    Dynamics,
+    alike,
+    log_normalized,
+    widened,
+)
+from regdist.runs.ends import End, eigenvalues, judge, nearby, parting_rates
+from regdist.runs.linear import (
+    decay_rate,
+    stationary_spread,
+    step_matrix,
+)
+from regdist.runs.loop import Loop
+from regdist.runs.naming import log_error
+from regdist.runs.search import MOST
+from regdist.targets.solve import Target, objective
+
+if TYPE_CHECKING:
+    import optax
+
+# Columns of the Jacobian scale with the probabilities and are inverted: to 1e-200 both, and their
+# products with rewards, stay well inside the range of float64.
+NEGLIGIBLE = math.log(1e-200)
+"""Log-probability below which an action is left out of a spectrum."""
+# KL to the target, in nats, beyond which no rate is predicted. There predicted rates were within a
+# factor of 2.2 of the run's on three small problems at beta 0.25 and 1, but up to 24 off at 0.1.
+_NEAR = 0.1
+_ULPS = 64  # of a log-probability: what a solver and a dtype leave of it
+_SLOW = 1e-6  # from 1: eigenvalues of a step that only the flow's can tell from 1
+_DENSE = 512  # coordinates up to which the step's own matrix is made
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What `certify` is asked: its arguments, checked, with the run made; `ends` as `basins`."""
+
+    method: Method
+    bandit: Bandit
+    target: Target
+    path: Trajectory
+    optimizer: "optax.GradientTransformation"
+    tolerance: float
+    expectation: Expectation
+    loop: Loop | None
+    ends: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is asked in float64, on the coordinates of a flow.
+
+    Attributes:
+        asked: as it came.
+        flow: of the method in its loop.
+        goal: log-probabilities of the target, shape [n]; -inf where it has none.
+        last: of the run's end, shape [n].
+        laws: all records, shape [N, K].
+        aim: log-probabilities of the target, shape [K].
+        eps: the rounding unit of the session's dtype.
+        rate: the learning rate, or None.
+        wide: method and problem.
+    """
+
+    asked: Asked
+    flow: Dynamics
+    goal: np.ndarray
+    last: np.ndarray
+    laws: np.ndarray
+    aim: np.ndarray
+    eps: float
+    rate: float | None
+    wide: tuple[Method, Bandit]
+
+    @property
+    def own_samples(self) -> bool:
+        """Whether nothing surrounds the method that its flow does not have."""
+        loop = self.asked.loop
+        return loop is None or (loop.on_policy and loop.sync_every is None)
+
+    def away(self, z: np.ndarray) -> float:
+        """Total variation from logits [n] to the target."""
+        return float(np.abs(np.exp(log_normalized(z)) - np.exp(self.goal)).sum() / 2)
+
+
+def case_of(asked: Asked, rate: float | None) -> Case:
+    """The question on the coordinates of its flow."""
+    method, bandit = widened(asked.method, asked.bandit)
+    aim = np.asarray(asked.target.log_probs, np.float64)
+    laws = np.asarray(asked.path.log_probs, np.float64)
+    last = laws[-1]
+    alive = ~np.isneginf(np.asarray(bandit.reward)) & ~(np.isneginf(last) & np.isneginf(aim))
+    classes = None
+    if len(aim) > TOGETHER:
+        classes = alike(np.asarray(bandit.reward), np.asarray(bandit.log_ref), aim, last)
+    flow = Dynamics(
+        method, bandit, asked.expectation.exact(), alive, loop=asked.loop, classes=classes
+    )
+    if len(flow.index) > MOST:
+        raise ValueError(
+            f"certify needs a dense Jacobian of at most {MOST} numbers, and actions that move "
+            "alike (of equal reward, reference and probability) share one; here are "
+            f"{len(flow.index)} of {len(aim)} actions. Merge or drop some"
+        )
+    with np.errstate(invalid="ignore"):
+        goal = log_normalized(flow.gather(aim))
+        end = log_normalized(flow.gather(last))
+    eps = float(jnp.finfo(asked.target.log_probs.dtype).eps)
+    return Case(asked, flow, goal, end, laws, aim, eps, rate, (method, bandit))
+
+
+def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
+    """The rest point that the target is, if it is one, and what is known of that."""
+    flow, goal = case.flow, case.goal
+    on = goal > NEGLIGIBLE
+    deep = np.where(on, goal, -np.inf)
+    anchor = int(np.argmax(goal))
+    p = np.exp(goal)
+    with np.errstate(invalid="ignore"):
+        gains = np.where(on, flow.beside(deep, anchor), 0)
+    field = float(np.sum(np.abs(p * (gains - p @ gains))))
+    blur = _ULPS * case.eps * (1 + np.abs(np.where(on, goal, 0)))
+    m = flow.slopes(deep)
+    error = np.where(on, flow.rounding(deep, anchor), 0) + np.abs(m - m[anchor]) @ blur
+    k = int(np.argmax(np.where(on, np.abs(gains) - error, -np.inf)))
+    own = np.finfo(case.asked.target.log_probs.dtype).eps * np.abs(np.where(on, goal, 0)).max()
+    quiet = idle <= 1e3 * own * (1 if case.rate is None else abs(case.rate))
+    size = max(1e-7, _ULPS * case.eps * float(np.abs(goal[on]).max()))
+    end = None if flow.signed else corner(flow, deep, size)
+    seen = {
+        "field_norm": field,
+        "gain": float(np.abs(gains).max()),
+        "error": float(error[k]),
+        "moved": 0.0 if quiet else idle,
+    }
+    if end is not None:
+        rests = {"attracts": True, "repels": False}.get(end.kind)
+        return end, Stationarity(rests, shift=0.0, corner=rests is not False, **seen)
+    at = nearby(flow, goal) if len(goal) > 1 else goal
+    shift = np.inf
+    if at is not None:
+        shift = log_error(flow.place(log_normalized(at)), case.aim, case.asked.tolerance)
+    most = case.asked.tolerance + float(blur.max())
+    if at is not None and shift <= most:
+        return judge(flow, at), Stationarity(True, shift=shift, corner=False, **seen)
+    rests = False if np.any(np.abs(gains) > error) else None
+    return None, Stationarity(rests, shift=float(shift), corner=False, **seen)
+
+
+def stability_of(case: Case, at: End | None) -> Stability:
+    """Whether the target attracts, by the flow and by the run's own step."""
+    flow, goal = case.flow, case.goal
+    frozen = int(np.sum(np.isfinite(case.aim) & (case.aim <= NEGLIGIBLE)))
+    if at is None:
+        return Stability("undecided", "no rest point", np.zeros(0), 0.0, 0.0, frozen, None)
+    z = np.where(goal > NEGLIGIBLE, goal, -np.inf) if np.isneginf(at.z).all() else at.z
+    on = np.flatnonzero(~np.isneginf(z))
+    if at.reason.startswith("a corner") or len(on) == 0:
+        return Stability(at.kind, at.reason, np.zeros(0), 0.0, 0.0, frozen, None)
+    parts = [flow.motion(z, m)[np.ix_(on, on)] for m in flow.partial_slopes(z)]
+    whole = parts[0] + parts[1] + parts[2]
+    anchor = int(np.argmax(z[on]))
+    slow, fast = spectrum(lambda v: whole @ np.ravel(v), len(on), anchor)
+    apart = np.zeros(0)
+    if np.any(flow.copies[on] > 1):
+        one = np.ones(len(z)) if flow.natural else flow.share(np.exp(log_normalized(z)))
+        rates = (one * parting_rates(flow, z)[0])[on]
+        apart = rates[flow.copies[on] > 1]
+        every = np.concatenate([slow, apart])
+        slow = every[np.argsort(np.abs(every))][:6]
+        fast = max([fast, *apart.tolist()], key=abs)
+    factor = None
+    if case.rate is not None:
+        factor = _factor(case, parts, anchor, np.append(slow, fast), apart)
+    return Stability(at.kind, at.reason, slow, fast, at.bound, frozen, factor)
+
+
+def _factor(
+    case: Case, parts: list[np.ndarray], anchor: int, known: np.ndarray, apart: np.ndarray
+) -> float:
+    """The largest modulus of an eigenvalue of the step, per step, but for those at 1."""
+    assert case.rate is not None
+    n = len(parts[0])
+    if case.own_samples and n > _DENSE:
+        moduli = np.abs(1 + case.rate * known)
+        return float(moduli[np.abs(moduli - 1) > _SLOW].max(initial=0.0))
+    keep = np.arange(n) != anchor
+    reduced = [(m - m[anchor])[np.ix_(keep, keep)] for m in parts]
+    loop = case.asked.loop
+    matrix, steps = step_matrix((reduced[0], reduced[1], reduced[2]), case.rate, loop)
+    values = [np.zeros(0)]
+    if n > 1:
+        error = (_ULPS * np.finfo(float).eps + case.flow.slope_error) * np.abs(matrix)
+        found, bounds = eigenvalues(matrix, error)
+        clear = np.abs(found - 1) > np.maximum(_SLOW, bounds)
+        values.append((np.abs(found) ** (1 / steps))[clear])
+    if case.own_samples:
+        factors = np.abs(1 + case.rate * apart)
+        values.append(factors[np.abs(factors - 1) > _SLOW])
+    return float(np.concatenate(values).max(initial=0.0))
+
+
+def distance_of(asked: Asked) -> Distance:
+    """How far the run's end is from the target, by the measures that people use."""
+    last, goal = asked.path.log_probs[-1], asked.target.log_probs
+    gap, identity = _objective_gap(asked, last)
+    return Distance(
+        kl_to_target=float(kl(last, goal)),
+        kl_from_target=float(kl(goal, last)),
+        total_variation=float(total_variation(last, goal)),
+        log_odds_error=float(log_odds_error(last, goal)),
+        objective_gap=gap,
+        identity_error=identity,
+    )
+
+
+def _objective_gap(asked: Asked, last: Array) -> tuple[float | None, float | None]:
+    """J(target) - J(p), and how far it is from beta KL(p || target) where they are equal."""
+    regularizer, goal, bandit = asked.method.regularizer, asked.target.log_probs, asked.bandit
+    if regularizer is None:
+        return None, None
+    value = float(objective(goal, bandit, regularizer))
+    gap = value - float(objective(last, bandit, regularizer))
+    if not regularizer.merges():
+        return gap, None
+    beta = float(regularizer.reduce(bandit.log_ref)[0].beta)
+    exact = beta * float(kl(last, goal))
+    parts = abs(value) + exact + float(expect(last, jnp.abs(bandit.reward)))
+    return gap, abs(gap - exact) / parts if math.isfinite(exact) and parts else 0.0
+
+
+def pace_of(case: Case, stability: Stability, at: End | None) -> Pace:
+    """Measured and predicted decay per step over the last two records above rounding."""
+    asymptotic = None
+    if case.rate is not None and len(stability.eigenvalues) and case.own_samples:
+        factors = np.abs(1 + case.rate * np.append(stability.eigenvalues, stability.fastest))
+        asymptotic = decay_rate(float(factors.max()))
+    step, aim = np.asarray(case.asked.path.step), case.aim
+    kept = aim > NEGLIGIBLE
+    distance = np.asarray(_distances(jnp.asarray(case.laws), jnp.asarray(aim)))
+    # 50 ulps of log p: KL is about half the square of their errors.
+    floor = (50 * case.eps * float(np.abs(aim[kept]).max())) ** 2
+    clear = np.flatnonzero(np.isfinite(distance) & (distance > floor))
+    pairs = [i for i in clear[:-1] if i + 1 in clear and step[i + 1] > step[i]]
+    if not pairs:
+        return Pace(case.rate, asymptotic, None, None)
+    i = pairs[-1]
+    measured = math.log(distance[i] / distance[i + 1]) / 2 / float(step[i + 1] - step[i])
+    predicted = None
+    if case.rate is not None and case.own_samples and distance[i] <= _NEAR and at is not None:
+        predicted = _predicted(case, int(i))
+    return Pace(case.rate, asymptotic, measured, predicted)
+
+
+@jax.jit
+def _distances(log_probs: Array, log_target: Array) -> Array:
+    return jax.vmap(lambda p: kl(p, log_target))(log_probs)
+
+
+def _predicted(case: Case, i: int) -> float | None:
+    """The decay that the linearized step gives for the displacements of two records."""
+    flow, goal, weight = case.flow, case.goal, np.exp(case.goal)
+    on = goal > NEGLIGIBLE
+    z = np.where(on, goal, -np.inf)
+    motion = flow.motion(z, flow.slopes(z))
+    assert case.rate is not None
+    both = []
+    for k in (i, i + 1):
+        law = flow.gather(case.laws[k])
+        if np.any(np.abs(flow.place(law) - case.laws[k])[flow.alive] > 1e-6):
+            return None  # actions that are alike at both ends were not, on the way
+        v = np.where(on, law - np.where(on, goal, 0), 0)
+        if not np.all(np.isfinite(v)):
+            return None
+        v = v - weight @ v
+        if not np.any(v):
+            return None
+        moved = v + case.rate * motion @ v
+        moved = moved - weight @ moved
+        both.append(decay_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
+    return sum(both) / 2
+
+
+def moments_of(asked: Asked) -> tuple[np.ndarray, np.ndarray] | None:
+    """Covariance of an update at the target [K, K], and the policies of the run's later half."""
+    if not isinstance(asked.expectation, Sampled):
+        return None
+    moments = update_moments(asked.method, asked.target.log_probs, asked.bandit, asked.expectation)
+    late = np.asarray(asked.path.log_probs)[len(asked.path.step) // 2 :]
+    return np.asarray(moments.covariance, np.float64), late.astype(np.float64)
+
+
+def spread_of(case: Case, covariance: np.ndarray, late: np.ndarray) -> Spread:
+    """What the noise of an update is, and the spread it leads to and led to."""
+    kept = np.flatnonzero(case.aim > NEGLIGIBLE)
+    weight = np.exp(case.aim[kept])
+    measured = math.sqrt(weight @ np.var(late[:, kept], axis=0))
+    predicted = None
+    if case.rate is not None:
+        ways = np.eye(len(case.aim))[kept]
+        at = np.where(case.aim > NEGLIGIBLE, case.aim, -np.inf)
+        slopes = np.sum(case.flow.derivatives(at, ways), axis=0)[:, kept].T
+        moved = slopes - weight @ slopes
+        motion = moved if case.flow.natural else weight[:, None] * moved
+        center = np.eye(len(kept)) - np.outer(np.ones(len(kept)), weight)  # logits to log p
+        noise = covariance[np.ix_(kept, kept)]
+        predicted = stationary_spread(case.rate, motion, noise, center, weight)
+    mean = float(np.abs(np.exp(late).mean(axis=0) - np.exp(case.aim)).sum() / 2)
+    return Spread(math.sqrt(max(np.trace(covariance), 0.0)), predicted, measured, mean)

@@ -1,0 +1,180 @@
+"""The judgment of a certificate: the verdict from its evidence. In float64.
+
+K is the number of actions, n of coordinates.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from regdist.metrics import total_variation
+from regdist.runs.certificate import Certificate, Distance, Pace, Spread, Stability, Stationarity
+from regdist.runs.dynamics import double_precision
+from regdist.runs.ends import End
+from regdist.runs.evidence import (
+    NEGLIGIBLE,
+    Asked,
+    Case,
+    case_of,
+    distance_of,
+    moments_of,
+    pace_of,
+    spread_of,
+    stability_of,
+    stationarity_of,
+)
+from regdist.runs.linear import idle_move, plain_step
+from regdist.runs.onward import goes_on, observed, retraced
+
+
+def certificate(asked: Asked) -> Certificate:
+    """Everything together.
+
+    Raises:
+        ValueError: too many actions that do not move alike.
+    """
+    size = asked.bandit.num_actions
+    rate = plain_step(asked.optimizer, size)
+    # Of these the run's own numbers are asked in the session's dtype.
+    distance = distance_of(asked)
+    moments = moments_of(asked)
+    idle = idle_move(asked.optimizer, np.asarray(asked.target.log_probs))
+    basins = np.array([total_variation(jnp.asarray(e), asked.target.log_probs) for e in asked.ends])
+    with double_precision():
+        case = case_of(asked, rate)
+        at, stationarity = stationarity_of(case, idle)
+        stability = stability_of(case, at)
+        pace = pace_of(case, stability, at)
+        spread = None if moments is None else spread_of(case, *moments)
+        verdict, sentence, steps = _verdict(
+            case, at, stationarity, stability, distance, pace, spread
+        )
+    return Certificate(
+        verdict=verdict,
+        sentence=sentence,
+        stationarity=stationarity,
+        stability=stability,
+        distance=distance,
+        pace=pace,
+        spread=spread,
+        steps=int(asked.path.steps),
+        nonfinite=int(asked.path.nonfinite),
+        remaining_steps=steps,
+        basins=basins,
+    )
+
+
+def _verdict(
+    case: Case,
+    at: End | None,
+    stationarity: Stationarity,
+    stability: Stability,
+    distance: Distance,
+    pace: Pace,
+    spread: Spread | None,
+) -> tuple[str, str, float | None]:
+    """The verdict, its sentence, and the steps to go."""
+    path, tolerance = case.asked.path, case.asked.tolerance
+    after = f"after {int(path.steps):,} steps"
+    where = f"at total variation {distance.total_variation:.2g} from the target"
+    if int(path.nonfinite) >= 0:
+        return (
+            "diverges",
+            f"not finite by step {int(path.nonfinite):,}; {after} it stood {where}",
+            None,
+        )
+    if case.asked.method.controller is not None:
+        return "undecided", f"a controller moves the method as it runs; {after} it is {where}", None
+    wrong = _not_a_limit(case, at, stationarity, stability)
+    if wrong is not None:
+        word, why = wrong
+        if word == "elsewhere" and spread is None and case.own_samples and case.rate is not None:
+            onward = goes_on(case, at, None)
+            word = "vertex" if onward.word == "vertex" else word
+            where += onward.text if onward.proved else ""
+        return word, f"{why}; {after} it is {where}", None
+    if spread is not None:
+        word, said = _noisy(case, spread, where)
+        return word, said, None
+    unstable = _step_too_long(case, stability)
+    if unstable is not None:
+        return unstable[0], f"{unstable[1]}; {after} it is {where}", None
+    hop = _hop(case, stationarity)
+    if distance.total_variation <= max(tolerance, hop):
+        said = "" if pace.measured is None else f", rate {pace.measured:.3g} a step"
+        said += "" if pace.predicted is None else f" (predicted {pace.predicted:.3g})"
+        if distance.total_variation > tolerance:
+            said = ", hopping about a corner by the length of its steps: shorter ones come nearer"
+        return "converges", f"{after} it is {where}{said}", 0.0
+    if math.isinf(distance.kl_from_target):
+        lost = "the run has lost an action that the target needs"
+        return "elsewhere", f"{lost}; {after} it is {where}", None
+    onward = goes_on(case, at, pace.measured)
+    return onward.word, f"{after} it is {where}{onward.text}", onward.steps
+
+
+def _not_a_limit(
+    case: Case, at: End | None, stationarity: Stationarity, stability: Stability
+) -> tuple[str, str] | None:
+    """Why the target is no limit of the run, or not proved to be one; None if it is one."""
+    if stationarity.moved:
+        return (
+            "elsewhere",
+            f"the optimizer moves a logit by {stationarity.moved:.2g} a step at this target, "
+            "without any gradient",
+        )
+    if stationarity.at_rest is False:
+        off = f"gains differ by {stationarity.gain:.2g}, rounding by {stationarity.error:.1g}"
+        if stationarity.shift < np.inf:
+            off += f"; it rests {stationarity.shift:.2g} nats beside it"
+        return "elsewhere", f"the method's field does not vanish at this target ({off})"
+    if stationarity.at_rest is None:
+        why = "whether it rests at this target is lost in rounding" if at is None else at.reason
+        return "undecided", why
+    if stability.kind == "repels":
+        slowest = 0.0 if at is None else at.slowest
+        how = f"eigenvalue {slowest:.2g}" if slowest > 0 else stability.reason
+        return "elsewhere", f"the target is a fixed point that repels ({how})"
+    if stability.kind == "tie":
+        said = f"the target is one of {stability.reason}: which is reached depends on the start"
+        return "depends on start", said
+    if stability.kind == "undecided":
+        return "undecided", f"whether the target attracts is not proved: {stability.reason}"
+    if case.asked.path.log_probs.shape[0] > 1 and not retraced(case):
+        return "undecided", "the run is not one of this method, optimizer and loop: replay differs"
+    return None
+
+
+def _step_too_long(case: Case, stability: Stability) -> tuple[str, str] | None:
+    """Where the target attracts the flow and repels the run's own steps."""
+    if stability.factor is None or stability.factor < 1 - 1e-12:  # a factor of -1, but for rounding
+        return None
+    fast = complex(stability.fastest)
+    limit = -2 * fast.real / abs(fast) ** 2 if fast else np.inf
+    why = f"steps of {case.rate:.3g} repel from the target, by {stability.factor:.3g} a step"
+    if case.own_samples:
+        why += f": below {limit:.2g} they come to it"
+    word, said = observed(case) or ("undecided", "what they do instead is not proved")
+    return word, f"{why}; {said}"
+
+
+def _hop(case: Case, stationarity: Stationarity) -> float:
+    """How far steps hop about a corner, in total variation: the largest gain times the step."""
+    if not stationarity.corner or case.rate is None:
+        return 0.0
+    above, below = case.flow.sides(np.where(case.goal > NEGLIGIBLE, case.goal, -np.inf), 1e-7)
+    on = case.goal > NEGLIGIBLE
+    return float(abs(case.rate) * np.ptp(np.concatenate([above[on], below[on]])))
+
+
+def _noisy(case: Case, spread: Spread, where: str) -> tuple[str, str]:
+    """For runs that never stand still: is their mean where it should be?"""
+    predicted = "" if spread.predicted is None else f" (predicted {spread.predicted:.2g})"
+    about = (
+        f"the second half of the run has its mean at total variation {spread.mean:.2g} from the "
+        f"target and spreads by {spread.measured:.2g} nats{predicted}; at the end it is {where}"
+    )
+    if spread.mean <= max(case.asked.tolerance, 3 * (spread.predicted or 0.0)):
+        return "converges", about
+    return "undecided", f"{about}: further than its noise explains"
