@@ -36,7 +36,8 @@ class Stability:
     """Does it draw in what is near?
 
     Attributes:
-        kind: "attracts", "repels", "tie" (a manifold of rest points) or "undecided".
+        kind: "attracts", "repels", "tie" (a manifold of rest points), "edge" (a corner where 0 is
+            at the end of the field's set) or "undecided".
         reason: what decided, in words.
         eigenvalues: of the flow's Jacobian in the logits there, the slowest first (at most 6),
             without the shift of all logits, which moves no policy.

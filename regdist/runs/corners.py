@@ -12,6 +12,8 @@ from regdist.runs.ends import DEPTHS, End, contracts, slope_errors
 # A jump stays as the sides come nearer, where a slope shrinks with their distance; and it is no
 # rounding, which is smaller than this share of the reward gap.
 _STAYS, _JUMP = 0.5, 1e-6
+EDGE = "edge"
+"""The kind of an end at a corner where 0 is in the field's set, and no more."""
 
 
 def corner(flow: Dynamics, z: np.ndarray, width: float) -> End | None:
@@ -19,9 +21,10 @@ def corner(flow: Dynamics, z: np.ndarray, width: float) -> End | None:
 
     The kind is "attracts" if one level lies strictly inside the jumps, the gains of all other
     actions are that level, their linear flow contracts, and actions without mass gain less;
-    "repels" if there is no such level; else "undecided". Then sum z^2, or sum p z^2 for the
-    natural gradient, falls about it: at a corner an action is driven back from either side, and
-    the others alone make the quadratic form.
+    "edge" if the level lies at the end of a jump, or may; "repels" if there is no level, or if
+    actions without mass gain more; else "undecided". In the first case sum z^2, or sum p z^2 for
+    the natural gradient, falls about it: at a corner an action is driven back from either side,
+    and the others alone make the quadratic form.
 
     Args:
         flow: of the method.
@@ -40,26 +43,27 @@ def corner(flow: Dynamics, z: np.ndarray, width: float) -> End | None:
     low, high, error = _level(flow, above, below, at, smooth)
     if low > high:
         return End(z, "repels", f"0 is not in the field's set there (off by {low - high:.2g})")
-    if (
-        np.any(near[at] < 0)
-        or not np.max(above[at]) < low - error
-        or not high + error < np.min(below[at])
-    ):
-        return End(z, "undecided", "0 is at the edge of the field's set there")
+    if np.any(near[at] < 0):
+        return End(z, "undecided", "the field jumps away from it")
     for depth in DEPTHS:
-        deep = np.where(on, log_normalized(z), -depth)
-        over, under = flow.sides(deep, width)
-        beyond = _level(flow, over, under, at, smooth)[0] - error
-        if np.any(over[~on] > beyond):
+        over, under = flow.sides(np.where(on, log_normalized(z), -depth), width)
+        least, most, _ = _level(flow, over, under, at, smooth)
+        if np.any(over[~on] > most + error):
+            return End(z, "repels", "actions without mass gain there")
+        if np.any(over[~on] > least - error):
             return End(z, "undecided", "actions without mass may gain there")
+    inner = (above + below)[smooth] / 2
+    lowest, highest = (inner.min(), inner.max()) if len(inner) else (high - error, low + error)
+    if not (np.max(above[at]) + error < lowest and highest + error < np.min(below[at])):
+        return End(z, EDGE, "0 is at the edge of the field's set there: rest points may adjoin")
     index = np.flatnonzero(smooth)
     if len(index) > 1:
         m = flow.slopes(z)[np.ix_(index, index)]
         p = np.exp(log_normalized(z))[index]
         if not contracts(p, m, int(np.argmax(p)), slope_errors(flow, m)):
             return End(z, "undecided", "the actions that are not at the corner need not contract")
-    count = int(np.sum(at))
-    return End(z, "attracts", f"a corner of {count} actions: 0 is inside the field's set there")
+    reason = f"a corner of {np.sum(at)} actions: 0 is inside the field's set there"
+    return End(z, "attracts", reason)
 
 
 def _level(

@@ -211,17 +211,22 @@ class Dynamics:
         return moved if self.natural else self.share(p)[:, None] * moved
 
     def sides(self, z: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-        """Gains, up to a constant, where every log p is a little larger and smaller, [n] each.
+        """Gains where each log p in turn is a little larger and smaller, [n] each.
 
-        Each action sees its own probability alone, as penalties do, so that a jump shows at the
-        action that has it.
+        All up to one constant. Nothing else moves, the sum of probabilities neither, so that a
+        jump shows at the action that has it.
         """
         full = log_normalized(self.place(z))
-        shifted = (full + width, full - width)
-        out = [
-            _side(self.method, at, self.bandit, self.ready, self.old, self.loop) for at in shifted
-        ]
-        above, below = (np.asarray(x)[self.index] for x in out)
+        ways = (self.member[None] == np.arange(len(z))[:, None]) & self.alive
+        ways = np.concatenate([np.zeros((1, len(full))), width * ways, -width * ways])
+        made = np.asarray(
+            _side(self.method, full, ways, self.bandit, self.ready, self.old, self.loop)
+        )[:, self.index]
+        base, moved = made[0], made[1:].reshape(2, len(z), len(z))
+        likely = np.argsort(-z)[:2]
+        beside = np.where(np.arange(len(z)) == likely[0], likely[-1], likely[0])
+        own = np.arange(len(z))
+        above, below = moved[:, own, own] - (moved[:, own, beside] - base[beside])
         return above, below
 
     @property
@@ -297,20 +302,26 @@ _gain = jax.jit(_gains)
 def _side(
     method: Method,
     log_p: Array,
+    ways: Array,
     bandit: Bandit,
     expectation: Expectation,
     old: Array | None,
     loop: Loop | None,
 ) -> Array:
-    """The gains at numbers that need not sum to 1, without the mean."""
-    log_p = jnp.asarray(log_p, bandit.reward.dtype)
-    sampler = None
-    if loop is not None and loop.sync_every:
-        bandit = dataclasses.replace(bandit, log_ref=log_softmax(log_p))
-    if loop is not None and loop.sampler:
-        sampler = loop.sampler(log_softmax(log_p) if old is None else jnp.asarray(old))
-    tables = tables_of(method, log_p, bandit, old, sampler)
-    return expected_pull(method, tables, expectation, None, old is None and sampler is None).gain
+    """The gains beside a policy, [D, K], at numbers that need not sum to 1, without the mean."""
+    log_p, ways = jnp.asarray(log_p, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
+
+    def at(log_p: Array) -> Array:
+        sampler, given = None, bandit
+        if loop is not None and loop.sync_every:
+            given = dataclasses.replace(bandit, log_ref=log_softmax(log_p))
+        if loop is not None and loop.sampler:
+            sampler = loop.sampler(log_softmax(log_p) if old is None else jnp.asarray(old))
+        tables = tables_of(method, log_p, given, old, sampler)
+        pull = expected_pull(method, tables, expectation, None, old is None and sampler is None)
+        return pull.gain
+
+    return jax.vmap(lambda way: at(jnp.where(jnp.isneginf(log_p), log_p, log_p + way)))(ways)
 
 
 @functools.partial(jax.jit, static_argnames=("which", "exact"))

@@ -18,7 +18,7 @@ from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.certificate import Distance, Pace, Spread, Stability, Stationarity
-from regdist.runs.corners import corner
+from regdist.runs.corners import EDGE, corner
 from regdist.runs.driver import Trajectory
 from regdist.runs.dynamics import (
     TOGETHER,
@@ -156,7 +156,7 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
         "moved": 0.0 if quiet else idle,
     }
     if end is not None:
-        rests = {"attracts": True, "repels": False}.get(end.kind)
+        rests = {"attracts": True, EDGE: True, "repels": False}.get(end.kind)
         return end, Stationarity(rests, shift=0.0, corner=rests is not False, **seen)
     at = nearby(flow, goal) if len(goal) > 1 else goal
     shift = np.inf
@@ -169,15 +169,15 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     return None, Stationarity(rests, shift=float(shift), corner=False, **seen)
 
 
-def stability_of(case: Case, at: End | None) -> Stability:
+def stability_of(case: Case, at: End | None, corner: bool) -> Stability:
     """Whether the target attracts, by the flow and by the run's own step."""
-    flow, goal = case.flow, case.goal
+    flow = case.flow
     frozen = int(np.sum(np.isfinite(case.aim) & (case.aim <= NEGLIGIBLE)))
     if at is None:
         return Stability("undecided", "no rest point", np.zeros(0), 0.0, 0.0, frozen, None)
-    z = np.where(goal > NEGLIGIBLE, goal, -np.inf) if np.isneginf(at.z).all() else at.z
+    z = at.z
     on = np.flatnonzero(~np.isneginf(z))
-    if at.reason.startswith("a corner") or len(on) == 0:
+    if corner:
         return Stability(at.kind, at.reason, np.zeros(0), 0.0, 0.0, frozen, None)
     parts = [flow.motion(z, m)[np.ix_(on, on)] for m in flow.partial_slopes(z)]
     whole = parts[0] + parts[1] + parts[2]

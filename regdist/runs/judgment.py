@@ -44,7 +44,7 @@ def certificate(asked: Asked) -> Certificate:
     with double_precision():
         case = case_of(asked, rate)
         at, stationarity = stationarity_of(case, idle)
-        stability = stability_of(case, at)
+        stability = stability_of(case, at, stationarity.corner)
         pace = pace_of(case, stability, at)
         spread = None if moments is None else spread_of(case, *moments)
         verdict, sentence, steps = _verdict(

@@ -19,7 +19,8 @@ def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | 
     state = optimizer.init(probe)
     if any(np.size(leaf) for leaf in jax.tree.leaves(state)):
         return None
-    update = np.asarray(optimizer.update(-probe, state, probe)[0])
+    # The parameters are another direction, so that weight decay is seen.
+    update = np.asarray(optimizer.update(-probe, state, jnp.cos(3 * probe))[0])
     rate = float(update[0] / probe[0])
     # 1e-5: float32 keeps some seven digits of each product
     return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
