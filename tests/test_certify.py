@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.integrate
+import scipy.optimize
 
 import regdist as rd
 from regdist.numerics.spectrum import spectrum
@@ -181,3 +183,219 @@ def test_one_action_and_records_are_plain_numbers():
     batch = jax.vmap(lambda _: rd.run(method, one, 10))(jnp.ones(2))
     with pytest.raises(ValueError, match="one run"):
         rd.certify(method, one, rd.target(one, rd.ReverseKL(1.0)), batch)
+
+
+TIE = rd.bandit([1.0, 1.0, 0.0], [0.40, 0.05, 0.55])
+GOAL = rd.target(TIE, rd.ReverseKL(0.25))
+COIN = rd.bandit([1.0, 0.0], [0.1, 0.9])
+THREE = rd.bandit([1.0, 0.5, 0.0], [0.2, 0.3, 0.5])
+PLAIN = rd.methods.policy_gradient(rd.ReverseKL(0.25))
+
+
+def scaled_target():
+    """GRPO's k2 at beta 1 on a coin rests where beta is the standard deviation, or at the best."""
+    p = scipy.optimize.brentq(
+        lambda p: np.sqrt(p * (1 - p)) * (np.log(p / (1 - p)) - np.log(1 / 9)) - 1, 0.2, 0.6
+    )
+    return rd.target(COIN, rd.ReverseKL(np.sqrt(p * (1 - p))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rest:
+    """A run whose limit is known, and is not the target."""
+
+    method: rd.Method
+    bandit: rd.Bandit
+    target: rd.Target
+    words: tuple[str, ...]
+    options: dict
+    why: str
+
+
+ELSEWHERE = {
+    "sampler": Rest(
+        rd.methods.rloo(beta=0.25, estimator="k2"),
+        TIE,
+        GOAL,
+        ("elsewhere",),
+        {"loop": rd.loop(sampler=lambda law: rd.laws.temper(law, 2.0)), "steps": 20_000},
+        "samples at temperature 2 weigh the penalty anew",
+    ),
+    "moving reference": Rest(
+        rd.methods.dr_grpo(beta=0.25, estimator="k2"),
+        TIE,
+        GOAL,
+        ("elsewhere", "vertex", "depends on start"),
+        {"loop": rd.loop(sync_every=10), "steps": 5000},
+        "a reference that follows holds nothing back",
+    ),
+    "weight decay": Rest(
+        PLAIN,
+        TIE,
+        GOAL,
+        ("elsewhere",),
+        {"optimizer": optax.chain(optax.add_decayed_weights(0.05), optax.sgd(0.5))},
+        "logits are pulled to 0",
+    ),
+    "tie": Rest(
+        rd.methods.policy_gradient(),
+        TIE,
+        rd.target(TIE, rd.ReverseKL(1e-3)),
+        ("depends on start",),
+        {},
+        "without a regularizer every split of the best is at rest",
+    ),
+    "other attractor": Rest(
+        rd.methods.grpo(1.0, "k2", eps=0.0),
+        COIN,
+        scaled_target(),
+        ("vertex",),
+        {"init": np.log([0.98, 0.02]), "steps": 4000},
+        "from .98 the deviation is too small for the penalty to pull back",
+    ),
+    "dying rate": Rest(
+        PLAIN,
+        THREE,
+        rd.target(THREE, rd.ReverseKL(0.25)),
+        ("undecided",),
+        {"optimizer": optax.sgd(optax.exponential_decay(0.1, 100, 0.5))},
+        "all steps together move it by 0.1 * 100/log 2 units of time",
+    ),
+    "steps of another method": Rest(
+        PLAIN,
+        THREE,
+        rd.target(THREE, rd.ReverseKL(0.25)),
+        ("undecided",),
+        {"ran": rd.methods.policy_gradient(rd.ForwardKL(0.25))},
+        "the path given was made by another method",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_run_whose_limit_is_another_law_never_passes(name):
+    case = ELSEWHERE[name]
+    options = dict(case.options)
+    path = None
+    if "init" in options or "ran" in options:
+        method, init = options.pop("ran", case.method), options.pop("init", None)
+        steps = options.pop("steps", 2000)
+        path = rd.run(method, case.bandit, steps, init=init, record_every=50)
+    c = rd.certify(case.method, case.bandit, case.target, path, **options)
+    assert not c.passes, str(c)
+    assert c.verdict in case.words, str(c)
+    assert c.remaining_steps is None
+
+
+@pytest.mark.parametrize(
+    ("reward", "reference", "beta"),
+    [([1.0, 0.5, 0.0], [0.2, 0.3, 0.5], 0.1), ([1.0, 0.0], [1e-4, 1 - 1e-4], 0.05)],
+)
+@pytest.mark.parametrize("natural", [False, True])
+def test_steps_to_go_against_an_integration_of_the_flow(reward, reference, beta, natural):
+    """dz/dt = p (w - E w), or w - E w, w = R - beta log p/q, by another solver, from step 200."""
+    bandit = rd.bandit(reward, reference)
+    aim = rd.target(bandit, rd.ReverseKL(beta))
+    make = rd.methods.natural_policy_gradient if natural else rd.methods.policy_gradient
+    method = make(rd.ReverseKL(beta))
+    path = rd.run(method, bandit, 20, record_every=20)
+    c = rd.certify(method, bandit, aim, path)
+    assert c.verdict == "plateau"
+    r, log_q, goal = np.array(reward), np.log(reference), np.asarray(aim.probs)
+
+    def flow(_, z):
+        log_p = z - np.logaddexp.reduce(z)
+        p, w = np.exp(log_p), r - beta * (log_p - log_q)
+        return (1 if natural else p) * (w - p @ w)
+
+    def left(_, z):
+        return np.abs(np.exp(z - np.logaddexp.reduce(z)) - goal).sum() / 2 - 1e-6
+
+    left.terminal = True
+    start = np.asarray(path.log_probs[-1])
+    solved = scipy.integrate.solve_ivp(
+        flow, (0, 1e12), start, "LSODA", events=left, rtol=1e-9, atol=1e-12
+    )
+    steps = solved.t_events[0][0] / 0.1
+    assert 0.99 < c.remaining_steps / steps < 1.01
+
+
+@pytest.mark.parametrize("loop", [rd.loop(epochs=4), rd.loop(staleness=3), rd.loop(minibatches=2)])
+def test_a_loop_is_judged_by_its_own_map(loop):
+    """The linear map's largest factor is the rate at which the run really comes nearer."""
+    aim = rd.target(THREE, rd.ReverseKL(0.25))
+    c = rd.certify(PLAIN, THREE, aim, steps=6000, optimizer=SGD, loop=loop)
+    assert c.verdict == "converges"
+    assert np.isclose(-np.log(c.stability.factor), c.pace.measured, rtol=0.03)
+    assert c.pace.predicted is None
+    slow = rd.certify(PLAIN, THREE, aim, steps=50, optimizer=SGD, loop=loop)
+    assert slow.verdict == "plateau"
+    assert slow.remaining_steps is None
+
+
+def test_stale_samples_turn_steps_unstable_that_fresh_ones_bear():
+    """Delay: z' = -a z(t - 3) is stable up to a = 2 sin(pi/14), not 2."""
+    natural = rd.methods.natural_policy_gradient(rd.ReverseKL(0.25))
+    aim = rd.target(THREE, rd.ReverseKL(0.25))
+    fresh = rd.certify(natural, THREE, aim, optimizer=optax.sgd(6.0), steps=1000)
+    assert fresh.verdict == "converges"
+    assert np.isclose(fresh.stability.factor, 0.5)
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
+def test_at_a_corner_zero_in_the_set_is_a_pass(make, beta):
+    """At beta 1, the spread of the rewards, the optimum is the reference, and just so."""
+    regularizer = rd.TotalVariation(beta)
+    aim = rd.target(THREE, regularizer)
+    c = rd.certify(make(regularizer), THREE, aim, optimizer=optax.sgd(0.01), steps=4000)
+    assert c.passes, str(c)
+    assert c.stationarity.corner
+    wrong = rd.target(THREE, rd.TotalVariation(0.4))
+    assert rd.certify(make(regularizer), THREE, wrong, optimizer=optax.sgd(0.01)).verdict == (
+        "elsewhere"
+    )
+
+
+def test_steps_that_are_too_long_are_named():
+    c = rd.certify(
+        rd.methods.natural_policy_gradient(rd.ReverseKL(0.25)),
+        THREE,
+        rd.target(THREE, rd.ReverseKL(0.25)),
+        optimizer=optax.sgd(9.0),
+    )
+    assert c.verdict == "cycles"
+    assert "below 8 they come to it" in c.sentence
+    assert np.isclose(c.stability.factor, 1.25)
+
+
+def test_a_controller_leaves_it_undecided():
+    method = rd.methods.ppo_adaptive_kl(target=0.1)
+    aim = rd.target(THREE, rd.ReverseKL(0.25))
+    c = rd.certify(method, THREE, aim)
+    assert c.verdict == "undecided"
+    assert "controller" in c.sentence
+
+
+def test_actions_that_move_alike_share_a_coordinate(monkeypatch):
+    """Twelve actions of four kinds: the same certificate from four numbers as from twelve."""
+    kinds = np.array([0, 1, 2, 3, 1, 2, 3, 1, 2, 3, 0, 3])
+    reward = np.array([1.0, 0.5, 0.0, 0.2])[kinds]
+    reference = np.array([0.1, 0.05, 0.1, 0.0875])[kinds]
+    bandit = rd.bandit(reward, reference / reference.sum())
+    for make, regularizer in (
+        (rd.methods.policy_gradient, rd.ForwardKL(0.3)),
+        (rd.methods.natural_policy_gradient, rd.Entropy(0.3)),
+    ):
+        method, aim = make(regularizer), rd.target(bandit, regularizer)
+        path = rd.run(method, bandit, 400, SGD, record_every=20)
+        whole = rd.certify(method, bandit, aim, path, optimizer=SGD)
+        with monkeypatch.context() as patch:
+            patch.setattr("regdist.runs.evidence.TOGETHER", 4)
+            few = rd.certify(method, bandit, aim, path, optimizer=SGD)
+        assert few.verdict == whole.verdict
+        assert np.allclose(few.stability.eigenvalues[0], whole.stability.eigenvalues[0])
+        assert np.isclose(few.stability.fastest, whole.stability.fastest)
+        assert np.isclose(few.pace.predicted, whole.pace.predicted)
+        if whole.remaining_steps:
+            assert np.isclose(few.remaining_steps, whole.remaining_steps, rtol=1e-3)

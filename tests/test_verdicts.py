@@ -101,3 +101,70 @@ def test_undecided_says_what_was_tried():
     assert found.regularizer is None
     assert found.sentence
     assert list(found.basins) == [-1]
+
+
+def test_actions_that_move_alike_share_a_coordinate(monkeypatch):
+    """Nine actions of three kinds, as three numbers and as nine: the same words and laws."""
+    kinds = np.array([0, 1, 2, 1, 2, 2, 0, 1, 2])
+    reward = np.array([1.0, 0.5, 0.0])[kinds]
+    reference = np.array([0.05, 0.1, 0.15])[kinds]
+    bandit = rd.bandit(reward, reference / reference.sum())
+    for method in (
+        m.dr_grpo(beta=0.3, estimator="k3"),
+        m.policy_gradient(rd.ReverseKL(0.2) + rd.Entropy(0.1)),
+        m.grpo(0.0),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("regdist.runs.search.TOGETHER", 3)
+            patch.setattr("regdist.runs.starts.TOGETHER", 3)
+            few = rd.identify(method, bandit)
+        whole = rd.identify(method, bandit, starts=np.stack([bandit.log_ref, np.zeros(9)]))
+        assert few.verdict == whole.verdict
+        assert repr(few.regularizer) == repr(whole.regularizer)
+        if few.verdict == "converges":
+            assert np.allclose(few.log_probs, whole.log_probs, atol=1e-8)
+
+
+def test_a_method_that_tells_equal_actions_apart_is_not_merged(monkeypatch):
+    """It pays one of two equal actions more: its flow has all its actions."""
+
+    def loss(view):
+        paid = view.rewards + 0.3 * (view.actions == 1)
+        return -view.log_probs * paid
+
+    bandit = rd.bandit([1.0, 1.0, 0.0, 0.0], [0.25] * 4)
+    monkeypatch.setattr("regdist.runs.search.TOGETHER", 2)
+    monkeypatch.setattr("regdist.runs.starts.TOGETHER", 2)
+    found = rd.identify(m.from_loss(loss, advantage=NONE), bandit)
+    assert found.verdict == "vertex"
+    assert int(np.argmax(found.log_probs)) == 1
+
+
+def test_the_flagship_problem_is_answered():
+    """7,680 actions, of ten kinds."""
+    game = rd.problems.by_name("game24:2,4,6,8").bandit
+    found = rd.identify(m.dr_grpo(beta=0.3, estimator="k3"), game)
+    assert repr(found.regularizer) == "ForwardKL(0.3)"
+    aim = rd.target(game, rd.ForwardKL(0.3))
+    assert np.abs(found.log_probs - aim.log_probs).max() < 1e-8
+
+
+def test_limits_in_a_loop():
+    """A sampler weighs gains anew; a moving reference frees the policy; epochs change nothing."""
+    method = m.policy_gradient(rd.ReverseKL(0.3))
+    assert repr(rd.identify(method, THREE, loop=rd.loop(epochs=4)).regularizer) == "ReverseKL(0.3)"
+    k2 = m.dr_grpo(beta=0.3, estimator="k2")
+    freed = rd.identify(k2, THREE, loop=rd.loop(sync_every=5))
+    assert freed.verdict == "vertex"
+    assert freed.log_probs[0] == 0
+    loop = rd.loop(sampler=lambda law: rd.laws.temper(law, 2.0))
+    found = rd.identify(k2, THREE, loop=loop)
+    assert found.verdict == "elsewhere"
+    run = rd.run(k2, THREE, 20_000, loop=loop, record_every=20_000)
+    assert np.allclose(run.log_probs[-1], found.log_probs, atol=1e-6)
+
+
+def test_a_controller_leaves_it_undecided():
+    found = rd.identify(m.ppo_adaptive_kl(target=0.1), THREE)
+    assert found.verdict == "undecided"
+    assert "controller" in found.sentence

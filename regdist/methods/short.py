@@ -14,6 +14,7 @@ from regdist.methods.advantage import GroupRelative
 from regdist.methods.batch import Batch, Tables, paid_rewards
 from regdist.methods.groups import draw
 from regdist.methods.method import Method
+from regdist.methods.surrogate import LogProb
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.divergence import KL
 
@@ -57,6 +58,23 @@ def plain_gradient(method: Method, bandit: Bandit) -> Direction | None:
         return e * lead / total if method.geometry == "softmax" else jnp.where(held, lead, 0)
 
     return toward
+
+
+def climbs_objective(method: Method) -> bool:
+    """Whether a method is the exact gradient of E R less its regularizer, and nothing else.
+
+    That objective is concave in p, so that its flow, plain or natural, comes to the optimum from
+    every start that has all actions.
+    """
+    advantage, regularizer = method.advantage, method.regularizer
+    return (
+        not _has_more_parts(method)
+        and isinstance(advantage, GroupRelative)
+        and advantage.scale == "none"
+        and isinstance(method.surrogate, LogProb)
+        and method.geometry in ("softmax", "natural")
+        and not (regularizer is not None and regularizer.follows_policy())
+    )
 
 
 def plain_drawn(

@@ -17,7 +17,7 @@ class Stationarity:
         error: what rounding, and that of the target itself, may make of it.
         shift: the largest error of a log-probability from the target to the nearest rest point, in
             nats; inf if none is found beside it.
-        corner: whether the field jumps there, and 0 is one of its values.
+        corner: whether the field jumps there: a rest point is where 0 is one of its values.
         moved: the largest step of a logit, less their mean, that the optimizer takes there without
             a gradient: weight decay.
     """

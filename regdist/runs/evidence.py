@@ -157,7 +157,7 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     }
     if end is not None:
         rests = {"attracts": True, EDGE: True, "repels": False}.get(end.kind)
-        return end, Stationarity(rests, shift=0.0, corner=rests is not False, **seen)
+        return end, Stationarity(rests, shift=0.0, corner=True, **seen)
     at = nearby(flow, goal) if len(goal) > 1 else goal
     shift = np.inf
     if at is not None:

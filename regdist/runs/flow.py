@@ -21,6 +21,7 @@ _WALK = 1000  # steps of half a unit of time along a corner, before they shrink
 _MOST_TURNED = 3  # searches for a cycle in vain
 _FEEBLE = 1e-2  # of the speed of a spiral: the rate below which the stiff solver is not believed
 _NUDGE = 1e-3  # nats: what moves a start off a rest point that repels
+_CREEP = 1e-4  # nats: steps that move logits less are short because the field jumps, if it does
 _AHEAD = 4.0  # nats by which another action must lead to become the one that logits are read from
 
 
@@ -137,6 +138,8 @@ def _integrate(
             path.append(full(y) - full(y)[0])
         if spent % _LOOK and solver.status == "running":
             continue
+        if solver.h_abs * np.max(np.abs(f(0.0, y))) < _CREEP and _jumps(flow, full(y)):
+            return spent, full(y), "stuck", last
         end = _ended(flow, full(y))
         if end is not None:
             status = _status(full(y), end)

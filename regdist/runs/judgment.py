@@ -8,6 +8,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from regdist.methods import Population
+from regdist.methods.short import climbs_objective
 from regdist.metrics import total_variation
 from regdist.runs.certificate import Certificate, Distance, Pace, Spread, Stability, Stationarity
 from regdist.runs.dynamics import double_precision
@@ -89,7 +91,8 @@ def _verdict(
     wrong = _not_a_limit(case, at, stationarity, stability)
     if wrong is not None:
         word, why = wrong
-        if word == "elsewhere" and spread is None and case.own_samples and case.rate is not None:
+        plain = spread is None and case.own_samples and case.rate is not None
+        if word == "elsewhere" and plain and not stationarity.corner:
             onward = goes_on(case, at, None)
             word = "vertex" if onward.word == "vertex" else word
             where += onward.text if onward.proved else ""
@@ -110,6 +113,9 @@ def _verdict(
     if math.isinf(distance.kl_from_target):
         lost = "the run has lost an action that the target needs"
         return "elsewhere", f"{lost}; {after} it is {where}", None
+    if stationarity.corner:
+        word, said = _to_corner(case)
+        return word, f"{after} it is {where}{said}", None
     onward = goes_on(case, at, pace.measured)
     return onward.word, f"{after} it is {where}{onward.text}", onward.steps
 
@@ -126,7 +132,7 @@ def _not_a_limit(
         )
     if stationarity.at_rest is False:
         off = f"gains differ by {stationarity.gain:.2g}, rounding by {stationarity.error:.1g}"
-        if stationarity.shift < np.inf:
+        if 0 < stationarity.shift < np.inf:
             off += f"; it rests {stationarity.shift:.2g} nats beside it"
         return "elsewhere", f"the method's field does not vanish at this target ({off})"
     if stationarity.at_rest is None:
@@ -161,11 +167,23 @@ def _step_too_long(case: Case, stability: Stability) -> tuple[str, str] | None:
 
 def _hop(case: Case, stationarity: Stationarity) -> float:
     """How far steps hop about a corner, in total variation: the largest gain times the step."""
-    if not stationarity.corner or case.rate is None:
+    if not (stationarity.corner and stationarity.at_rest) or case.rate is None:
         return 0.0
     above, below = case.flow.sides(np.where(case.goal > NEGLIGIBLE, case.goal, -np.inf), 1e-7)
     on = case.goal > NEGLIGIBLE
     return float(abs(case.rate) * np.ptp(np.concatenate([above[on], below[on]])))
+
+
+def _to_corner(case: Case) -> tuple[str, str]:
+    """A run that is not at its corner yet: no stiff solver follows a field that jumps."""
+    step = np.asarray(case.asked.path.step)
+    moved = np.flatnonzero(np.diff(step) > 0)
+    away = [np.abs(np.exp(x) - np.exp(case.aim)).sum() / 2 for x in case.laws]
+    nearer = len(moved) > 0 and away[moved[-1] + 1] < away[moved[-1]]
+    plain = case.own_samples and case.rate is not None and climbs_objective(case.wide[0])
+    if plain and nearer and isinstance(case.asked.expectation, Population):
+        return "plateau", " and still approaching: it climbs a concave objective to its optimum"
+    return "undecided", "; a field that jumps at its end is not followed"
 
 
 def _noisy(case: Case, spread: Spread, where: str) -> tuple[str, str]:
