@@ -72,7 +72,7 @@ def test_convergence_draws_the_predicted_slope():
     axes = draw(plot.convergence, {"r": path}, {"r": target}, {"r": certificate})
     run_line, predicted = axes.lines
     slope = np.diff(np.log(predicted.get_ydata())) / np.diff(predicted.get_xdata())
-    assert np.allclose(slope, -2 * certificate.predicted_rate)
+    assert np.allclose(slope, -2 * certificate.pace.predicted)
     assert predicted.get_label() == "predicted rate"
     assert np.allclose(
         run_line.get_ydata()[0], rd.metrics.kl(TASK.bandit.log_ref, target.log_probs)

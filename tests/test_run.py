@@ -125,7 +125,7 @@ def test_forbidden_actions_stay_at_zero(regularizer):
     method = rd.methods.natural_policy_gradient(regularizer)
     certificate = rd.certify(method, bandit, rd.target(bandit, regularizer))
     assert certificate.verdict == "converges"
-    assert certificate.field_norm < 1e-14
+    assert certificate.stationarity.field_norm < 1e-14
 
 
 def test_wrong_calls():

@@ -16,6 +16,7 @@ from regdist.methods.groups import (
     Classes,
     by_class,
     check_exchangeable,
+    check_weighted,
     draw,
     each_coefficient,
     every_list,
@@ -134,13 +135,13 @@ class Population(Expectation):
     """The exact expectation over actions: one group of infinite size, the policy itself."""
 
     def prepared(self, method: Method, bandit: Bandit) -> "Population":
-        """Itself, for methods that exist without groups."""
-        del bandit
+        """Itself, for methods that exist without groups and weigh their entries."""
         if method.advantage.needs == "group":
             raise ValueError(
                 f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
                 "rd.Group(size) or rd.Sampled(group_size, num_groups)"
             )
+        check_weighted(method, bandit)
         return self
 
     def pull(

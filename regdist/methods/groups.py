@@ -12,9 +12,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from regdist.methods.batch import Batch, Tables, facts, whole_table
+from regdist.methods.batch import Batch, Tables, facts, paid_rewards, whole_table
 from regdist.methods.method import Method
-from regdist.numerics.logspace import times_exp
+from regdist.numerics.logspace import normalize, times_exp
 from regdist.numerics.records import is_concrete
 from regdist.problems.bandit import Bandit
 
@@ -186,8 +186,7 @@ def check_exchangeable(method: Method, bandit: Bandit, size: int) -> None:
     package look at no place. Those that others wrote are tried, where values are known, on a group
     of two kinds of samples in four orders: samples that are alike must get the same in all.
     """
-    parts = (method.advantage, method.surrogate, *method.penalties, *method.weights)
-    if all(map(_is_ours, parts)) or bandit.num_actions < 2 or not is_concrete(method, bandit):
+    if is_ours(method) or bandit.num_actions < 2 or not is_concrete(method, bandit):
         return
     turns = np.arange(size) % 2
     halves = np.sort(turns)
@@ -215,6 +214,78 @@ def check_exchangeable(method: Method, bandit: Bandit, size: int) -> None:
                 f"{alike.min():.6g} to {alike.max():.6g}. rd.Group has no order: average over the "
                 "orders of ties, or use rd.Sampled(group_size, num_groups)"
             )
+
+
+_PROBES = 24
+"""Actions that are split, of a table with more."""
+
+
+def check_weighted(method: Method, bandit: Bandit) -> None:
+    """Refuses a method that is seen to count actions where it should weigh them.
+
+    The population is a batch of all K actions with weights. Splitting one into two entries that
+    share its weight unevenly changes no law, and so must change no update; an unweighted mean, a
+    standard deviation, a rank, a quantile or a number of rows does change. Parts of this package
+    use weights. Those that others wrote are tried, where values are known, at two policies.
+    """
+    if is_ours(method) or bandit.num_actions < 2 or not is_concrete(method, bandit):
+        return
+    size, paid = bandit.num_actions, paid_rewards(bandit)
+    here = np.flatnonzero(np.isfinite(np.asarray(bandit.log_ref)))
+    probes = here[np.unique(np.linspace(0, len(here) - 1, min(len(here), _PROBES)).astype(int))]
+    noise = np.random.default_rng(0).normal(size=(2, size)).astype(paid.dtype)
+    for shift in noise:
+        log_p = normalize(bandit.log_ref + jnp.asarray(shift))
+        tables = Tables(paid, log_p, log_p, log_p, bandit.log_ref, bandit.label)
+        try:
+            got = _split(method, tables, jnp.asarray(probes))
+        except (TypeError, ValueError, IndexError):
+            return  # written for as many entries as there are actions: it cannot be asked
+        if not is_concrete(got):  # a trace that others have begun
+            return
+        split, whole = (np.asarray(x) for x in got)
+        off = np.abs(split - whole).max(axis=1)
+        # 1e-5 is beyond what sums of weights that are split may round, in float32 too.
+        if np.all(off <= 1e-5 * np.abs(whole).max()) or not np.all(np.isfinite(whole)):
+            continue
+        k = int(probes[int(np.argmax(off))])
+        raise ValueError(
+            "the loss (or another part that is not of this package) counts entries where it should "
+            "weigh them: under rd.Population() they are all actions with weights, and splitting "
+            f"action {k} in two, which changes no law, changes its update by {off.max():.3g} of "
+            f"{np.abs(whole).max():.3g}. Write means as view.mean(x) (batch.mean in a part), "
+            "deviations and ranks with view.weights; or ask in groups: expectation=rd.Group(4)"
+        )
+
+
+@jax.jit
+def _split(method: Method, tables: Tables, probes: Array) -> tuple[Array, Array]:
+    """The update of each action with each of the probes split, a row each; and with none."""
+    own, weight = jnp.arange(tables.reward.shape[0]), jnp.exp(tables.log_sampler)
+
+    def update(batch: Batch, index: Array) -> Array:
+        coefficient = method.coefficients(batch, method.advantages(batch))
+        earned = jnp.where(batch.present, batch.weight * coefficient, 0)
+        moved = jnp.zeros_like(weight).at[index].add(earned)
+        return moved - jnp.exp(tables.log_p) * jnp.sum(moved)
+
+    def split(k: Array) -> Array:
+        extra = 0.3 * weight[k]  # uneven shares
+        shares = jnp.append(jnp.where(own == k, weight - extra, weight), extra)
+        index = jnp.append(own, k)
+        present = ~jnp.isneginf(tables.log_sampler)[index]
+        none = jnp.zeros((), weight.dtype)
+        rewards = tables.reward[index]
+        batch = Batch(rewards, shares, present, none, *facts(tables), tables, index)
+        return update(batch, index)
+
+    return jax.lax.map(split, probes), update(whole_table(tables, weight, 0.0), own)
+
+
+def is_ours(method: Method) -> bool:
+    """Whether all parts of a method are of this package."""
+    parts = (method.advantage, method.surrogate, *method.penalties, *method.weights)
+    return all(map(_is_ours, parts))
 
 
 def _is_ours(part: Any) -> bool:

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch
-from regdist.methods.method import Method
+from regdist.methods.method import Method, as_tuple
 from regdist.methods.surrogate import Surrogate
+from regdist.methods.weight import Weight
 from regdist.numerics.records import as_number, described, record, static
 from regdist.regularizers.regularizer import Regularizer
 
@@ -22,7 +23,10 @@ class View:
     Attributes:
         log_probs: of the policy: differentiated.
         old_log_probs: of the policy that the samples were drawn with, as the trainer computes it.
+        sampler_log_probs: of the law that they were really drawn from.
         ref_log_probs: of the reference.
+        actions: which action each sample is.
+        labels: the answer that each stands for.
         rewards: of the samples.
         advantages: by the advantage given to `from_loss`.
         weights: share of each sample, 1/n in a group; the law itself under `Population`.
@@ -33,7 +37,10 @@ class View:
         self._batch = batch
         self.log_probs = log_probs
         self.old_log_probs = batch.pick(tables.log_old)
+        self.sampler_log_probs = batch.pick(tables.log_sampler)
         self.ref_log_probs = batch.pick(tables.log_ref)
+        self.actions = batch.actions
+        self.labels = batch.labels
         self.rewards = batch.reward
         self.advantages = advantages
         self.weights = batch.weight
@@ -87,6 +94,7 @@ def from_loss(
     fn: Callable[[View], Array],
     *,
     advantage: Advantage | None = None,
+    weights: Weight | tuple[Weight, ...] = (),
     regularizer: Regularizer | None = None,
     geometry: str = "softmax",
 ) -> Method:
@@ -95,13 +103,16 @@ def from_loss(
     The terms are averaged over each group and differentiated through `view.log_probs`, so that
     `jax.lax.stop_gradient` means what `detach` does in the code it is copied from. All three
     expectations run it; under `Population()` the samples are all K actions with weights, so that
-    means over the group must be written `view.mean(x)`. Reuse one `fn` to reuse compilations. One
+    means over the group must be written `view.mean(x)`: a loss that is seen to count its samples
+    (a plain mean, a deviation, a rank, a number of rows) is refused there. A maximum over the group
+    is not seen: it is its own limit in large groups. Reuse one `fn` to reuse compilations. One
     trap: the derivative of `jnp.abs` at 0 is 1, of torch's `abs` 0.
 
     Args:
-        fn: from a `View` (log_probs, old_log_probs, ref_log_probs, rewards, advantages, group) to
-            the loss of each sample, shape [n].
+        fn: from a `View` (log_probs, old_log_probs, ref_log_probs, sampler_log_probs, rewards,
+            advantages, actions, labels, weights, group) to the loss of each sample, shape [n].
         advantage: what fills `view.advantages`: one of `rd.methods.advantage`, default GRPO's.
+        weights: factors on the gradient of each sample, from `rd.methods.weight`.
         regularizer: subtracted exactly beside it, such as `rd.Entropy(0.01)`.
         geometry: "softmax", "natural" or "sign".
 
@@ -127,6 +138,7 @@ def from_loss(
     return Method(
         default if advantage is None else advantage,
         Written(fn),
+        weights=as_tuple(weights),
         regularizer=regularizer,
         geometry=geometry,
     )

@@ -289,7 +289,8 @@ def _predicted(case: Case, i: int) -> float | None:
     both = []
     for k in (i, i + 1):
         law = flow.gather(case.laws[k])
-        if np.any(np.abs(flow.place(law) - case.laws[k])[flow.alive] > 1e-6):
+        seen = np.isfinite(case.laws[k])
+        if np.any(np.abs(flow.place(law)[seen] - case.laws[k][seen]) > 1e-6):
             return None  # actions that are alike at both ends were not, on the way
         v = np.where(on, law - np.where(on, goal, 0), 0)
         if not np.all(np.isfinite(v)):

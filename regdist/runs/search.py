@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regdist.methods import Expectation, Method
+from regdist.methods import Expectation, Method, Population
+from regdist.methods.groups import is_ours
 from regdist.numerics.records import Law
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.regularizer import Regularizer
@@ -155,6 +156,8 @@ class Search:
         if self.method.controller is not None:
             held = f"held where it starts: {verdict}, {sentence}"
             verdict, sentence = "undecided", f"a controller moves the method as it runs; {held}"
+        if not is_ours(self.method) and isinstance(self.expectation, Population):
+            sentence += "; the weights of a part of your own are trusted"
         assert verdict in VERDICTS
         return Found(
             verdict,
