@@ -40,7 +40,7 @@ from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
 from regdist.targets.constraints import Constrained, constrained, moment_matched
 from regdist.targets.fixed_points import FixedPoints, fixed_points
-from regdist.targets.odds import critical_beta, log_odds, odds_parts
+from regdist.targets.odds import critical_beta, critical_betas, log_odds, odds_parts
 from regdist.targets.selection import Selection, best_of_n, rejection
 from regdist.targets.solve import Target, objective, target
 from regdist.targets.transform import mara
@@ -85,6 +85,7 @@ __all__ = [
     "choice",
     "constrained",
     "critical_beta",
+    "critical_betas",
     "divergences",
     "feedback",
     "field",

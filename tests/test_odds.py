@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 
 import regdist as rd
@@ -23,7 +24,7 @@ def test_the_two_actions_tie_at_the_critical_beta(alpha):
     found = 0
     for i, j in [(0, 2), (2, 0), (0, 1), (3, 1), (4, 2), (3, 2)]:
         beta = float(rd.critical_beta(bandit, i, j, maker(alpha)))
-        if np.isnan(beta):
+        if not 0 < beta < np.inf:
             continue
         found += 1
         laws = [
@@ -49,11 +50,73 @@ def test_closed_forms_of_the_paper():
 
 def test_no_critical_beta():
     bandit = rd.bandit([1.0, 0.0, 1.0], [0.5, 0.3, 0.2])
-    assert np.isnan(rd.critical_beta(bandit, 0, 1, rd.ReverseKL))  # ahead in both
-    assert np.isnan(rd.critical_beta(bandit, 0, 2, rd.ForwardKL))  # equal rewards never tie
+    assert rd.critical_beta(bandit, 0, 1, rd.ReverseKL) == np.inf  # ahead in both
+    assert np.isnan(rd.critical_beta(bandit, 0, 2, rd.ForwardKL))  # no beta decides equal rewards
     # Lambda* between the two rewards and a third, larger one: the tie is out of reach
     far = rd.bandit([1.0, 0.0, 9.0], [0.3, 0.6, 0.1])
-    assert np.isnan(rd.critical_beta(far, 0, 1, rd.ForwardKL))
+    assert rd.critical_beta(far, 0, 1, rd.ForwardKL) == 0
+    assert len(rd.critical_betas(far, 0, 1, rd.ForwardKL)) == 0
+    lost = rd.bandit([1.0, 0.0, -np.inf, 0.5], [0.0, 0.5, 0.3, 0.2])
+    assert rd.critical_beta(lost, 0, 1, rd.ReverseKL) == 0  # the reference has none of it
+    assert rd.critical_beta(lost, 1, 2, rd.ReverseKL) == np.inf  # forbidden
+    assert np.isnan(rd.critical_beta(lost, 0, 2, rd.ReverseKL))
+
+
+def reverse_law(reward, q, beta):
+    w = np.log(q) + reward / beta
+    return np.exp(w - np.logaddexp.reduce(w))
+
+
+def forward_law(reward, q, beta):
+    top = reward.max()
+    level = scipy.optimize.brentq(
+        lambda u: (q * beta / (np.exp(u) + (top - reward))).sum() - 1, -60, np.log(beta + 1)
+    )
+    return q * beta / (np.exp(level) + (top - reward))
+
+
+@pytest.mark.parametrize(
+    ("make", "law"), [(rd.ReverseKL, reverse_law), (rd.ForwardKL, forward_law)]
+)
+def test_who_leads_below_and_above_it(make, law):
+    """By laws of another solver at 241 betas, in either order of the arguments."""
+    random = np.random.default_rng(3)
+    grid = np.geomspace(1e-3, 1e4, 241)
+    seen = set()
+    for _ in range(40):
+        reward, q = random.integers(0, 4, size=4) / 3.0, random.dirichlet(np.ones(4))
+        bandit = rd.bandit(reward, q)
+        beta = float(rd.critical_beta(bandit, 0, 1, make))
+        other = float(rd.critical_beta(bandit, 1, 0, make))
+        assert beta == other or (np.isnan(beta) and np.isnan(other))
+        if reward[0] == reward[1]:
+            assert np.isnan(beta)
+            continue
+        high, low = (0, 1) if reward[0] > reward[1] else (1, 0)
+        leads = np.array([law(reward, q, b)[high] > law(reward, q, b)[low] for b in grid])
+        clear = np.ones(241, bool)
+        clear = np.ones(241, bool)
+        if 0 < beta < np.inf:
+            clear = np.abs(np.log(grid / beta)) > 0.05
+        assert np.array_equal(leads[clear], (grid < beta)[clear])
+        seen.add(0 if beta == 0 else 1 if beta < np.inf else 2)
+    assert seen >= {1, 2}
+
+
+def test_groups_may_cross_more_than_once():
+    """A group of a good rare action and a bad common one against one in between."""
+    reward, q = np.array([1.0, 0.0, 0.9]), np.array([0.01, 0.64, 0.35])
+    bandit = rd.bandit(reward, q)
+    found = rd.critical_betas(bandit, [0, 1], 2, rd.ReverseKL)
+    assert len(found) == 2
+    assert rd.critical_beta(bandit, [0, 1], 2, rd.ReverseKL) == found[-1]
+    for beta in found:
+        law = reverse_law(reward, q, beta)
+        assert np.isclose(law[0] + law[1], law[2], rtol=1e-10)
+    # groups of equal rewards, and one whose best leads everywhere
+    level = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.2, 0.1, 0.4, 0.3])
+    assert np.isnan(rd.critical_beta(level, [0, 1], [2], rd.ReverseKL))
+    assert rd.critical_beta(level, [0, 1, 2], [3], rd.ReverseKL) == np.inf
 
 
 # any regulariser from its coefficient; groups as the critical_beta docstring allows
@@ -97,7 +160,7 @@ def test_groups():
     assert abs(float(mass) - 0.5) <= 1e-13
     assert np.isclose(rd.critical_beta(bandit, [0, 3, 4], [1, 2], rd.ReverseKL), beta, rtol=1e-13)
     # the good ones are ahead at every beta against one bad action
-    assert np.isnan(rd.critical_beta(bandit, good, [1], rd.ReverseKL))
+    assert rd.critical_beta(bandit, good, [1], rd.ReverseKL) == np.inf
     slope = jax.grad(
         lambda r: rd.critical_beta(
             rd.Bandit(r, bandit.log_ref, bandit.label), good, ~good, rd.ReverseKL

@@ -1,5 +1,6 @@
 """Log-odds between actions or groups of actions, their parts, and where they change sign."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,11 +99,13 @@ def critical_beta(
 
     $$\log\beta = \log Y - k \log \sum_m q_m \bigl(1 + k (R_j - R_m)/Y\bigr)^{-1/k}$$
 
-    Below it the one with the larger reward is ahead, above it the one with the larger reference.
+    Below it the one with the larger reward leads, above it the one with the larger reference.
 
     Anything else: the largest beta at which the two masses cross, by a root search that starts
-    from a scan of twelve decades of beta around the spread of the rewards. Groups may cross more
-    than once; two crossings within a sixteenth of a decade of each other can be missed.
+    from a scan of twelve decades of beta around the spread of the rewards; what is said of every
+    beta is said of those. Groups may cross more than once, see `critical_betas`; two crossings
+    within a sixteenth of a decade of each other can be missed. The group of the larger reward is
+    that of the larger best reward; where those are equal, the one that leads at the least beta.
 
     Args:
         bandit: rewards and reference.
@@ -112,8 +115,9 @@ def critical_beta(
             or e.g. `lambda beta: rd.JensenShannon(beta) + rd.Entropy(0.1)`.
 
     Returns:
-        beta, or NaN when no positive beta makes them tie with positive probability: the one
-        with the larger reward also has the larger reference, or the rewards are equal.
+        beta. Where they never cross: inf if the one of the larger reward leads at every beta; 0 if
+        it leads at none, as under forward KL where a third reward is larger still; NaN if all
+        rewards of both are equal, as then no beta decides, or if neither can have any mass.
 
     Raises:
         ValueError: an index names no action, a mask has another shape, or the groups overlap.
@@ -124,7 +128,42 @@ def critical_beta(
         0.558110...
         >>> print(critical_beta(b, 0, [1, 2], rd.ReverseKL).round(4))  # ahead of all the rest
         0.3389...
+        >>> print(critical_beta(b, 2, 1, rd.ForwardKL))  # action 0 takes what beta frees
+        0.0
     """
+    return _crossing(bandit, i, j, regularizer, _search)
+
+
+def critical_betas(
+    bandit: Bandit,
+    i: Actions,
+    j: Actions,
+    regularizer: Callable[[Any], Regularizer],
+) -> Float[np.ndarray, " n"]:
+    """All betas at which i and j are equally likely that `critical_beta` can find, ascending.
+
+    On known values, outside jit. Shape [n]; n is 0 where they never cross.
+
+    Examples:
+        Two bad forms of a good answer: its best form leads at small beta, its mass at large.
+
+        >>> b = rd.bandit([1.0, 0.0, 0.9], [0.01, 0.64, 0.35])
+        >>> print(rd.critical_betas(b, [0, 1], 2, rd.ReverseKL).round(3))
+        [0.028 1.418]
+    """
+    found = _crossing(bandit, i, j, regularizer, _search_all)
+    found = np.atleast_1d(np.asarray(found))
+    return found[np.isfinite(found) & (found > 0)]
+
+
+def _crossing(
+    bandit: Bandit,
+    i: Actions,
+    j: Actions,
+    regularizer: Callable[[Any], Regularizer],
+    searched: Callable[..., Any],
+) -> Any:
+    """In closed form where there is one, else by a search."""
     if isinstance(regularizer, Regularizer) or not callable(regularizer):
         raise TypeError(
             "regularizer must be a constructor from beta, such as rd.ReverseKL or "
@@ -138,8 +177,8 @@ def critical_beta(
         raise ValueError(f"i and j must have no action in common; got i={i!r}, j={j!r}")
     single = all(jnp.ndim(jnp.asarray(x)) == 0 for x in (i, j))
 
-    def search(bandit: Bandit) -> Array:
-        return _search(bandit, first, second, regularizer)
+    def search(bandit: Bandit) -> Any:
+        return searched(bandit, first, second, regularizer)
 
     if not (single and len(unit.terms) == 1 and isinstance(parts[0].divergence, KL | AlphaFamily)):
         return search(bandit)
@@ -176,27 +215,51 @@ def _closed_form(bandit: Bandit, i: Array, j: Array, part: Reduced) -> Array:
     log_mass = jax.nn.logsumexp(
         jnp.where(support & jnp.isfinite(r), log_q + jnp.where(jnp.isfinite(r), r, 0), -jnp.inf)
     )
-    return jnp.where(exists, jnp.exp(jnp.log(y) - k * log_mass), jnp.nan)
+    decided = (reward[i] != reward[j]) & (support[i] | support[j])
+    behind = ~support[high] | (support[low] & (edge > 0))
+    never = jnp.where(behind, 0.0, jnp.inf)
+    return jnp.where(
+        exists,
+        jnp.exp(jnp.log(y) - k * log_mass),
+        jnp.where(decided, never, jnp.nan).astype(reward.dtype),
+    )
 
 
-def _search(
-    bandit: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+def _lead(
+    log_beta: Array,
+    bandit: Bandit,
+    first: Array,
+    second: Array,
+    regularizer: Callable[[Any], Regularizer],
 ) -> Array:
-    def lead(log_beta: Array, bandit: Bandit) -> Array:
-        """Log-odds of the first group against the second; 0 if neither has any mass."""
-        log_p = target(bandit, regularizer(jnp.exp(log_beta))).log_probs
-        one, two = (jax.nn.logsumexp(jnp.where(g, log_p, -jnp.inf)) for g in (first, second))
-        none = jnp.isneginf(one) & jnp.isneginf(two)
-        return jnp.where(none, 0, jnp.where(none, 0, one) - jnp.where(none, 0, two))
+    """Log-odds of the first group against the second; 0 if neither has any mass."""
+    log_p = target(bandit, regularizer(jnp.exp(log_beta))).log_probs
+    one, two = (jax.nn.logsumexp(jnp.where(g, log_p, -jnp.inf)) for g in (first, second))
+    none = jnp.isneginf(one) & jnp.isneginf(two)
+    return jnp.where(none, 0, jnp.where(none, 0, one) - jnp.where(none, 0, two))
 
-    still = jax.lax.stop_gradient(bandit)
+
+def _scan(
+    still: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+) -> tuple[Array, Array]:
+    """Logarithms of betas, and the sign of the lead of the first group at each."""
     known = jnp.where(jnp.isneginf(still.reward), jnp.max(still.reward), still.reward)
     spread = jnp.max(known) - jnp.min(known)
     middle = jnp.log(jnp.where(spread > 0, spread, 1))
     decade = jnp.log(jnp.asarray(10.0, middle.dtype))
     steps = jnp.linspace(-_DECADES, _DECADES, _GRID, dtype=middle.dtype)
     grid = middle + decade * steps
-    sign = jnp.sign(jax.vmap(lambda x: lead(x, still))(grid))
+    return grid, jnp.sign(jax.vmap(lambda x: _lead(x, still, first, second, regularizer))(grid))
+
+
+def _search(
+    bandit: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+) -> Array:
+    def lead(log_beta: Array, bandit: Bandit) -> Array:
+        return _lead(log_beta, bandit, first, second, regularizer)
+
+    still = jax.lax.stop_gradient(bandit)
+    grid, sign = _scan(still, first, second, regularizer)
     crosses = sign[:-1] * sign[1:] < 0
     at = _GRID - 2 - jnp.argmax(crosses[::-1])
     upward = sign[at + 1]
@@ -204,7 +267,30 @@ def _search(
         lambda x: upward * lead(x, still), grid[at], grid[at + 1], ended=~jnp.any(crosses)
     )
     log_beta = implicit_root(lambda x: lead(x, bandit), root)
-    return jnp.where(jnp.any(crosses), jnp.exp(log_beta), jnp.nan)
+    bests = [jnp.max(jnp.where(g, still.reward, -jnp.inf)) for g in (first, second)]
+    least = jnp.min(jnp.where(first | second, still.reward, jnp.inf))
+    larger = (bests[0] > bests[1]).astype(sign.dtype) - (bests[0] < bests[1]).astype(sign.dtype)
+    led = sign[jnp.argmax(sign != 0)]  # all signs but 0 are this one, where nothing crosses
+    larger = jnp.where(larger == 0, led, larger)
+    decided = (led != 0) & (least < jnp.maximum(bests[0], bests[1]))
+    never = jnp.where(decided, jnp.where(led == larger, jnp.inf, 0), jnp.nan)
+    return jnp.where(jnp.any(crosses), jnp.exp(log_beta), never.astype(log_beta.dtype))
+
+
+def _search_all(
+    bandit: Bandit, first: Array, second: Array, regularizer: Callable[[Any], Regularizer]
+) -> np.ndarray:
+    grid, sign = (np.asarray(x) for x in _scan(bandit, first, second, regularizer))
+    found = []
+    for at in np.flatnonzero(sign[:-1] * sign[1:] < 0):
+        upward = sign[at + 1]
+        root, _ = increasing_root(
+            lambda x, upward=upward: upward * _lead(x, bandit, first, second, regularizer),
+            jnp.asarray(grid[at]),
+            jnp.asarray(grid[at + 1]),
+        )
+        found.append(math.exp(float(root)))
+    return np.array(found)
 
 
 def _group(name: str, actions: Actions, bandit: Bandit) -> Array:
