@@ -38,6 +38,7 @@ from regdist.runs.verdicts import VERDICTS
 from regdist.scale.sweep import Sweep, sweep
 from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
+from regdist.targets.beta_for import Betas, beta_for
 from regdist.targets.constraints import Constrained, constrained, moment_matched
 from regdist.targets.fixed_points import FixedPoints, fixed_points
 from regdist.targets.odds import critical_beta, critical_betas, log_odds, odds_parts
@@ -54,6 +55,7 @@ __all__ = [
     "VERDICTS",
     "AlphaDivergence",
     "Bandit",
+    "Betas",
     "Certificate",
     "Constrained",
     "Divergence",
@@ -81,6 +83,7 @@ __all__ = [
     "Tsallis",
     "bandit",
     "best_of_n",
+    "beta_for",
     "certify",
     "choice",
     "constrained",

@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from regdist.reports import atlas, catalog, folder, report, tables
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done, every certificate passes. 1: done, a certificate fails. 2: bad input, or a folder that
-    cannot be written; nothing is written. 130: stopped by Ctrl-C; it is said what is kept.
+    0: done, every certificate passes. 1: done, one fails or is undecided. 2: bad input, or a folder
+    that cannot be written; nothing is written. 130: stopped by Ctrl-C; it is said what is kept.
     """
     options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["regdist", *given])
     jax.config.update("jax_enable_x64", True)
     _keep_compiled()
     complaints = Console(stderr=True)
@@ -213,11 +216,13 @@ def _report(options: argparse.Namespace, console: Console, complaints: Console) 
         )
     from regdist.reports import page  # imports matplotlib, which bad input need not wait for
 
-    console.print(results.task.about, highlight=False, markup=False)
+    about = f"{results.task.about} {results.counted}."
+    console.print(about, highlight=False, markup=False)
     tables.show(page.sheets(results), console)
     options.kept = "{0.out} may hold some of the files"
-    page.write(results, options.out)
+    page.write(results, options.out, options.command)
     options.kept = "the results are in {0.out}"
+    console.print(page.headline(results), highlight=False, markup=False)
     for cell in results.cells:
         for kind, certificate in cell.certificates.items():
             if not certificate.passes or not cell.target.converged:

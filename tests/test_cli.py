@@ -128,9 +128,11 @@ def test_a_report_that_is_stopped_late_does_not_say_that_nothing_is_written(
     tmp_path, monkeypatch, capsys
 ):
     """While its files move into place, and when they are there."""
-    results = SimpleNamespace(task=SimpleNamespace(about="two"), cells=[], passes=True)
+    task = SimpleNamespace(about="two")
+    results = SimpleNamespace(task=task, cells=[], passes=True, counted="all")
     monkeypatch.setattr(report, "build", lambda *_: results)
     monkeypatch.setattr(page, "sheets", lambda _: [])
+    monkeypatch.setattr(page, "headline", lambda _: "")
     monkeypatch.setattr(page, "write", stop)
     out = tmp_path / "out"
     assert main(["report", "--out", str(out)]) == 130

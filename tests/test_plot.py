@@ -70,10 +70,24 @@ def test_convergence_draws_the_predicted_slope():
     target = rd.target(TASK.bandit, regularizer)
     certificate = rd.certify(method, TASK.bandit, target, path, optimizer=sgd)
     axes = draw(plot.convergence, {"r": path}, {"r": target}, {"r": certificate})
-    run_line, predicted = axes.lines
+    run_line, predicted, named = axes.lines
     slope = np.diff(np.log(predicted.get_ydata())) / np.diff(predicted.get_xdata())
     assert np.allclose(slope, -2 * certificate.pace.predicted)
-    assert predicted.get_label() == "predicted rate"
+    assert named.get_label() == "predicted rate"
     assert np.allclose(
         run_line.get_ydata()[0], rd.metrics.kl(TASK.bandit.log_ref, target.log_probs)
     )
+
+
+def test_a_dotted_line_leads_to_where_a_plateau_ends():
+    rare = rd.bandit([1.0, 0.0], [1e-4, 1 - 1e-4])
+    method, target = (
+        rd.methods.policy_gradient(rd.ReverseKL(0.2)),
+        rd.target(rare, rd.ReverseKL(0.2)),
+    )
+    path = rd.run(method, rare, 100)
+    certificate = rd.certify(method, rare, target, path)
+    axes = draw(plot.convergence, {"r": path}, {"r": target}, {"r": certificate})
+    plot.show_steps_to_go(axes, {"r": certificate})
+    assert axes.get_xscale() == "symlog"
+    assert np.isclose(axes.lines[-1].get_xdata()[0], 100 + certificate.remaining_steps)

@@ -38,7 +38,9 @@ def test_report_writes_everything(written):
     assert not [path for path in written.glob("*.pdf") if b"/Type3" in path.read_bytes()]
     page = (written / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert not re.search(r"(src|href)='(?!data:)", page)
+    links = re.findall(r"(?:src|href)='(?!data:)([^']*)'", page)
+    assert set(links) <= {path.name for path in written.iterdir()}
+    assert "regdist report --problem two-modes" in page
 
 
 def test_report_numbers_are_the_librarys(written):
@@ -63,7 +65,11 @@ def test_report_numbers_are_the_librarys(written):
     want = rd.target(bandit, rd.ForwardKL(0.5)).log_probs
     assert np.allclose(laws["forward-kl@0.5"], want, rtol=0, atol=1e-12)
     rival = saved["critical_betas"][0]
-    assert np.isclose(rival["reverse_kl"], rd.critical_beta(bandit, 4, 0, rd.ReverseKL))
+    beta = rd.critical_beta(bandit, 4, 0, rd.ReverseKL)
+    assert np.isclose(rival["reverse_kl"], beta)
+    assert rival["reverse_kl_words"] == f"below {beta:.3g}"
+    assert sum(saved["verdicts"]["natural"].values()) == 8
+    assert saved["command"].startswith("regdist report")
 
 
 def test_report_on_a_file_and_a_hand(tmp_path, capsys):
@@ -168,3 +174,42 @@ def test_the_command_keeps_what_it_compiles_unless_told_where(tmp_path):
         command = [sys.executable, "-c", ask]
         done = subprocess.run(command, env=told | env, capture_output=True, text=True, check=True)
         assert Path(done.stdout.strip()) == want
+
+
+def test_the_words_of_a_graded_file(tmp_path, capsys):
+    """Where one solution never leads, a corner is the optimum, and labels are the person's."""
+    path = tmp_path / "graded.csv"
+    rows = ["outcome,reward,count,label", "a,1,5,right", "b,0,80,wrong", "c,0.6,15,nearly"]
+    path.write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    grid = ["--beta", "1", "--regularizers", "total-variation,reverse-kl", "--success", "0.6"]
+    assert main(["report", "--problem", str(path), "--out", str(out), *grid]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 of 3 outcomes count as solutions: reward >= 0.6, as asked" in shown
+    assert "All 4 certificates pass. Of 2 targets, natural gradient: 2 converges" in shown
+    saved = json.loads((out / "report.json").read_text())
+    words = {pair["good"]: pair["forward_kl_words"] for pair in saved["critical_betas"]}
+    assert words == {"nearly": "never", "right": "below 0.549"}
+    assert saved["problem"]["solutions_are"].startswith("2 of 3")
+    page = (out / "index.html").read_text()
+    assert "An entropy bonus" not in page
+    assert "Their rewards differ" in page
+
+
+@pytest.mark.parametrize(
+    ("beta", "words"),
+    [(np.inf, "always"), (0.0, "never"), (np.nan, "equal rewards"), (0.25, "below 0.25")],
+)
+def test_a_critical_beta_in_words(beta, words):
+    assert words in report.in_words(np.float64(beta))[1]
+
+
+def test_few_solutions_among_graded_rewards_are_pointed_out(tmp_path):
+    path = tmp_path / "graded.csv"
+    rows = [f"o{i},{i / 100},1" for i in range(100)]
+    path.write_text("\n".join(["outcome,reward,count", *rows]) + "\n")
+    built = report.build(str(path), [1.0], ["reverse-kl"])
+    assert built.counted == (
+        "1 of 100 outcomes count as solutions: reward >= 0.99, the largest of 100 different ones; "
+        "--success sets another level"
+    )

@@ -180,6 +180,63 @@ def test_mara_is_flat_over_the_good_set(bandit, beta, anchor):
         assert np.ptp(np.asarray(law)[good]) <= 1e-12
 
 
+ANSWERS = rd.bandit(
+    [1.0, 0.8, 1.0, 0.0, 0.9, 0.2, 1.0],
+    [0.2, 0.1, 0.05, 0.3, 0.15, 0.12, 0.08],
+    label=[0, 0, 1, 1, 2, 2, 3],
+)
+
+
+@pytest.mark.parametrize("anchor", ["reference", "target", 4])
+@pytest.mark.parametrize(
+    ("reg", "form"),
+    [
+        (rd.ReverseKL(0.3), "reward"),
+        (rd.ReverseKL(0.3) + rd.Entropy(0.2), "reward"),
+        (rd.ReverseKL(0.3), "substitute"),
+        (rd.ForwardKL(0.3), "substitute"),
+        (rd.JensenShannon(0.3), "substitute"),
+    ],
+)
+def test_mara_over_answers_gives_good_answers_one_mass(reg, form, anchor):
+    """By sums over the seven actions, of which five are good, of four answers."""
+    law = rd.target(rd.mara(ANSWERS, reg, 0.8, form, over="answers", anchor=anchor), reg)
+    p, good = np.asarray(law.probs), np.asarray(ANSWERS.reward) >= 0.8
+    label = np.asarray(ANSWERS.label)
+    masses = np.array([p[good & (label == k)].sum() for k in range(4)])
+    assert np.allclose(masses, masses[0], rtol=1e-10)
+    forms = np.log(p[0] / p[1]), np.log(0.2 / 0.1)  # the odds of the reference, or less even
+    share = 0.3 / (0.3 + sum(float(t.beta) for t in reg.terms if t.is_bonus))
+    assert np.isclose(forms[0], share * forms[1])
+
+
+def test_mara_over_answers_of_one_form_each_is_mara():
+    apart = rd.Bandit(ANSWERS.reward, ANSWERS.log_ref, jnp.arange(7))
+    for form in ("reward", "substitute"):
+        reg = rd.ReverseKL(0.3)
+        for anchor in ("reference", "target", 2):
+            over, plain = (
+                rd.mara(apart, reg, 0.8, form, over=x, anchor=anchor)
+                for x in ("answers", "actions")
+            )
+            assert np.allclose(over.reward, plain.reward, atol=1e-14)
+            assert np.allclose(over.log_ref, plain.log_ref, atol=1e-14)
+
+
+def test_the_level_of_mara_over_answers_is_its_anchors():
+    """Reverse KL: the anchor's answer keeps the weight that it has without the change."""
+    reg = rd.ReverseKL(0.3)
+    q, label = np.exp(np.asarray(ANSWERS.log_ref)), np.asarray(ANSWERS.label)
+    for anchor, action in (("reference", 0), (4, 4)):
+        new = rd.mara(ANSWERS, reg, 0.8, over="answers", anchor=anchor)
+        weight = q * np.exp(np.asarray(new.reward) / 0.3)
+        good = np.asarray(ANSWERS.reward) >= 0.8
+        mine = good & (label == label[action])
+        want = q[mine].sum() * np.exp(float(ANSWERS.reward[action]) / 0.3)
+        assert np.isclose(weight[mine].sum(), want)
+        assert np.array_equal(new.reward[~good], ANSWERS.reward[~good])
+
+
 @given(bandit=bandits(sizes=(5,)), beta=betas(-1.5, 1))
 def test_maras_level_is_the_anchors(bandit, beta):
     """Flat at q(z) e^{R(z)/beta}: relative to a bad action the odds are those of z as it was."""

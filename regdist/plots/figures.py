@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from regdist.metrics import kl
 from regdist.numerics.records import Law, check_kind
@@ -29,6 +30,7 @@ __all__ = [
     "kl_to",
     "mass_bars",
     "rank_curves",
+    "show_steps_to_go",
     "style",
 ]
 
@@ -106,7 +108,12 @@ def rank_curves(bandit: Bandit, targets: Mapping[str, Target], ax: Axes | None =
         p = p[p > 0]
         look = {"color": _GRAY, "linewidth": 2.5, "alpha": 0.5} if i == 0 else _look(i - 1)
         ax.plot(np.arange(1, p.size + 1), p, label=name, **look)
-    ax.set(xscale="log", yscale="log", xlabel="rank of the action", ylabel="probability")
+    # Under a few dozen actions ranks are numbers to be read, over it decades.
+    few = bandit.num_actions <= 30
+    ax.set(yscale="log", xlabel="rank of the action", ylabel="probability")
+    ax.set_xscale("linear" if few else "log")
+    if few:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax
 
@@ -192,6 +199,10 @@ def effective_number(
     shown = np.concatenate([*curves.values(), list((ceilings or {}).values())])
     yscale = "log" if shown.max() > 10 * shown.min() else "linear"
     ax.set(xscale="log", yscale=yscale, ylabel=ylabel)
+    if yscale == "log" and shown.max() < 1e4 * shown.min():
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(r"coefficient $\beta$ (reward per nat)")
     for name, value in (ceilings or {}).items():
         ax.axhline(value, color=_GRAY, linewidth=0.7)
@@ -235,7 +246,7 @@ def convergence(
         ax.plot(
             step[shown],
             distance[shown],
-            label=name,
+            label=name if np.any(shown) else None,  # infinite: nothing is drawn
             marker=_MARKERS[i % 6],
             markevery=max(1, int(shown.sum()) // 8),
             **_look(i),
@@ -253,12 +264,34 @@ def convergence(
             color="black",
             linewidth=0.7,
             zorder=1,
-            label=None if drawn else "predicted rate",
         )
         drawn = True
+    if drawn:
+        ax.plot(
+            [], [], color="black", linewidth=0.7, label="predicted rate"
+        )  # the last in the legend
     ax.set(yscale="log", xlabel="step", ylabel=r"KL$(p\,\|\,$target$)$ in nats")
     ax.legend()
     return ax
+
+
+def show_steps_to_go(ax: Axes, certificates: Mapping[str, Certificate]) -> None:
+    """A log axis for steps, and a dotted line from the end of each run to where the flow arrives.
+
+    Args:
+        ax: drawn by `convergence`.
+        certificates: by the names of its paths.
+    """
+    ax.set_xscale("symlog", linthresh=10)
+    for line in list(ax.lines):
+        x, y = (np.asarray(v, float) for v in line.get_data())
+        c = certificates.get(str(line.get_label()))
+        if c is None or not c.remaining_steps or not len(x):
+            continue
+        # KL is about 2 TV^2 at its least (Pinsker), and the flow ends at a TV of 1e-6.
+        end, color = x[-1] + c.remaining_steps, line.get_color()
+        ax.plot([x[-1], end], [y[-1], 2e-12], ":", color=color, linewidth=0.8)
+        ax.plot([end], [2e-12], "o", color=color, markersize=3, fillstyle="none")
 
 
 def kl_to(path: Trajectory, target: Target) -> np.ndarray:

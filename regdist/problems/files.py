@@ -51,7 +51,7 @@ def load(path: str | Path) -> Task:
             raise ValueError(f"{path}, line {line}, field 'label': empty; leave the field out")
         fields["label"].append(str(row.get("label", row["outcome"])))
         _check_line(path, line, fields, kind)
-    label = np.unique(fields["label"], return_inverse=True)[1]
+    answers, label = np.unique(fields["label"], return_inverse=True)
     weights = np.array(fields[kind])
     if kind == "count":
         if weights.sum() == 0:
@@ -65,7 +65,7 @@ def load(path: str | Path) -> Task:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     about = f"{path.name}: {len(rows):,} outcomes with {label.max() + 1:,} answers."
-    return Task(problem, tuple(fields["outcome"]), about)
+    return Task(problem, tuple(fields["outcome"]), about, tuple(answers.tolist()))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

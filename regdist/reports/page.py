@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from regdist.plots import figures as plot
 from regdist.regularizers.names import NAMED, label
 from regdist.reports import folder
-from regdist.reports.report import METHODS, Cell, Report, as_json
+from regdist.reports.report import METHODS, Cell, Report, as_json, provenance
 from regdist.reports.tables import Sheet, short
 
 _METHOD_NAMES = {"natural": "natural gradient", "softmax": "plain gradient"}
 _TARGET_COLUMNS = {
     "E[R]": "expected_reward",
-    "entropy": "entropy",
     "actions": "effective_actions",
     "solutions": "effective_solutions",
     "KL": "kl_to_reference",
@@ -28,7 +27,9 @@ _TARGET_COLUMNS = {
 
 def sheets(report: Report) -> list[Sheet]:
     """The tables of a report."""
-    return [_targets(report), _certificates(report), _critical_betas(report)]
+    certificates = [_certificates(report, kind) for kind in METHODS]
+    cures = [_cure(report)] if report.cure else []
+    return [_targets(report), *cures, *certificates, _critical_betas(report)]
 
 
 def _targets(report: Report) -> Sheet:
@@ -42,50 +43,66 @@ def _targets(report: Report) -> Sheet:
         for cell in report.cells
     ]
     return Sheet(
-        "Targets. Entropy and KL(target || reference) in nats; effective numbers are "
-        "e^entropy, of solutions given success",
+        "Targets. Actions and solutions: effective numbers, e^entropy, of solutions given success. "
+        "KL(target || reference) in nats",
         ["regularizer", "beta", *_TARGET_COLUMNS, *(f"pass@{k}" for k in report.ks)],
         rows,
     )
 
 
-def _certificates(report: Report) -> Sheet:
+def _cure(report: Report) -> Sheet:
+    columns = ("beta", "expected_reward", "success", "effective_actions", "effective_solutions")
+    return Sheet(
+        "The cure. Who keeps most of the "
+        f"{report.cure[0]['solutions']} solutions at one expected reward: paying a rare good "
+        "answer for its rarity, not each of its forms",
+        ["method", "beta", "E[R]", "success", "actions", "solutions"],
+        [[row["method"], *(short(row.get(key), 4) for key in columns)] for row in report.cure],
+    )
+
+
+def _certificates(report: Report, kind: str) -> Sheet:
     rows = []
     for cell in report.cells:
-        natural, plain = (cell.certificates[kind] for kind in METHODS)
+        c = cell.certificates[kind]
         rows.append(
             [
                 label(cell.regularizer),
                 short(cell.beta),
-                f"{cell.target.residual:.0e}",
-                natural.verdict,
-                f"{natural.distance.total_variation:.0e}",
-                short(natural.pace.measured),
-                short(natural.pace.predicted),
-                plain.verdict,
-                f"{plain.distance.total_variation:.0e}",
-                "-" if plain.remaining_steps is None else f"{plain.remaining_steps:.0e}",
+                c.verdict,
+                f"{c.distance.total_variation:.0e}",
+                short(c.pace.measured),
+                short(c.pace.predicted),
+                "-" if c.remaining_steps is None else f"{c.remaining_steps:.0e}",
             ]
         )
-    heads = ["regularizer", "beta", "KKT", "natural", "TV", "rate", "predicted"]
     return Sheet(
-        "Certificates. KKT: residual of the target; then for natural and plain gradient the "
-        "verdict, the total variation left, rates per step of sqrt KL, steps to go",
-        [*heads, "plain", "TV", "to go"],
+        f"Certificates of the {_METHOD_NAMES[kind]}. TV: total variation left; rate, measured and "
+        "predicted: of log sqrt KL, per step; to go: steps until TV is 1e-6",
+        ["regularizer", "beta", "verdict", "TV", "rate", "predicted", "to go"],
         rows,
     )
 
 
 def _critical_betas(report: Report) -> Sheet:
-    keys = ("good", "rival", "reward_gap", "log_reference_odds", "reverse_kl", "forward_kl")
+    def shown(words: str) -> str:
+        return words.removeprefix("below ")
+
     rows = [
-        [pair[k] if isinstance(pair[k], str) else short(pair[k]) for k in keys]
+        [
+            pair["good"],
+            pair["rival"],
+            short(pair["reward_gap"]),
+            short(pair["log_reference_odds"]),
+            shown(pair["reverse_kl_words"]),
+            shown(pair["forward_kl_words"]),
+        ]
         for pair in report.critical_betas
     ]
     return Sheet(
-        "Critical beta: below it the solution (in its likeliest form) is likelier than the "
-        "rival, the likeliest failure; - where it is ahead at every beta",
-        ["solution", "rival", "gap", "log q odds", "reverse KL", "forward KL"],
+        "Critical beta. Below it the solution, in its likeliest form, is likelier than the rival, "
+        "the likeliest failure; always: at every beta; never: at none",
+        ["solution", "rival", "gap", "log odds", "reverse KL", "forward KL"],
         rows,
     )
 
@@ -130,7 +147,7 @@ def _draw_solutions(report: Report, cells: dict[str, Cell]) -> tuple[Figure, str
     masks = [report.correct & (answer == i) for i in np.unique(answer[report.correct])]
     masks = sorted(masks, key=lambda mask: -np.exp(log_q[mask]).sum())[:8]
     likeliest = [np.flatnonzero(mask)[np.argmax(log_q[mask])] for mask in masks]
-    outcomes = [report.task.outcomes[i] for i in likeliest]
+    outcomes = [report.task.answer(int(i)) for i in likeliest]
     bars = [name if len(name) < 24 else name[:21] + "..." for name in outcomes]
     familiar = [NAMED[spec].label for spec in ("reverse-kl", "forward-kl", "entropy")]
     shown = [name for name in cells if name in familiar] or list(cells)[:3]
@@ -139,11 +156,21 @@ def _draw_solutions(report: Report, cells: dict[str, Cell]) -> tuple[Figure, str
     plot.mass_bars(bandit, targets, bars, masks, figure.subplots())
     caption = (
         f"The mass of each different solution at beta = {_beta(cells):g} (the {len(bars)} "
-        "likeliest under the reference, each named by its likeliest form). Both KLs keep the "
-        "reference's odds between equal rewards: the target solves the task and stays as uneven as "
-        "the reference. An entropy bonus ignores the reference and weighs a solution by its number "
-        "of forms."
+        "likeliest under the reference"
     )
+    caption += ")." if report.task.answers is not None else ", each named by its likeliest form)."
+    kls = [NAMED[spec].label for spec in ("reverse-kl", "forward-kl")]
+    if np.ptp(np.asarray(bandit.reward)[report.correct]) > 0:
+        caption += " Their rewards differ, and the targets tell them apart by that too."
+    elif any(name in kls for name in shown):
+        caption += (
+            " A KL to the reference, either way, keeps the reference's odds between equal rewards: "
+            "the target solves the task and stays as uneven as the reference."
+        )
+    if NAMED["entropy"].label in shown:
+        caption += (
+            " An entropy bonus ignores the reference and weighs a solution by its number of forms."
+        )
     return figure, caption
 
 
@@ -151,7 +178,9 @@ def _draw_effective_number(report: Report) -> tuple[Figure, str]:
     figure = Figure()
     reward = np.asarray(report.task.bandit.reward)
     one_level = np.ptp(reward[report.correct]) == 0
-    ceiling = "solutions, under the reference's odds"
+    count = len(np.unique(np.asarray(report.task.bandit.label)[report.correct]))
+    number = report.solutions_of_reference
+    ceiling = f"{number:.3g} of {count} solutions, under the reference's odds"
     plot.effective_number(
         report.curve_betas,
         {label(name): values for name, values in report.curves.items()},
@@ -167,9 +196,12 @@ def _draw_effective_number(report: Report) -> tuple[Figure, str]:
         caption += (
             " As beta falls the mass leaves the wrong answers, and every divergence to the "
             "reference comes down to the gray line: the effective number of solutions that the "
-            "reference's own odds leave. Less regularization cannot lift it. An entropy bonus has "
-            "a floor of its own: it is even over actions, so that a solution counts as often as it "
-            "has forms."
+            "reference's own odds leave. Less regularization cannot lift it."
+        )
+    if one_level and "entropy" in report.curves:
+        caption += (
+            " An entropy bonus has a floor of its own: it is even over actions, so that a solution "
+            "counts as often as it has forms."
         )
     return figure, caption
 
@@ -183,21 +215,28 @@ def _draw_convergence(cells: dict[str, Cell]) -> tuple[Figure, str]:
         certificates = {name: cell.certificates[kind] for name, cell in cells.items()}
         plot.convergence(paths, targets, certificates, axes)
         axes.set_title(_METHOD_NAMES[kind])
+    plot.show_steps_to_go(right, {name: c.certificates["softmax"] for name, c in cells.items()})
     right.get_legend().remove()
     right.set_ylabel("")
     caption = (
         f"Distance to the target during training at beta = {_beta(cells):g}. Left: the natural "
         "gradient shrinks it at the rate that the spectrum predicts (thin black lines). Right: the "
         "plain gradient from the same start, whose rate is scaled by the probability of each "
-        "action; a flat curve is a plateau, not a failure of the target."
+        "action; a flat curve is a plateau, not a failure of the target. Its steps are on a log "
+        "axis; a dotted line leads to the step at which the flow comes within a total variation of "
+        "1e-6."
     )
     return figure, caption
 
 
-def write(report: Report, out: Path) -> list[Path]:
-    """Write report.json, targets.npz, the figures and index.html into `out`, all or none."""
+def write(report: Report, out: Path, command: str | None = None) -> list[Path]:
+    """Write report.json, targets.npz, the figures and index.html into `out`, all or none.
+
+    `command` is what was asked for, to be written down.
+    """
+    made = provenance(report, command)
     with folder.filling(out) as fresh:
-        text = json.dumps(as_json(report), indent=1, allow_nan=False)
+        text = json.dumps(as_json(report, made), indent=1, allow_nan=False)
         (fresh / "report.json").write_text(text + "\n", encoding="utf-8")
         bandit = report.task.bandit
         log_probs: dict[str, Any] = {
@@ -216,7 +255,7 @@ def write(report: Report, out: Path) -> list[Path]:
         for name, (figure, caption) in figures(report).items():
             plot.save(figure, fresh / name)
             images[name] = (fresh / f"{name}.png").read_bytes(), caption
-        (fresh / "index.html").write_text(_page(report, images), encoding="utf-8")
+        (fresh / "index.html").write_text(_page(report, images, made), encoding="utf-8")
         return sorted(out / path.name for path in fresh.iterdir())
 
 
@@ -226,6 +265,7 @@ body { font: 16px/1.5 Georgia, serif; color: #1a1a1a; max-width: 62rem; margin: 
 h1, h2 { font-weight: 600; line-height: 1.2; } h1 { margin-bottom: .2rem; }
 figure { margin: 2rem 0; } img { max-width: 100%; }
 figcaption { max-width: 44rem; color: #333; }
+.made { font-size: .8rem; color: #555; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font: 13px/1.4 system-ui, sans-serif; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
@@ -234,30 +274,52 @@ th:first-child, td:first-child { text-align: left; }
 """
 
 
-def _page(report: Report, images: dict[str, tuple[bytes, str]]) -> str:
-    passing = sum(c.passes for c in report.cells)
-    headline = (
-        f"All {passing} targets are certified."
-        if report.passes
-        else f"{len(report.cells) - passing} of {len(report.cells)} certificates fail."
-    )
+def headline(report: Report) -> str:
+    """How many certificates there are and what they say."""
+    count = len(report.cells) * len(METHODS)
+    failing = sum(not c.passes for cell in report.cells for c in cell.certificates.values())
+    unsolved = sum(not bool(cell.target.converged) for cell in report.cells)
+    first = f"All {count} certificates pass."
+    if failing:
+        first = f"{failing} of {count} certificates fail or are undecided."
+    if unsolved:
+        first += f" {unsolved} of {len(report.cells)} targets are not solved to rounding."
+    said = []
+    for kind, words in report.tally().items():
+        counts = ", ".join(f"{n} {word}" for word, n in sorted(words.items()))
+        said.append(f"{_METHOD_NAMES[kind]}: {counts}")
+    return f"{first} Of {len(report.cells)} targets, {'; '.join(said)}."
+
+
+def _page(report: Report, images: dict[str, tuple[bytes, str]], made: dict[str, Any]) -> str:
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
         f"<title>regdist: {html.escape(report.spec)}</title><style>{_CSS}</style></head><body>",
         "<h1>Where regularized training really goes</h1>",
-        f"<p>{html.escape(report.task.about)}</p><p><strong>{headline}</strong> A target is the "
-        "exact optimum of expected reward minus the regularizer; a certificate says that the "
-        "training method has it as its limit, and how far the run has come.</p>",
+        f"<p>{html.escape(report.task.about)} {html.escape(report.counted)}.</p>",
+        f"<p><strong>{html.escape(headline(report))}</strong> A target is the exact optimum of "
+        "expected reward minus the regularizer. A certificate says whether the run of a method has "
+        "come to it (<em>converges</em>), is proved to be on its way (<em>plateau</em>, with the "
+        "steps that remain), or neither.</p>",
     ]
     for name, (png, caption) in images.items():
         data = base64.b64encode(png).decode()
         parts.append(
             f"<figure><img alt='{name}' src='data:image/png;base64,{data}'>"
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            f"<figcaption>{html.escape(caption)} <a href='{name}.pdf'>{name}.pdf</a>"
+            "</figcaption></figure>"
         )
     for sheet in sheets(report):
-        parts.append(f"<h2>{html.escape(sheet.title)}</h2><div class='wide'>")
-        parts.append(f"{sheet.html()}</div>")
-    parts.append("<p>All numbers: report.json; all distributions: targets.npz.</p></body></html>")
+        head, _, note = sheet.title.partition(". ")
+        parts.append(f"<h2>{html.escape(head)}</h2><p>{html.escape(note)}.</p>")
+        parts.append(f"<div class='wide'>{sheet.html()}</div>")
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    command = f"<code>{html.escape(made['command'])}</code>, " if made["command"] else ""
+    parts.append(
+        "<p>All numbers: <a href='report.json'>report.json</a>; all distributions: "
+        "<a href='targets.npz'>targets.npz</a>.</p>"
+        f"<p class='made'>{command}{html.escape(made['date'])}, {html.escape(made['float'])} on "
+        f"{html.escape(made['machine']['device'])}; {html.escape(versions)}.</p></body></html>"
+    )
     return "\n".join(parts)

@@ -1,8 +1,11 @@
 """The main job: targets of a problem over a grid, runs that certify them, numbers for a report."""
 
 import dataclasses
+import datetime
 import importlib.metadata
+import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +18,7 @@ from rich.progress import Progress
 from regdist import methods, metrics, problems
 from regdist.problems import Task
 from regdist.regularizers.regularizer import ForwardKL, Regularizer, ReverseKL, by_name
+from regdist.reports.cure import cure
 from regdist.reports.plain import plain
 from regdist.runs.certificate import Certificate
 from regdist.runs.certify import certify
@@ -60,8 +64,10 @@ class Report:
         betas: the grid.
         ks: the k of pass@k.
         correct: which actions count as solutions, shape [K].
+        counted: how many those are and why, in words.
         cells: regularizer-major over the grid.
         critical_betas: of pairs of a solution and its likeliest rival.
+        cure: what keeps more than few solutions, at matched expected reward; see `cure`.
         curve_betas: a finer grid for the curves.
         curves: name of the regularizer to effective numbers of answers over the finer grid.
         solutions_of_reference: the effective number of solutions under the reference.
@@ -72,8 +78,10 @@ class Report:
     betas: tuple[float, ...]
     ks: tuple[int, ...]
     correct: np.ndarray
+    counted: str
     cells: list[Cell]
     critical_betas: list[dict[str, Any]]
+    cure: list[dict[str, Any]]
     curve_betas: np.ndarray
     curves: dict[str, np.ndarray]
     solutions_of_reference: float
@@ -82,6 +90,13 @@ class Report:
     def passes(self) -> bool:
         """Whether every certificate passes."""
         return all(cell.passes for cell in self.cells)
+
+    def tally(self) -> dict[str, dict[str, int]]:
+        """How many certificates of each method have each verdict."""
+        return {
+            kind: dict(Counter(cell.certificates[kind].verdict for cell in self.cells))
+            for kind in METHODS
+        }
 
 
 def build(
@@ -123,8 +138,10 @@ def build(
         betas=grid,
         ks=tuple(ks),
         correct=correct,
+        counted=_counted(task, correct, threshold),
         cells=cells,
         critical_betas=_critical_betas(task, correct),
+        cure=cure(task, correct),
         curve_betas=fine,
         curves={name: _curve(task, make, fine) for name, make in constructors.items()},
         solutions_of_reference=float(
@@ -147,6 +164,19 @@ def _solutions(spec: str, task: Task, threshold: float | None) -> np.ndarray:
     if not (correct & possible).any():
         raise ValueError(f"no outcome that the reference can take has reward >= {best:g}")
     return correct
+
+
+def _counted(task: Task, correct: np.ndarray, threshold: float | None) -> str:
+    reward = np.asarray(task.bandit.reward)
+    level = reward[correct].min() if threshold is None else threshold
+    why = "the largest" if threshold is None else "as asked"
+    said = (
+        f"{correct.sum():,} of {len(reward):,} outcomes count as solutions: reward >= {level:g}, "
+    )
+    levels = len(np.unique(reward[np.isfinite(reward)]))
+    if threshold is None and levels > 2 and correct.sum() < 0.05 * len(reward):  # graded: few
+        return f"{said}{why} of {levels:,} different ones; --success sets another level"
+    return said + why
 
 
 def _cells(
@@ -287,34 +317,60 @@ def _critical_betas(task: Task, correct: np.ndarray, most: int = 10) -> list[dic
             forms.setdefault(int(label[i]), int(i))
     return [
         {
-            "good": task.outcomes[i],
-            "rival": task.outcomes[rival],
+            "good": task.answer(i),
+            "rival": task.answer(int(rival)),
             "reward_gap": float(reward[i] - reward[rival]),
             "log_reference_odds": float(log_q[i] - log_q[rival]),
-            "reverse_kl": _number(critical_beta(task.bandit, i, int(rival), ReverseKL)),
-            "forward_kl": _number(critical_beta(task.bandit, i, int(rival), ForwardKL)),
+            **{name: beta for name, (beta, _) in found.items()},
+            **{f"{name}_words": words for name, (_, words) in found.items()},
         }
         for i in list(forms.values())[:most]
+        for found in [
+            {
+                name: in_words(critical_beta(task.bandit, i, int(rival), family))
+                for name, family in (("reverse_kl", ReverseKL), ("forward_kl", ForwardKL))
+            }
+        ]
     ]
 
 
-def _number(x: Array) -> float | None:
-    return float(x) if np.isfinite(x) else None
+def in_words(critical: Any) -> tuple[float, str]:
+    """A critical beta, and from where the solution leads."""
+    beta = float(critical)
+    if math.isnan(beta):
+        return beta, "undecided by beta: equal rewards"
+    if beta == 0:
+        return beta, "never"
+    return beta, "always" if math.isinf(beta) else f"below {beta:.3g}"
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """All numbers, inputs and versions, as plain JSON values: infinities are strings."""
-    bandit = report.task.bandit
+def provenance(report: Report, command: str | None = None) -> dict[str, Any]:
+    """What made a report: versions, the command, when, on what, with which numbers."""
     packages = ("regdist", "jax", "numpy", "scipy", "optax", "matplotlib")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": {"platform": platform.platform(), "device": jax.devices()[0].device_kind},
+        "float": str(report.task.bandit.reward.dtype),
+    }
+
+
+def as_json(report: Report, made: dict[str, Any]) -> dict[str, Any]:
+    """All numbers, inputs and `provenance`, as plain JSON values: infinities are strings."""
+    bandit = report.task.bandit
     return plain(
         {
             "passes": report.passes,
+            "verdicts": report.tally(),
             "problem": {
                 "spec": report.spec,
                 "about": report.task.about,
                 "actions": bandit.num_actions,
                 "answers": len(np.unique(np.asarray(bandit.label))),
                 "solutions": int(report.correct.sum()),
+                "solutions_are": report.counted,
                 "success_of_reference": float(
                     metrics.success(bandit.log_ref, jnp.asarray(report.correct))
                 ),
@@ -336,10 +392,8 @@ def as_json(report: Report) -> dict[str, Any]:
                 for cell in report.cells
             ],
             "critical_betas": report.critical_betas,
+            "cure": report.cure,
             "curves": {"beta": report.curve_betas, "effective_answers": report.curves},
-            "versions": {name: importlib.metadata.version(name) for name in packages},
-            "python": platform.python_version(),
-            "machine": {"platform": platform.platform(), "device": jax.devices()[0].device_kind},
-            "float": str(bandit.reward.dtype),
+            **made,
         }
     )

@@ -11,6 +11,7 @@ import numpy as np
 from regdist.methods import Population
 from regdist.methods.short import climbs_objective
 from regdist.metrics import total_variation
+from regdist.regularizers.divergence import TotalVariation
 from regdist.runs.certificate import Certificate, Distance, Pace, Spread, Stability, Stationarity
 from regdist.runs.dynamics import double_precision
 from regdist.runs.ends import End
@@ -47,7 +48,7 @@ def certificate(asked: Asked) -> Certificate:
         case = case_of(asked, rate)
         at, stationarity = stationarity_of(case, idle)
         stability = stability_of(case, at, stationarity.corner)
-        pace = pace_of(case, stability, at)
+        pace = pace_of(case, stability, None if stationarity.corner else at)
         spread = None if moments is None else spread_of(case, *moments)
         verdict, sentence, steps = _verdict(
             case, at, stationarity, stability, distance, pace, spread
@@ -113,8 +114,8 @@ def _verdict(
     if math.isinf(distance.kl_from_target):
         lost = "the run has lost an action that the target needs"
         return "elsewhere", f"{lost}; {after} it is {where}", None
-    if stationarity.corner:
-        word, said = _to_corner(case)
+    if stationarity.corner or stability.kind == "undecided":
+        word, said = _uphill(case)
         return word, f"{after} it is {where}{said}", None
     onward = goes_on(case, at, pace.measured)
     return onward.word, f"{after} it is {where}{onward.text}", onward.steps
@@ -145,7 +146,7 @@ def _not_a_limit(
     if stability.kind == "tie":
         said = f"the target is one of {stability.reason}: which is reached depends on the start"
         return "depends on start", said
-    if stability.kind == "undecided":
+    if stability.kind == "undecided" and not _climbs(case):
         return "undecided", f"whether the target attracts is not proved: {stability.reason}"
     if case.asked.path.log_probs.shape[0] > 1 and not retraced(case):
         return "undecided", "the run is not one of this method, optimizer and loop: replay differs"
@@ -174,16 +175,32 @@ def _hop(case: Case, stationarity: Stationarity) -> float:
     return float(abs(case.rate) * np.ptp(np.concatenate([above[on], below[on]])))
 
 
-def _to_corner(case: Case) -> tuple[str, str]:
-    """A run that is not at its corner yet: no stiff solver follows a field that jumps."""
+def _climbs(case: Case) -> bool:
+    """Whether the flow climbs one concave objective to the one optimum that it has."""
+    regularizer = case.asked.method.regularizer
+    return (
+        climbs_objective(case.wide[0])
+        and isinstance(case.asked.expectation, Population)
+        and regularizer is not None
+        and any(not isinstance(t.divergence, TotalVariation) for t in regularizer.terms)
+    )
+
+
+def _uphill(case: Case) -> tuple[str, str]:
+    """A run that is not there yet, where no solver follows the flow to its end.
+
+    It comes to a corner, or to the edge of its face, where no derivative proves anything; what does
+    is that it climbs an objective that is concave in p.
+    """
     step = np.asarray(case.asked.path.step)
     moved = np.flatnonzero(np.diff(step) > 0)
     away = [np.abs(np.exp(x) - np.exp(case.aim)).sum() / 2 for x in case.laws]
     nearer = len(moved) > 0 and away[moved[-1] + 1] < away[moved[-1]]
-    plain = case.own_samples and case.rate is not None and climbs_objective(case.wide[0])
-    if plain and nearer and isinstance(case.asked.expectation, Population):
+    plain = case.own_samples and case.rate is not None
+    population = isinstance(case.asked.expectation, Population)
+    if plain and nearer and population and climbs_objective(case.wide[0]):
         return "plateau", " and still approaching: it climbs a concave objective to its optimum"
-    return "undecided", "; a field that jumps at its end is not followed"
+    return "undecided", "; where it goes from there is not proved"
 
 
 def _noisy(case: Case, spread: Spread, where: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ Every function takes a `Bandit` as its first argument and returns one with the s
 labels, so that transforms compose. K is the number of actions.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -244,9 +245,10 @@ def mara(
     threshold: Number,
     form: str = "reward",
     *,
+    over: str = "actions",
     anchor: str | int | Int[Array, ""] = "reference",
 ) -> Bandit:
-    r"""Mode-anchored reward augmentation: all good actions alike (arXiv 2510.20817).
+    r"""Mode-anchored reward augmentation: all good actions, or answers, alike (arXiv 2510.20817).
 
     $$\tilde R_i = R_z + \beta \log\frac{q_z}{q_i} \;\; \text{if } R_i \ge \tau, \text{ else } R_i$$
 
@@ -261,15 +263,25 @@ def mara(
       reference unnormalized: for reverse KL this changes nothing, for forward KL it multiplies
       beta by the sum.
 
+    The paper's form is flat over *actions*: an answer (a label) then counts as often as it has good
+    forms, which can leave fewer answers than plain reverse KL does. Over "answers" it is the good
+    answers that are alike, and the good forms of each keep the odds of the reference. With m the
+    sum of q over the good forms of an answer, R(z) + beta log(m_z/m) is paid, and q m_z/m is the
+    reference of form "substitute". Beside an entropy bonus a, under which forms have the odds of
+    q^b with b = beta/(a + beta), m is the sum of q^b and the factor a + beta: form "reward" is
+    flat there too.
+
     Args:
         bandit: the problem.
         regularizer: what the problem is to be solved with; its beta is used.
         threshold: tau, a reward; for a quantile of the reward law under the reference pass
             `rd.metrics.quantile(bandit.log_ref, bandit.reward, level)`.
         form: "reward" or "substitute".
+        over: "actions" or "answers", the labels of the bandit.
         anchor: "reference" for the good action with the largest q, as published; "target" for the
             one with the largest log q + R/beta, the likeliest under the reverse-KL target; or an
-            action's index.
+            action's index. Over answers z is the answer with the largest sum of q, of q e^{R/beta},
+            or that of the action, and R(z) the reward of its likeliest good form, or of the action.
 
     Raises:
         ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
@@ -279,9 +291,17 @@ def mara(
         >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
         >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
         [0.4836 0.4836 0.0327]
+
+        Two forms of one answer and one of another, all good:
+
+        >>> b = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.3, 0.2, 0.1, 0.4], label=[0, 0, 1, 2])
+        >>> alike = mara(b, rd.ReverseKL(0.1), 1.0, over="answers")
+        >>> print(rd.target(alike, rd.ReverseKL(0.1)).probs.round(3))
+        [0.3 0.2 0.5 0. ]
     """
     check_regularizer(regularizer)
     check_choice("form", form, ("reward", "substitute"), "rd.mara")
+    check_choice("over", over, ("actions", "answers"), "rd.mara")
     reward, log_q = bandit.reward, bandit.log_ref
     tau = _scalar("threshold", threshold, bandit)
     good = (reward >= tau) & ~jnp.isneginf(log_q)
@@ -296,8 +316,11 @@ def mara(
     if isinstance(anchor, str):
         check_choice("anchor", anchor, ("reference", "target"), "rd.mara (or an index)")
         safe = jnp.where(good, reward, 0)
-        score = log_q if anchor == "reference" else log_q + safe / beta
-        z = jnp.argmax(jnp.where(good, score, -jnp.inf))
+        score = jnp.where(good, log_q if anchor == "reference" else log_q + safe / beta, -jnp.inf)
+        if over == "answers":  # of the best answer the likeliest good form
+            best = _answer_mass(score, good, bandit)
+            score = jnp.where(best == jnp.max(best), jnp.where(good, log_q, -jnp.inf), -jnp.inf)
+        z = jnp.argmax(score)
     else:
         check_actions("anchor", anchor, bandit.num_actions)
         z = jnp.asarray(anchor)
@@ -306,10 +329,32 @@ def mara(
                 f"anchor must be a good action; action {int(z)} is below the threshold"
             )
     if form == "reward":
-        bonus = beta * (log_q[z] - jnp.where(good, log_q, 0))
+        factor, size = beta, log_q
+        if over == "answers":
+            factor = beta + _entropy_bonus(regularizer).astype(reward.dtype)
+            size = _answer_mass(beta / factor * jnp.where(good, log_q, 0), good, bandit)
+        bonus = factor * (size[z] - jnp.where(good, size, 0))
         return with_reward(bandit, jnp.where(good, reward[z] + bonus, reward))
     flat = with_reward(bandit, jnp.where(good, reward[z], reward))
+    if over == "answers":
+        mass = _answer_mass(log_q, good, bandit)
+        new = jnp.where(good, log_q, 0) + mass[z] - jnp.where(good, mass, 0)
+        return with_reference(flat, jnp.where(good, new, log_q))
     return with_reference(flat, jnp.where(good, log_q[z], log_q))
+
+
+def _answer_mass(log_w: Array, good: Array, bandit: Bandit) -> Array:
+    """log of the sum of weights over the good forms of each action's answer, shape [K]."""
+    kept = jnp.where(good, log_w, -jnp.inf)
+    return label_log_probs(normalize(kept), bandit.label)[bandit.label] + jax.nn.logsumexp(kept)
+
+
+def _entropy_bonus(regularizer: Regularizer) -> Array:
+    bonus = jnp.zeros(())
+    for term in regularizer.terms:
+        if term.is_bonus and isinstance(term.divergence, KL):
+            bonus = bonus + term.beta
+    return bonus
 
 
 def _held_to_reference(regularizer: Regularizer) -> Array:
