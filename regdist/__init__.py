@@ -41,7 +41,7 @@ from regdist.targets.ball import kl_ball, reward_kl_frontier
 from regdist.targets.beta_for import Betas, beta_for
 from regdist.targets.constraints import Constrained, constrained, moment_matched
 from regdist.targets.fixed_points import FixedPoints, fixed_points
-from regdist.targets.odds import critical_beta, critical_betas, log_odds, odds_parts
+from regdist.targets.odds import Crossings, critical_beta, crossings, log_odds, odds_parts
 from regdist.targets.selection import Selection, best_of_n, rejection
 from regdist.targets.solve import Target, objective, target
 from regdist.targets.transform import mara
@@ -58,6 +58,7 @@ __all__ = [
     "Betas",
     "Certificate",
     "Constrained",
+    "Crossings",
     "Divergence",
     "Entropy",
     "FDivergence",
@@ -88,7 +89,7 @@ __all__ = [
     "choice",
     "constrained",
     "critical_beta",
-    "critical_betas",
+    "crossings",
     "divergences",
     "feedback",
     "field",

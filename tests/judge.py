@@ -2,6 +2,7 @@
 
 import mpmath as mp
 import numpy as np
+from scipy.optimize import brentq
 
 DIGITS = 50
 
@@ -211,3 +212,28 @@ def js_slope(t):
 def js_log_inverse(x):
     """log of the inverse of f' of Jensen-Shannon."""
     return 2 * x - mp.log(2 - mp.exp(2 * x))
+
+
+def float_target(reward, q, alpha, beta):
+    """p of max E_p R - beta D_alpha(p || q) in floats: scipy's brentq on the sum of p."""
+    reward, q = np.asarray(reward, float), np.asarray(q, float)
+    allowed = np.isfinite(reward)
+    support, k = allowed & (q > 0), 1 - alpha
+    p, r = np.zeros_like(q), np.where(allowed, reward, 0)
+    top = r[allowed if k > 0 else support].max()
+    gap = (top - r) / beta
+    if k == 0:
+        p[support] = q[support] * np.exp(-gap[support])
+        return p / p.sum()
+
+    def law(v):  # v = log of the distance of the pole, or the level, from the best reward
+        at = np.exp(v) + gap[support] if k > 0 else np.maximum(np.exp(v) - gap[support], 0)
+        return q[support] * (abs(k) * at) ** (-1 / k)
+
+    entrants = allowed & (q == 0) & (r == top) & (k > 0) & ~np.any(support & (r == top))
+    if np.any(entrants) and law(-np.inf).sum() < 1:
+        p[support] = law(-np.inf)
+        p[entrants] = (1 - p.sum()) / entrants.sum()
+        return p
+    p[support] = law(brentq(lambda v: np.log(max(law(v).sum(), 1e-300)), -80, 80, xtol=1e-15))
+    return p / p.sum()

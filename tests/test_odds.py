@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
-import scipy.optimize
 from hypothesis import given
+from scipy.optimize import brentq
 
 import regdist as rd
 from tests import judge
@@ -24,7 +24,7 @@ def test_the_two_actions_tie_at_the_critical_beta(alpha):
     found = 0
     for i, j in [(0, 2), (2, 0), (0, 1), (3, 1), (4, 2), (3, 2)]:
         beta = float(rd.critical_beta(bandit, i, j, maker(alpha)))
-        if not 0 < beta < np.inf:
+        if beta in (0, np.inf):
             continue
         found += 1
         laws = [
@@ -48,75 +48,154 @@ def test_closed_forms_of_the_paper():
     assert np.isclose(rd.critical_beta(bandit, 0, 1, rd.ForwardKL), want, rtol=1e-14)
 
 
-def test_no_critical_beta():
+def test_always_never_and_equal():
     bandit = rd.bandit([1.0, 0.0, 1.0], [0.5, 0.3, 0.2])
     assert rd.critical_beta(bandit, 0, 1, rd.ReverseKL) == np.inf  # ahead in both
-    assert np.isnan(rd.critical_beta(bandit, 0, 2, rd.ForwardKL))  # no beta decides equal rewards
+    assert rd.critical_beta(bandit, 1, 0, rd.ForwardKL) == np.inf
+    assert np.isnan(rd.critical_beta(bandit, 0, 2, rd.ForwardKL))  # equal rewards never tie
     # Lambda* between the two rewards and a third, larger one: the tie is out of reach
     far = rd.bandit([1.0, 0.0, 9.0], [0.3, 0.6, 0.1])
     assert rd.critical_beta(far, 0, 1, rd.ForwardKL) == 0
-    assert len(rd.critical_betas(far, 0, 1, rd.ForwardKL)) == 0
-    lost = rd.bandit([1.0, 0.0, -np.inf, 0.5], [0.0, 0.5, 0.3, 0.2])
-    assert rd.critical_beta(lost, 0, 1, rd.ReverseKL) == 0  # the reference has none of it
-    assert rd.critical_beta(lost, 1, 2, rd.ReverseKL) == np.inf  # forbidden
-    assert np.isnan(rd.critical_beta(lost, 0, 2, rd.ReverseKL))
+    rare = rd.bandit([1, 0, 0.6], [0.05, 0.8, 0.15])
+    assert rd.critical_beta(rare, 2, 1, rd.ForwardKL) == 0
+    assert 0 < rd.critical_beta(rare, 2, 1, rd.ReverseKL) < np.inf
 
 
-def reverse_law(reward, q, beta):
-    w = np.log(q) + reward / beta
-    return np.exp(w - np.logaddexp.reduce(w))
+def tables(seed, count, size=5):
+    """Rewards and references on coarse grids, with ties, forbidden actions and empty ones."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        reward = random.integers(-2, 4, size) / 2
+        weight = random.choice([0, 1, 2, 5, 40], size, p=[0.2, 0.2, 0.2, 0.2, 0.2]).astype(float)
+        weight[0] = 3
+        reward[1] = random.choice([reward[1], -np.inf])
+        yield reward, weight / weight.sum()
 
 
-def forward_law(reward, q, beta):
-    top = reward.max()
-    level = scipy.optimize.brentq(
-        lambda u: (q * beta / (np.exp(u) + (top - reward))).sum() - 1, -60, np.log(beta + 1)
-    )
-    return q * beta / (np.exp(level) + (top - reward))
+SCAN = np.geomspace(1e-3, 1e3, 61)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0, 0.5, 2.0])
+def test_two_actions_by_brute_force(alpha):
+    """Who is ahead at each of 61 betas, by an independent solver, is what the number says."""
+    seen = set()
+    for reward, q in tables(3, 20):
+        bandit = rd.bandit(reward, q)
+        scan = np.array([judge.float_target(reward, q, alpha, beta) for beta in SCAN])
+        for high, low in [(0, 1), (0, 2), (2, 3), (3, 4), (4, 0)]:
+            beta = float(rd.critical_beta(bandit, high, low, maker(alpha)))
+            other = float(rd.critical_beta(bandit, low, high, maker(alpha)))
+            assert np.array_equal(beta, other, equal_nan=True)
+            found = rd.crossings(bandit, high, low, maker(alpha))
+            assert found.proved
+            if reward[high] < reward[low]:
+                high, low = low, high
+            if reward[high] == reward[low]:
+                assert np.isnan(beta)
+                seen.add("equal")
+                continue
+            lead, both = scan[:, high] - scan[:, low], scan[:, high] + scan[:, low]
+            away = np.abs(np.log(SCAN / beta)) > 1e-9 if 0 < beta < np.inf else True
+            ahead = (beta > SCAN) & (lead != 0)  # sparse targets may give neither any mass
+            assert np.array_equal((lead > 1e-12 * both) & away, ahead & away), (reward, q, beta)
+            assert list(found.betas) == ([beta] if 0 < beta < np.inf else [])
+            seen.add("never" if beta == 0 else "always" if beta == np.inf else "crosses")
+    assert seen == {"equal", "never", "always", "crosses"}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_two_groups_by_brute_force(alpha):
+    """All crossings, their order and who leads between them, from a scan with brentq."""
+    seen, random = {}, np.random.default_rng(1)
+    grid = np.geomspace(5e-3, 1e4, 181)
+    twice = np.array([1.0, 0.9, 0.0, 0.5, 0.2]), np.array([0.02, 0.08, 0.5, 0.38, 0.02])
+    for reward, q in [twice, *tables(5, 20)]:
+        sides = random.permutation(5) if seen else np.array([0, 2, 1, 3, 4])
+        one, two = sides[:2], sides[2:4]
+
+        def lead(x, reward=reward, q=q, one=one, two=two):
+            law = judge.float_target(reward, q, alpha, np.exp(x))
+            return (law[one].sum() - law[two].sum()) / max(law[one].sum() + law[two].sum(), 1e-300)
+
+        at = np.log(grid)
+        values = np.array([lead(x) for x in at])
+        if np.any(np.abs(values) < 1e-9):  # a tie in the limit: rounding decides
+            continue
+        turns = np.flatnonzero(values[:-1] * values[1:] < 0)
+        want = [np.exp(brentq(lead, at[k], at[k + 1], xtol=1e-15)) for k in turns]
+        bandit = rd.bandit(reward, q)
+        found = rd.crossings(bandit, one, two, maker(alpha))
+        assert np.allclose(found.betas, want, rtol=1e-10)
+        assert np.array_equal(found.i_leads, [values[0] > 0, *(values[turns + 1] > 0)])
+        beta = float(rd.critical_beta(bandit, two, one, maker(alpha)))
+        assert beta == float(rd.critical_beta(bandit, one, two, maker(alpha))) or np.isnan(beta)
+        tops = [np.max(reward[side], where=q[side] > 0, initial=-np.inf) for side in (one, two)]
+        reached = np.isfinite(tops).all() and not np.any(reward[q == 0] > max(tops))
+        if reached and tops[0] != tops[1]:
+            leads = found.i_leads == (tops[0] > tops[1])
+            falls = found.betas[leads[:-1] & ~leads[1:]]
+            assert np.isclose(beta, falls[-1] if len(falls) else np.inf if leads.all() else 0)
+        seen.setdefault(len(want), []).append(found.proved)
+    assert set(seen) >= {0, 1, 2}
+    assert all(np.mean(proved) > 0.5 for proved in seen.values())
+
+
+def test_groups_of_equal_best_reward_go_by_their_means():
+    """Sums of q e^{R/beta} for two groups that both hold a best action."""
+    reward, q = [1.0, 0.0, 1.0, 0.5], [0.1, 0.6, 0.2, 0.1]
+    bandit = rd.bandit(reward, q)
+    for first, second in [([0, 1], [2, 3]), ([2, 3], [0, 1])]:
+        beta = float(rd.critical_beta(bandit, first, second, rd.ReverseKL))
+        # 0.1 z^2 + 0.6 = 0.2 z^2 + 0.1 z with z = e^{1/(2 beta)}: z = 2
+        assert np.isclose(beta, 1 / (2 * np.log(2)), rtol=1e-12)
+    assert rd.critical_beta(bandit, [0], [1, 2], rd.ReverseKL) == 0  # behind 2 at every beta
+    same = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.1, 0.3, 0.2, 0.4])
+    assert np.isnan(rd.critical_beta(same, [0, 1], [2], rd.ReverseKL))
+
+
+def test_the_last_lead_that_is_lost():
+    """Ahead, behind, ahead: the first of two crossings; behind, then ahead: none is small enough.
+
+    Forward KL at beta to 0 weighs groups without the best action by q/(max R - R).
+    """
+    bandit = rd.bandit([1.0, 0.9, 0.0, 0.5], [0.02, 0.08, 0.5, 0.4])
+    found = rd.crossings(bandit, [1, 3], [0, 2], rd.ReverseKL)
+    assert found.proved
+    assert found.i_leads.tolist() == [False, True, False]
+    beta = rd.critical_beta(bandit, [1, 3], [0, 2], rd.ReverseKL)
+    assert np.isclose(beta, found.betas[0], rtol=1e-14)
+    late = rd.bandit([1.0, 0.6, 0.0, 0.5], [0.19, 0.01, 0.5, 0.3])
+    assert rd.crossings(late, [1, 2], [3], rd.ForwardKL).i_leads.tolist() == [False, True]
+    assert rd.critical_beta(late, [1, 2], [3], rd.ForwardKL) == 0
+
+
+def test_total_variation_changes_places_by_a_jump():
+    """Where beta is the gap of the worse action to the best one, its mass comes back at once."""
+    bandit = rd.bandit([1.0, 0.9, 0.0, 0.5], [0.02, 0.08, 0.5, 0.4])
+    found = rd.crossings(bandit, 0, 2, rd.TotalVariation)
+    assert np.allclose(found.betas, [1.0], rtol=1e-12)
+    assert found.i_leads.tolist() == [True, False]
+    assert not found.proved
 
 
 @pytest.mark.parametrize(
-    ("make", "law"), [(rd.ReverseKL, reverse_law), (rd.ForwardKL, forward_law)]
+    ("family", "coefficient"),
+    [
+        (lambda b: rd.ReverseKL(2 * b), lambda b: 2 * b),
+        (lambda b: rd.ReverseKL(b**2), lambda b: b**2),
+        (lambda b: rd.ReverseKL(b, anchor=rd.laws.temper(LAW, 0.5)), lambda b: b),
+        (lambda b: rd.ReverseKL(b) + rd.ReverseKL(b, anchor=LAW), lambda b: 2 * b),
+    ],
 )
-def test_who_leads_below_and_above_it(make, law):
-    """By laws of another solver at 241 betas, in either order of the arguments."""
-    random = np.random.default_rng(3)
-    grid = np.geomspace(1e-3, 1e4, 241)
-    seen = set()
-    for _ in range(40):
-        reward, q = random.integers(0, 4, size=4) / 3.0, random.dirichlet(np.ones(4))
-        bandit = rd.bandit(reward, q)
-        beta = float(rd.critical_beta(bandit, 0, 1, make))
-        other = float(rd.critical_beta(bandit, 1, 0, make))
-        assert beta == other or (np.isnan(beta) and np.isnan(other))
-        if reward[0] == reward[1]:
-            assert np.isnan(beta)
-            continue
-        high, low = (0, 1) if reward[0] > reward[1] else (1, 0)
-        leads = np.array([law(reward, q, b)[high] > law(reward, q, b)[low] for b in grid])
-        clear = np.ones(241, bool)
-        clear = np.ones(241, bool)
-        if 0 < beta < np.inf:
-            clear = np.abs(np.log(grid / beta)) > 0.05
-        assert np.array_equal(leads[clear], (grid < beta)[clear])
-        seen.add(0 if beta == 0 else 1 if beta < np.inf else 2)
-    assert seen >= {1, 2}
+def test_the_coefficient_is_the_familys(family, coefficient):
+    """The tie is where the argument of the family says, not its coefficient."""
+    bandit = rd.Bandit(jnp.array([1.0, 0.0, 0.5]), LAW, jnp.arange(3))
+    beta = float(rd.critical_beta(bandit, 0, 1, family))
+    anchor = family(1.0).reduce(LAW)[0].log_anchor
+    assert np.isclose(coefficient(beta), 1 / (anchor[1] - anchor[0]), rtol=1e-12)
 
 
-def test_groups_may_cross_more_than_once():
-    """A group of a good rare action and a bad common one against one in between."""
-    reward, q = np.array([1.0, 0.0, 0.9]), np.array([0.01, 0.64, 0.35])
-    bandit = rd.bandit(reward, q)
-    found = rd.critical_betas(bandit, [0, 1], 2, rd.ReverseKL)
-    assert len(found) == 2
-    assert rd.critical_beta(bandit, [0, 1], 2, rd.ReverseKL) == found[-1]
-    for beta in found:
-        law = reverse_law(reward, q, beta)
-        assert np.isclose(law[0] + law[1], law[2], rtol=1e-10)
-    # groups of equal rewards, and one whose best leads everywhere
-    level = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.2, 0.1, 0.4, 0.3])
-    assert np.isnan(rd.critical_beta(level, [0, 1], [2], rd.ReverseKL))
-    assert rd.critical_beta(level, [0, 1, 2], [3], rd.ReverseKL) == np.inf
+LAW = jnp.log(jnp.array([0.1, 0.6, 0.3]))
 
 
 # any regulariser from its coefficient; groups as the critical_beta docstring allows
@@ -150,7 +229,7 @@ def test_the_search_agrees_with_the_closed_form():
 
 
 def test_groups():
-    """Masses of two groups, at 50 digits for reverse KL; NaN where they never cross."""
+    """Masses of two groups, at 50 digits for reverse KL; inf where they never cross."""
     bandit = rd.bandit([1.0, 0.4, 0.0, 0.8, 1.1], [0.05, 0.25, 0.45, 0.1, 0.15])
     good = np.array([True, False, False, True, True])
     beta = rd.critical_beta(bandit, good, ~good, rd.ReverseKL)

@@ -34,6 +34,7 @@ TRANSFORMS = {
     "cluster_mass": transform.cluster_mass,
     "mara reward": lambda b, x: rd.mara(b, rd.ReverseKL(x), -3.0),
     "mara substitute": lambda b, x: rd.mara(b, rd.ReverseKL(x), -3.0, "substitute"),
+    "mara answers": lambda b, x: rd.mara(b, rd.ReverseKL(x), -3.0, over="answers"),
 }
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
 
@@ -180,63 +181,6 @@ def test_mara_is_flat_over_the_good_set(bandit, beta, anchor):
         assert np.ptp(np.asarray(law)[good]) <= 1e-12
 
 
-ANSWERS = rd.bandit(
-    [1.0, 0.8, 1.0, 0.0, 0.9, 0.2, 1.0],
-    [0.2, 0.1, 0.05, 0.3, 0.15, 0.12, 0.08],
-    label=[0, 0, 1, 1, 2, 2, 3],
-)
-
-
-@pytest.mark.parametrize("anchor", ["reference", "target", 4])
-@pytest.mark.parametrize(
-    ("reg", "form"),
-    [
-        (rd.ReverseKL(0.3), "reward"),
-        (rd.ReverseKL(0.3) + rd.Entropy(0.2), "reward"),
-        (rd.ReverseKL(0.3), "substitute"),
-        (rd.ForwardKL(0.3), "substitute"),
-        (rd.JensenShannon(0.3), "substitute"),
-    ],
-)
-def test_mara_over_answers_gives_good_answers_one_mass(reg, form, anchor):
-    """By sums over the seven actions, of which five are good, of four answers."""
-    law = rd.target(rd.mara(ANSWERS, reg, 0.8, form, over="answers", anchor=anchor), reg)
-    p, good = np.asarray(law.probs), np.asarray(ANSWERS.reward) >= 0.8
-    label = np.asarray(ANSWERS.label)
-    masses = np.array([p[good & (label == k)].sum() for k in range(4)])
-    assert np.allclose(masses, masses[0], rtol=1e-10)
-    forms = np.log(p[0] / p[1]), np.log(0.2 / 0.1)  # the odds of the reference, or less even
-    share = 0.3 / (0.3 + sum(float(t.beta) for t in reg.terms if t.is_bonus))
-    assert np.isclose(forms[0], share * forms[1])
-
-
-def test_mara_over_answers_of_one_form_each_is_mara():
-    apart = rd.Bandit(ANSWERS.reward, ANSWERS.log_ref, jnp.arange(7))
-    for form in ("reward", "substitute"):
-        reg = rd.ReverseKL(0.3)
-        for anchor in ("reference", "target", 2):
-            over, plain = (
-                rd.mara(apart, reg, 0.8, form, over=x, anchor=anchor)
-                for x in ("answers", "actions")
-            )
-            assert np.allclose(over.reward, plain.reward, atol=1e-14)
-            assert np.allclose(over.log_ref, plain.log_ref, atol=1e-14)
-
-
-def test_the_level_of_mara_over_answers_is_its_anchors():
-    """Reverse KL: the anchor's answer keeps the weight that it has without the change."""
-    reg = rd.ReverseKL(0.3)
-    q, label = np.exp(np.asarray(ANSWERS.log_ref)), np.asarray(ANSWERS.label)
-    for anchor, action in (("reference", 0), (4, 4)):
-        new = rd.mara(ANSWERS, reg, 0.8, over="answers", anchor=anchor)
-        weight = q * np.exp(np.asarray(new.reward) / 0.3)
-        good = np.asarray(ANSWERS.reward) >= 0.8
-        mine = good & (label == label[action])
-        want = q[mine].sum() * np.exp(float(ANSWERS.reward[action]) / 0.3)
-        assert np.isclose(weight[mine].sum(), want)
-        assert np.array_equal(new.reward[~good], ANSWERS.reward[~good])
-
-
 @given(bandit=bandits(sizes=(5,)), beta=betas(-1.5, 1))
 def test_maras_level_is_the_anchors(bandit, beta):
     """Flat at q(z) e^{R(z)/beta}: relative to a bad action the odds are those of z as it was."""
@@ -253,6 +197,86 @@ def test_maras_level_is_the_anchors(bandit, beta):
         for bad in np.flatnonzero(~good):
             want = float(plain[z] - plain[bad])
             assert np.isclose(float(law[z] - law[bad]), want, rtol=1e-12, atol=1e-12)
+
+
+def masses(law, label, good):
+    """The mass of the good forms of each answer that has some, by enumeration."""
+    p = np.exp(np.asarray(law))
+    return np.array([p[good & (label == a)].sum() for a in np.unique(label[good])])
+
+
+FIVE = {"label": [0, 0, 1, 1, 2], "reward": [1.0, 0.8, 0.9, 0.0, 1.0]}
+
+
+@pytest.mark.parametrize("anchor", ["reference", "target", 2])
+@pytest.mark.parametrize("form", ["reward", "substitute"])
+def test_mara_over_answers_is_flat_over_answers(form, anchor):
+    """Rewards differ among the good forms, and one form of a good answer is below the threshold.
+
+    Forward KL and its relatives are flat in the second form alone.
+    """
+    q, label = np.array([0.3, 0.05, 0.1, 0.25, 0.3]), np.array(FIVE["label"])
+    bandit = rd.bandit(FIVE["reward"], q, label=label)
+    good = np.asarray(bandit.reward) >= 0.7
+    kl = rd.ReverseKL(0.3)
+    flat = [kl, kl + rd.Entropy(0.2), kl + rd.ReverseKL(0.1, anchor=bandit.log_ref[::-1])]
+    flat += [rd.ForwardKL(0.2), rd.JensenShannon(0.3), rd.Pearson(0.5)] * (form == "substitute")
+    for reg in flat:
+        new = rd.mara(bandit, reg, 0.7, form, over="answers", anchor=anchor)
+        target = rd.target(new, reg)
+        got = masses(target.log_probs, label, good)
+        assert np.ptp(got) <= 1e-13 * got.max(), reg
+        kept = reg.reduce(bandit.log_ref)[0].log_anchor if reg.merges() else bandit.log_ref
+        odds = target.log_probs[0] - target.log_probs[1]
+        assert np.isclose(odds, kept[0] - kept[1], rtol=1e-12)
+        assert np.array_equal(new.reward[3], bandit.reward[3])
+    rest = rd.ForwardKL(0.2)
+    bonus = rd.target(rd.mara(bandit, rest, 0.7, over="answers", anchor=anchor), rest).log_probs
+    assert np.ptp(masses(bonus, label, good)) > 1e-3
+
+
+@pytest.mark.parametrize(("anchor", "answer"), [("reference", 0), ("target", 2), (1, 0), (2, 1)])
+@pytest.mark.parametrize("entropy", [False, True])
+def test_the_answer_of_the_anchor_keeps_its_odds_to_what_is_not_good(anchor, answer, entropy):
+    """Under reverse KL, with an entropy bonus or without; the anchor's answer is picked by hand.
+
+    Masses of the good forms are 0.35, 0.1 and 0.3; tilted by e^{R/0.05} the last is the largest.
+    """
+    label = np.array(FIVE["label"])
+    reward = [0.8, 0.7, 0.9, 0.0, 1.0]
+    bandit = rd.bandit(reward, [0.3, 0.05, 0.1, 0.25, 0.3], label=label)
+    good = np.asarray(bandit.reward) >= 0.7
+    reg = rd.ReverseKL(0.05) + rd.Entropy(0.01) if entropy else rd.ReverseKL(0.05)
+    plain = np.exp(rd.target(bandit, reg).log_probs)
+    new = np.exp(rd.target(rd.mara(bandit, reg, 0.7, over="answers", anchor=anchor), reg).log_probs)
+    inside = good & (label == answer)
+    assert np.isclose(new[inside].sum() / new[3], plain[inside].sum() / plain[3], rtol=1e-11)
+
+
+def test_over_answers_that_have_one_form_is_over_actions():
+    bandit = rd.bandit(FIVE["reward"], [0.3, 0.05, 0.1, 0.25, 0.3])
+    for form in ("reward", "substitute"):
+        for reg in (rd.ReverseKL(0.3), rd.ForwardKL(0.3), rd.ReverseKL(0.3) + rd.Entropy(0.2)):
+            for anchor in ("reference", "target", 1):
+                one, other = (
+                    rd.target(rd.mara(bandit, reg, 0.7, form, over=over, anchor=anchor), reg)
+                    for over in ("actions", "answers")
+                )
+                assert np.allclose(one.log_probs, other.log_probs, rtol=1e-12)
+
+
+def test_mara_over_answers_finds_all_solutions_of_a_hand():
+    """2, 4, 6, 8: nine solutions with 148 forms; flat over forms 3.9 of them count."""
+    bandit = rd.problems.game_of_24([2, 4, 6, 8]).bandit
+    good, reg = bandit.reward >= 1, rd.ReverseKL(0.1)
+
+    def count(new):
+        return float(rd.metrics.effective_labels(rd.target(new, reg).log_probs, new.label, good))
+
+    assert len(np.unique(np.asarray(bandit.label)[np.asarray(good)])) == 9
+    for form in ("reward", "substitute"):
+        assert np.isclose(count(rd.mara(bandit, reg, 1.0, form, over="answers")), 9, rtol=1e-12)
+    assert 3.8 < count(rd.mara(bandit, reg, 1.0)) < count(bandit) < 4.2
 
 
 def test_the_reward_form_does_not_flatten_forward_kl():

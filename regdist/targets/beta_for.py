@@ -14,13 +14,11 @@ from jax import Array
 from regdist.metrics import entropy as entropy_of
 from regdist.metrics import expected_reward as expected_reward_of
 from regdist.metrics import kl as kl_of
-from regdist.numerics.records import Number, as_array, described
+from regdist.numerics.records import Number, as_array
 from regdist.problems.bandit import Bandit, takes_bandit
-from regdist.regularizers.regularizer import Regularizer, check_regularizer
-from regdist.targets.solve import target
+from regdist.targets.along import POINTS, Family, solutions, unit_of
 
-# Decades on either side of the spread of the rewards, sixteen points each, as `critical_beta`.
-_DECADES, _GRID = 6.0, 193
+_DECADES = 6.0  # on either side of the spread of the rewards, sixteen points each
 _ROUNDING = 256  # ulps of the largest value: what a target and a sum over it may be off
 
 
@@ -56,7 +54,7 @@ class Betas:
 @takes_bandit
 def beta_for(
     bandit: Bandit,
-    family: Callable[[Any], Regularizer],
+    family: Family,
     *,
     expected_reward: Number | None = None,
     kl: Number | None = None,
@@ -98,12 +96,7 @@ def beta_for(
         >>> print(round(flat[0], 6), flat[1])  # from the gap of the rewards on, nothing moves
         1.0 inf
     """
-    if isinstance(family, Regularizer) or not callable(family):
-        raise TypeError(
-            "family must be a constructor from beta, such as rd.ReverseKL or "
-            f"lambda beta: rd.ReverseKL(beta) + rd.Entropy(0.1); got {described(family)}"
-        )
-    check_regularizer(family(1.0))
+    unit_of("family", family)
     given = {"expected_reward": expected_reward, "kl": kl, "entropy": entropy}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -117,24 +110,21 @@ def beta_for(
         raise ValueError(f"{name} must be one finite number; got {given[name]!r}")
 
     def values(log_betas: Array) -> Array:
-        betas = jnp.exp(jnp.asarray(log_betas, bandit.reward.dtype))
-        return _values(bandit, jax.vmap(family)(betas), name)
+        log_probs = solutions(bandit, family, jnp.asarray(log_betas, bandit.reward.dtype)).log_probs
+        return _values(bandit, log_probs, name)
 
     what = {"expected_reward": "expected reward", "kl": "KL", "entropy": "entropy"}[name]
     return betas_where(bandit, values, float(number), what)
 
 
 @functools.partial(jax.jit, static_argnames="name")
-def _values(bandit: Bandit, regularizers: Regularizer, name: str) -> Array:
-    """A value of the target of each regularizer; compiled once for all families of a kind."""
-
-    def value(regularizer: Regularizer) -> Array:
-        log_p = target(bandit, regularizer).log_probs
-        if name == "expected_reward":
-            return expected_reward_of(log_p, bandit.reward)
-        return entropy_of(log_p) if name == "entropy" else kl_of(log_p, bandit.log_ref)
-
-    return jax.vmap(value)(regularizers)
+def _values(bandit: Bandit, log_probs: Array, name: str) -> Array:
+    value = {
+        "expected_reward": lambda p: expected_reward_of(p, bandit.reward),
+        "kl": lambda p: kl_of(p, bandit.log_ref),
+        "entropy": entropy_of,
+    }[name]
+    return jax.vmap(value)(log_probs)
 
 
 def betas_where(bandit: Bandit, values: Callable[[Array], Array], want: float, what: str) -> Betas:
@@ -150,7 +140,7 @@ def betas_where(bandit: Bandit, values: Callable[[Array], Array], want: float, w
 
     reward = np.asarray(bandit.reward)
     spread = float(np.ptp(reward[np.isfinite(reward)])) or 1.0
-    grid = math.log(spread) + math.log(10) * np.linspace(-_DECADES, _DECADES, _GRID)
+    grid = math.log(spread) + math.log(10) * np.linspace(-_DECADES, _DECADES, POINTS)
     eps = float(jnp.finfo(bandit.reward.dtype).eps)
 
     def off(log_beta: float) -> float:
@@ -166,13 +156,13 @@ def betas_where(bandit: Bandit, values: Callable[[Array], Array], want: float, w
         first, last = int(runs[0]), int(runs[-1]) + 1
         low = 0.0 if first == 0 else math.exp(_edge(off, grid[first - 1], grid[first], tiny))
         high = math.inf
-        if last < _GRID - 1:
+        if last < POINTS - 1:
             high = math.exp(_edge(off, grid[last + 1], grid[last], tiny))
         flat = low, high
-        inside = np.arange(_GRID)
+        inside = np.arange(POINTS)
         at = (inside >= first) & (inside <= last)
     else:
-        at = np.zeros(_GRID, bool)
+        at = np.zeros(POINTS, bool)
     points, known = grid[~at], miss[~at]
     points, known = _with_extrema(off, points, known, grid)
     found = []

@@ -4,14 +4,13 @@ Every function takes a `Bandit` as its first argument and returns one with the s
 labels, so that transforms compose. K is the number of actions.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from regdist.metrics import label_log_probs
-from regdist.numerics.logspace import normalize
+from regdist.numerics.logspace import log_sum_exp, normalize
 from regdist.numerics.records import (
     Number,
     Table,
@@ -248,12 +247,13 @@ def mara(
     over: str = "actions",
     anchor: str | int | Int[Array, ""] = "reference",
 ) -> Bandit:
-    r"""Mode-anchored reward augmentation: all good actions, or answers, alike (arXiv 2510.20817).
+    r"""Mode-anchored reward augmentation: all good actions, or all good answers, alike.
 
     $$\tilde R_i = R_z + \beta \log\frac{q_z}{q_i} \;\; \text{if } R_i \ge \tau, \text{ else } R_i$$
 
     Good actions are those with R >= threshold that the reference can take; z is one of them, the
-    anchor. With q the reference and beta the coefficient of the term that is held to it:
+    anchor (arXiv 2510.20817). With q the reference and beta the coefficient of the term that is
+    held to it:
 
     - form "reward": good actions get R(z) + beta (log q(z) - log q(y)), the others keep R. The
       reverse-KL target is then flat over the good actions, at the level of z; with an entropy
@@ -263,13 +263,18 @@ def mara(
       reference unnormalized: for reverse KL this changes nothing, for forward KL it multiplies
       beta by the sum.
 
-    The paper's form is flat over *actions*: an answer (a label) then counts as often as it has good
-    forms, which can leave fewer answers than plain reverse KL does. Over "answers" it is the good
-    answers that are alike, and the good forms of each keep the odds of the reference. With m the
-    sum of q over the good forms of an answer, R(z) + beta log(m_z/m) is paid, and q m_z/m is the
-    reference of form "substitute". Beside an entropy bonus a, under which forms have the odds of
-    q^b with b = beta/(a + beta), m is the sum of q^b and the factor a + beta: form "reward" is
-    flat there too.
+    Flat over actions, an answer counts as often as it has good forms. Over "answers" (labels; not
+    from the paper) q is replaced by m, the mass of the good forms of an answer:
+
+    $$\tilde R_i = R_z + \beta \log\frac{m_z}{m_{a(i)}}, \quad
+    m_a = \sum_{a_j = a, R_j \ge \tau} q_j$$
+
+    All good answers then have the same mass, and the good forms of one answer the odds of the
+    reference. R_z = beta log(sum q e^{R/beta} / m_z) over the good forms of z's answer, their
+    common reward if they have one: under reverse KL that answer keeps its odds to all that is not
+    good. What is flat in which form is as above; with an entropy bonus a the m are sums of
+    q^{b/(a + b)}, as forms have these odds under the target, and the bonus has the coefficient
+    a + b. A form of a good answer that is below the threshold is not good and keeps R.
 
     Args:
         bandit: the problem.
@@ -277,11 +282,11 @@ def mara(
         threshold: tau, a reward; for a quantile of the reward law under the reference pass
             `rd.metrics.quantile(bandit.log_ref, bandit.reward, level)`.
         form: "reward" or "substitute".
-        over: "actions" or "answers", the labels of the bandit.
+        over: "actions", as published, or "answers".
         anchor: "reference" for the good action with the largest q, as published; "target" for the
             one with the largest log q + R/beta, the likeliest under the reverse-KL target; or an
-            action's index. Over answers z is the answer with the largest sum of q, of q e^{R/beta},
-            or that of the action, and R(z) the reward of its likeliest good form, or of the action.
+            action's index. Over answers: the one with the largest m, the one with the largest
+            sum of q e^{R/beta}, or that of the action.
 
     Raises:
         ValueError: the threshold is above every reward, an unknown form or anchor, or no term of
@@ -291,13 +296,10 @@ def mara(
         >>> b = rd.bandit([1.0, 1.0, 0.0], [0.6, 0.1, 0.3])
         >>> print(rd.target(mara(b, rd.ReverseKL(0.5), 1.0), rd.ReverseKL(0.5)).probs.round(4))
         [0.4836 0.4836 0.0327]
-
-        Two forms of one answer and one of another, all good:
-
-        >>> b = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.3, 0.2, 0.1, 0.4], label=[0, 0, 1, 2])
-        >>> alike = mara(b, rd.ReverseKL(0.1), 1.0, over="answers")
-        >>> print(rd.target(alike, rd.ReverseKL(0.1)).probs.round(3))
-        [0.3 0.2 0.5 0. ]
+        >>> b = rd.bandit([1.0, 1.0, 1.0, 0.0], [0.4, 0.2, 0.1, 0.3], label=[0, 0, 1, 2])
+        >>> flat = mara(b, rd.ReverseKL(0.5), 1.0, over="answers")
+        >>> print(rd.target(flat, rd.ReverseKL(0.5)).probs.round(4))  # 2/3 + 1/3 against 1
+        [0.3224 0.1612 0.4836 0.0327]
     """
     check_regularizer(regularizer)
     check_choice("form", form, ("reward", "substitute"), "rd.mara")
@@ -312,49 +314,60 @@ def mara(
             f"no anchor; got {float(tau):.6g} with a largest reward of {float(reachable):.6g}. "
             "For a quantile use rd.metrics.quantile(bandit.log_ref, bandit.reward, level)"
         )
-    beta = _held_to_reference(regularizer).astype(reward.dtype)
+    held = _held_to_reference(regularizer).astype(reward.dtype)
     if isinstance(anchor, str):
         check_choice("anchor", anchor, ("reference", "target"), "rd.mara (or an index)")
-        safe = jnp.where(good, reward, 0)
-        score = jnp.where(good, log_q if anchor == "reference" else log_q + safe / beta, -jnp.inf)
-        if over == "answers":  # of the best answer the likeliest good form
-            best = _answer_mass(score, good, bandit)
-            score = jnp.where(best == jnp.max(best), jnp.where(good, log_q, -jnp.inf), -jnp.inf)
-        z = jnp.argmax(score)
     else:
         check_actions("anchor", anchor, bandit.num_actions)
-        z = jnp.asarray(anchor)
-        if is_concrete(z, good) and not good[z]:
+        if is_concrete(anchor, good) and not good[anchor]:
             raise ValueError(
-                f"anchor must be a good action; action {int(z)} is below the threshold"
+                f"anchor must be a good action; action {int(anchor)} is below the threshold"
             )
-    if form == "reward":
-        factor, size = beta, log_q
-        if over == "answers":
-            factor = beta + _entropy_bonus(regularizer).astype(reward.dtype)
-            size = _answer_mass(beta / factor * jnp.where(good, log_q, 0), good, bandit)
-        bonus = factor * (size[z] - jnp.where(good, size, 0))
-        return with_reward(bandit, jnp.where(good, reward[z] + bonus, reward))
-    flat = with_reward(bandit, jnp.where(good, reward[z], reward))
     if over == "answers":
-        mass = _answer_mass(log_q, good, bandit)
-        new = jnp.where(good, log_q, 0) + mass[z] - jnp.where(good, mass, 0)
-        return with_reference(flat, jnp.where(good, new, log_q))
-    return with_reference(flat, jnp.where(good, log_q[z], log_q))
+        level, gain, total = _level_of_answers(bandit, regularizer, held, good, anchor)
+    else:
+        safe = jnp.where(good, reward, 0)
+        score = log_q if anchor == "reference" else log_q + safe / held
+        named = not isinstance(anchor, str)
+        z = jnp.asarray(anchor) if named else jnp.argmax(jnp.where(good, score, -jnp.inf))
+        level, gain, total = reward[z], log_q[z] - jnp.where(good, log_q, 0), held
+    if form == "reward":
+        return with_reward(bandit, jnp.where(good, level + total * gain, reward))
+    flat = with_reward(bandit, jnp.where(good, level, reward))
+    shifted = jnp.where(good, log_q, 0) + total / held * gain
+    return with_reference(flat, jnp.where(good, shifted, log_q))
 
 
-def _answer_mass(log_w: Array, good: Array, bandit: Bandit) -> Array:
-    """log of the sum of weights over the good forms of each action's answer, shape [K]."""
-    kept = jnp.where(good, log_w, -jnp.inf)
-    return label_log_probs(normalize(kept), bandit.label)[bandit.label] + jax.nn.logsumexp(kept)
+def _level_of_answers(
+    bandit: Bandit,
+    regularizer: Regularizer,
+    held: Array,
+    good: Array,
+    anchor: str | int | Int[Array, ""],
+) -> tuple[Array, Array, Array]:
+    """R_z, log m_z - log m of each action's answer (0 if it is not good), and the coefficient.
 
-
-def _entropy_bonus(regularizer: Regularizer) -> Array:
-    bonus = jnp.zeros(())
-    for term in regularizer.terms:
-        if term.is_bonus and isinstance(term.divergence, KL):
-            bonus = bonus + term.beta
-    return bonus
+    A sum of reverse KLs and entropies counts as the one reverse KL that it merges into.
+    """
+    reward, label = bandit.reward, bandit.label
+    merged = regularizer.reduce(bandit.log_ref)[0] if regularizer.merges() else None
+    total = held if merged is None else merged.beta
+    log_w = jnp.where(good, bandit.log_ref if merged is None else merged.log_anchor, -jnp.inf)
+    top = jnp.max(jnp.where(good, reward, -jnp.inf))
+    tilt = jnp.where(good, jnp.where(good, reward, 0) - top, 0) / total
+    log_m = label_log_probs(normalize(log_w), label)
+    log_tilted = label_log_probs(normalize(log_w + tilt), label)
+    if isinstance(anchor, str):
+        z = jnp.argmax(log_m if anchor == "reference" else log_tilted)
+    else:
+        z = label[jnp.asarray(anchor)]
+    inside = good & (label == z)
+    best = jnp.max(jnp.where(inside, reward, -jnp.inf))
+    short = jnp.where(inside, best - jnp.where(inside, reward, 0), 0) / total
+    base = jnp.where(inside, log_w, -jnp.inf)
+    level = best + total * (log_sum_exp(base - short) - log_sum_exp(base))
+    takes = good & ~jnp.isneginf(log_m[label])  # another anchor may leave an answer out
+    return level, jnp.where(takes, log_m[z] - jnp.where(takes, log_m[label], 0), 0), total
 
 
 def _held_to_reference(regularizer: Regularizer) -> Array:
