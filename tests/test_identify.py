@@ -385,7 +385,7 @@ def test_unregularised_suboptimality_falls_like_one_over_t_and_regularised_linea
     aim = rd.target(bandit, rd.Entropy(0.3))
     proof = rd.certify(m.entropy_bonus(0.3), bandit, aim, optimizer=optax.sgd(1.0))
     assert proof.verdict == "converges"
-    assert np.isclose(proof.measured_rate, proof.predicted_rate, rtol=0.05)
+    assert np.isclose(proof.pace.measured, proof.pace.predicted, rtol=0.05)
 
 
 def test_reward_is_no_function_of_entropy():
