@@ -55,20 +55,23 @@ def test_spectrum_by_hand():
 
 
 @pytest.mark.parametrize(
-    "regularizer", [rd.ReverseKL(0.3), rd.ForwardKL(0.3), rd.AlphaDivergence(0.5, 0.3)]
+    ("make", "regularizer"),
+    [
+        (rd.methods.policy_gradient, rd.ReverseKL(0.3)),
+        (rd.methods.natural_policy_gradient, rd.ForwardKL(0.3)),
+    ],
 )
-@pytest.mark.parametrize("make", [rd.methods.policy_gradient, rd.methods.natural_policy_gradient])
-def test_large_tables_agree_with_the_dense_spectrum(regularizer, make):
-    """400 actions, probabilities over twelve decades, matrix-free against the dense Jacobian."""
+def test_large_tables_agree_with_the_dense_spectrum(make, regularizer):
+    """280 actions, probabilities over twelve decades, matrix-free against the dense Jacobian."""
     random = np.random.default_rng(0)
-    log_q = random.normal(size=400) * 4
+    log_q = random.normal(size=280) * 4
     log_q -= np.logaddexp.reduce(log_q)
-    bandit = rd.bandit(random.normal(size=400), log_reference=log_q)
+    bandit = rd.bandit(random.normal(size=280), log_reference=log_q)
     method, aim = make(regularizer), rd.target(bandit, regularizer)
     c = rd.certify(method, bandit, aim, steps=10)
     dense = np.asarray(jax.jacfwd(lambda z: rd.field(method, z, bandit))(aim.log_probs))
     m = int(np.argmax(aim.log_probs))
-    rest = np.arange(400) != m
+    rest = np.arange(280) != m
     reduced = dense[rest][:, rest] - dense[m][rest]
     scale = np.abs(reduced).max(0)
     slow = 1 / np.linalg.eigvals(np.linalg.inv(reduced / scale) / scale[:, None])
