@@ -15,20 +15,26 @@ CHOICES = f"game24:4,7,8,8 (any hand), {', '.join(NAMED)}, or a .csv or .jsonl f
 """What a problem may be called."""
 
 
-def by_name(spec: str) -> Task:
+def by_name(spec: str, *, normalize: bool = False, rest: float | None = None) -> Task:
     """The problem that a name means.
 
     `game24:A,B,C,D` (optionally `game24:A,B,C,D=TARGET`), a name of `NAMED`, or the path of a
-    `.csv` or `.jsonl` file.
+    `.csv` or `.jsonl` file, of which `normalize` and `rest` tell `load` what to do with references
+    that do not sum to 1.
 
     Raises:
-        ValueError: unknown, or a bad hand or file.
+        ValueError: unknown, a bad hand or file, or no file to normalize.
         OSError: the file cannot be read.
 
     Examples:
         >>> by_name("two-modes").bandit.num_actions
         40
     """
+    known = spec in NAMED or spec.startswith("game24:")
+    if not known and (Path(spec).suffix or Path(spec).exists()):
+        return load(spec, normalize=normalize, rest=rest)
+    if normalize or rest is not None:
+        raise ValueError(f"--normalize and --rest are for a .csv or .jsonl file; got {spec!r}")
     if spec in NAMED:
         return NAMED[spec]()
     if spec.startswith("game24:"):
@@ -40,6 +46,4 @@ def by_name(spec: str) -> Task:
                 f"a hand is written game24:4,7,8,8 with four positive integers; got {spec!r}"
             ) from error
         return game_of_24(cards, number)
-    if Path(spec).suffix in (".csv", ".jsonl"):
-        return load(spec)
     raise ValueError(f"unknown problem {spec!r}: give {CHOICES}")
