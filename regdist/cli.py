@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import io
 import json
 import os
 import shlex
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command = shlex.join(["regdist", *given])
     jax.config.update("jax_enable_x64", True)
     _keep_compiled()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     complaints = Console(stderr=True)
     console = Console(width=None if sys.stdout.isatty() else options.width)
     try:
@@ -100,8 +103,20 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--problem",
         metavar="P",
         default=report.DEFAULT_PROBLEM,
-        help=f"{problems.CHOICES} with one outcome a line: outcome, reward, and reference or "
-        "log_reference or count, optionally label (default: %(default)s, a Game of 24 hand)",
+        help=f"{problems.CHOICES} with one outcome a line: outcome, reward, and count, reference "
+        "or log_reference, optionally label; or one sample a line, without a count "
+        "(default: %(default)s, a Game of 24 hand)",
+    )
+    parser.add_argument(
+        "--normalize",
+        action="store_true",
+        help="divide the references of a file by their sum, where that is not 1",
+    )
+    parser.add_argument(
+        "--rest",
+        metavar="R0",
+        type=_number,
+        help="add an outcome of reward R0 with the probability that the references of a file leave",
     )
     spread = f"{min(report.DEFAULT_BETAS):g} to {max(report.DEFAULT_BETAS):g}"
     parser.add_argument(
@@ -128,7 +143,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--success",
         metavar="R",
-        type=float,
+        type=_number,
         help="outcomes with at least this reward are solutions (default: the largest reward)",
     )
     _add_out(parser, "regdist-report")
@@ -184,6 +199,13 @@ def _words(text: str) -> list[str]:
     return text.split(",")
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write a number as 0.5; got {text!r}") from error
+
+
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
@@ -213,6 +235,8 @@ def _report(options: argparse.Namespace, console: Console, complaints: Console) 
             options.k,
             options.success,
             progress,
+            options.normalize,
+            options.rest,
         )
     from regdist.reports import page  # imports matplotlib, which bad input need not wait for
 
@@ -228,7 +252,8 @@ def _report(options: argparse.Namespace, console: Console, complaints: Console) 
             if not certificate.passes or not cell.target.converged:
                 name = f"{cell.regularizer} beta={cell.beta:g} {kind}"
                 complaints.print(f"FAILS {name}: {certificate}", markup=False)
-    console.print(f"Open {options.out / 'index.html'} (figures, tables, report.json beside it).")
+    where = f"Open {options.out / 'index.html'} (figures, tables, report.json beside it)."
+    console.print(where, markup=False)
     return 0 if results.passes else 1
 
 
@@ -240,7 +265,8 @@ def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -
 
     tables.show(atlas_page.sheets(cells).values(), console)
     atlas_page.write(cells, options.out)
-    console.print(f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it).")
+    where = f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it)."
+    console.print(where, markup=False)
     return 0
 
 

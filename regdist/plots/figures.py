@@ -4,6 +4,7 @@ Series differ in color (Okabe and Ito's color-blind-safe set), line style and ma
 they stay apart in gray. `style()` holds sizes for a figure one column (3.4 inches) wide.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def save(figure: Figure, stem: Path) -> None:
 
     Matplotlib chooses the fonts of a file as it writes: a figure does not remember its style.
     """
-    with plt.rc_context(style()):
+    with plt.rc_context(style()), warnings.catch_warnings():
+        # of a name in a script that the font lacks: the figure shows boxes, the tables the name
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
         figure.savefig(f"{stem}.png")
 

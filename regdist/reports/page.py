@@ -14,7 +14,7 @@ from regdist.plots import figures as plot
 from regdist.regularizers.names import NAMED, label
 from regdist.reports import folder
 from regdist.reports.report import METHODS, Cell, Report, as_json, provenance
-from regdist.reports.tables import Sheet, short
+from regdist.reports.tables import Sheet, one_line, short
 
 _METHOD_NAMES = {"natural": "natural gradient", "softmax": "plain gradient"}
 _TARGET_COLUMNS = {
@@ -90,8 +90,8 @@ def _critical_betas(report: Report) -> Sheet:
 
     rows = [
         [
-            pair["good"],
-            pair["rival"],
+            one_line(pair["good"]),
+            one_line(pair["rival"]),
             short(pair["reward_gap"]),
             short(pair["log_reference_odds"]),
             shown(pair["reverse_kl_words"]),
@@ -148,7 +148,7 @@ def _draw_solutions(report: Report, cells: dict[str, Cell]) -> tuple[Figure, str
     masks = sorted(masks, key=lambda mask: -np.exp(log_q[mask]).sum())[:8]
     likeliest = [np.flatnonzero(mask)[np.argmax(log_q[mask])] for mask in masks]
     outcomes = [report.task.answer(int(i)) for i in likeliest]
-    bars = [name if len(name) < 24 else name[:21] + "..." for name in outcomes]
+    bars = [one_line(name, 24).replace("$", r"\$") for name in outcomes]  # no mathematics
     familiar = [NAMED[spec].label for spec in ("reverse-kl", "forward-kl", "entropy")]
     shown = [name for name in cells if name in familiar] or list(cells)[:3]
     figure = Figure(figsize=(2 * plot.COLUMN, 2.8))

@@ -106,6 +106,8 @@ def build(
     ks: Sequence[int] = DEFAULT_KS,
     threshold: float | None = None,
     progress: Progress | None = None,
+    normalize: bool = False,
+    rest: float | None = None,
 ) -> Report:
     """Compute the whole report; long, so it moves a bar.
 
@@ -116,11 +118,13 @@ def build(
         ks: the k of pass@k.
         threshold: outcomes with at least this reward are solutions; default the largest reward.
         progress: where the bar goes, if anywhere.
+        normalize: see `rd.problems.load`.
+        rest: see `rd.problems.load`.
 
     Raises:
         ValueError: anything asked for is unknown or out of range.
     """
-    task = problems.by_name(spec)
+    task = problems.by_name(spec, normalize=normalize, rest=rest)
     constructors = {name: by_name(name) for name in regularizers}
     bandit, reward = task.bandit, np.asarray(task.bandit.reward)
     spread = float(np.ptp(reward[np.isfinite(reward)])) or 1.0

@@ -58,6 +58,19 @@ def short(x: float | None, digits: int = 3) -> str:
     return _MISSING if x is None else f"{x:.{digits}g}"
 
 
+def one_line(name: str, most: int = 60) -> str:
+    r"""What a person called something, for a table or a figure: a line that can be printed.
+
+    Examples:
+        >>> one_line("first\nsecond")
+        'first\\nsecond'
+        >>> one_line("a long story", 9)
+        'a long...'
+    """
+    cut = name if len(name) <= most else name[: most - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
 def _row(tag: str, texts: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
 
