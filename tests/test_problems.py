@@ -1,5 +1,4 @@
 import itertools
-import json
 from fractions import Fraction
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 import regdist as rd
-from regdist.problems import game24, load
+from regdist.problems import game24
 
 
 def solvable(hand, target=24):
@@ -172,65 +171,6 @@ def test_bandit_checks_its_input():
     assert rd.bandit(np.array([1, 0], np.float32)).log_ref.dtype == jnp.float32
     assert rd.bandit([True, False]).reward.tolist() == [1.0, 0.0]
     assert jax.vmap(rd.bandit)(jnp.ones((3, 4))).reward.shape == (3, 4)
-
-
-CSV = "outcome,reward,count,label\na,1,2,x\nb,0.5,1,y\nc,-inf,1,x\n"
-
-
-def test_files(tmp_path):
-    path = tmp_path / "mine.csv"
-    path.write_text(CSV)
-    task = load(path)
-    assert task.outcomes == ("a", "b", "c")
-    assert np.allclose(jnp.exp(task.bandit.log_ref), [0.5, 0.25, 0.25])
-    assert task.bandit.label.tolist() == [0, 1, 0]
-    rows = [
-        {"outcome": "a", "reward": 1, "log_reference": -800},
-        {"outcome": "b", "reward": 0, "log_reference": 0.0},
-    ]
-    lines = tmp_path / "mine.jsonl"
-    lines.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert load(lines).bandit.log_ref.tolist() == [-800.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", CSV.replace("0.5", "half"), "line 3, field 'reward': not a number: 'half'"),
-        ("a.csv", CSV.replace("b,0.5,1", "b,0.5,-1"), "line 3, field 'count'"),
-        ("a.csv", CSV.replace("b,0.5", "b,nan"), "line 3, field 'reward'"),
-        ("a.csv", CSV.replace("b,0.5", ",0.5"), "line 3, field 'outcome'"),
-        ("a.csv", CSV.replace("count", "often"), "field 'often': no outcome comes twice"),
-        ("a.csv", CSV + "d,1,1,x,extra\n", "line 5: 5 cells under a header of 4"),
-        ("a.csv", CSV + "d,1\n", "line 5: 2 cells under a header of 4"),
-        ("a.csv", "", "no outcomes"),
-        ("a.csv", "outcome,reward,count\na,1,0\n", "field 'count': all counts are 0"),
-        ("a.csv", "outcome,reward,reference\na,1,0.5\nb,0,0.4\n", "sum to 1"),
-        ("a.csv", "outcome,reward,reference,count\na,1,0.5,1\n", "got 'reference', 'count'"),
-        ("a.jsonl", '{"outcome": "a", "reward": 1, "count": 1}\n{"outcome"\n', "line 2: not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: a JSON array; write one object a line"),
-        ("a.jsonl", '[\n{"outcome": "a"}\n]', "line 1: a JSON array"),
-        ("a.jsonl", '"a"', "line 1: a JSON object is wanted; got 'a'"),
-        (
-            "a.jsonl",
-            '{"outcome": "a", "reward": 1, "log_reference": 2}\n',
-            "field 'log_reference': 2",
-        ),
-        ("a.txt", "", "ends in .csv or .jsonl"),
-    ],
-)
-def test_a_wrong_file_names_its_line_and_field(tmp_path, name, text, message):
-    path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        load(path)
-
-
-def test_text_that_is_not_utf8(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"outcome,reward,count\n\xff\xfe,1,1\n")
-    with pytest.raises(ValueError, match="not UTF-8"):
-        load(path)
 
 
 def test_a_known_reference_beside_traced_rewards_is_checked_under_jit():
