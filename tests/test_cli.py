@@ -2,9 +2,11 @@
 
 import io
 import json
+import sys
 from types import SimpleNamespace
 
 import matplotlib
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -170,3 +172,47 @@ def test_an_atlas_that_is_stopped_says_what_is_kept_and_goes_on(tmp_path, monkey
     assert len(list((out / "cells").glob("*.json"))) == 1
     assert main(command) == 0
     assert [names[2] for names in asked[2:]] == list(atlas.EXPECTATIONS)[1:]
+
+
+def test_a_report_shows_any_name_on_any_terminal(tmp_path, monkeypatch):
+    """Markup, mathematics, scripts that font and encoding lack, and what would move the cursor."""
+    names = ["[/bold]", r"$\frac$ $", "<script>x</script>", "\u6f22 \U0001f600", "\x1b[31m\n"]
+    shares = [0.3, 0.1, 0.1, 0.1, 0.3]
+    rows = [
+        {"outcome": name, "reward": name is not names[-1], "reference": share}
+        for name, share in zip(names, shares, strict=True)
+    ]
+    path = tmp_path / r"[red]$\frac$.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    shown, out = io.TextIOWrapper(io.BytesIO(), encoding="ascii"), tmp_path / "[/out]"
+    monkeypatch.setattr(sys, "stdout", shown)
+    command = ["report", "--problem", str(path), "--out", str(out), "--rest", "0", "--beta", "0.2"]
+    assert main([*command, "--regularizers", "reverse-kl"]) == 0
+    shown.seek(0)
+    text = shown.read()
+    assert r"[red]$\frac$.jsonl: 6 outcomes" in text
+    assert "probability 0.1 that is left" in words(text)
+    lines = text.splitlines()
+    for name in (*names[:3], r"\u6f22 \U0001f600"):
+        assert [line for line in lines if name in line and r"\x1b[31m\n" in line], name
+    assert "\x1b" not in text
+    assert f"Open {out}" in words(text)
+    page_text = (out / "index.html").read_text(encoding="utf-8")
+    assert "<script>" not in page_text
+    assert "&lt;script&gt;x&lt;/script&gt;" in page_text
+    with np.load(out / "targets.npz") as saved:
+        assert saved["outcome"].tolist() == [*names, "(rest)"]
+
+
+def test_a_report_can_normalize(tmp_path, monkeypatch):
+    """The flags go where they should; what they do is for `load` to show."""
+    path = tmp_path / "a.csv"
+    path.write_text("outcome,reward,reference\na,1,0.5\nb,0,0.3\n")
+    spread = ["report", "--problem", str(path), "--out", str(tmp_path / "out")]
+    assert main(spread) == 2
+    seen = []
+    monkeypatch.setattr(report, "_solutions", lambda _, task, __: seen.append(task) or stop())
+    assert main([*spread, "--normalize"]) == 130
+    assert main([*spread, "--rest", "-1"]) == 130
+    assert np.allclose(np.exp(seen[0].bandit.log_ref), [0.625, 0.375])
+    assert seen[1].bandit.reward.tolist() == [1, 0, -1]

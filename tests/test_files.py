@@ -168,6 +168,7 @@ GOOD = {"outcome": "a", "reward": 1, "count": 1}
         ("a.csv", "outcome, reward\na, 1\n", "no field 'reward'; .*Rename ' reward' to 'reward'"),
         ("a.csv", "outcome,reward,cuont\na,1,2\n", "field 'cuont': is 'count' meant"),
         ("a.csv", "outcome,reward,answer\na,1,2\nb,1,3\n", "field 'answer': is 'label' meant"),
+        ("a.csv", "outcome,reward,answer,labels\na,1,4,x\n", "field 'labels': is 'label' meant"),
         ("a.csv", "outcome,reward,taskID\na,1,2\nb,1,3\n", "line 3, field 'taskID': '3', but '2'"),
         ("a.jsonl", jsonl({**GOOD, "input": [1]}, {**GOOD, "outcome": "b"}), "missing, but a list"),
         ("a.jsonl", jsonl({"task_id": 1, "completion": "a", "passed": True}), "HumanEval: keep"),
@@ -207,6 +208,13 @@ def test_text_that_is_not_utf8(tmp_path, data, message):
     path = tmp_path / "a.csv"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_a_file_whose_name_is_no_text(tmp_path):
+    path = tmp_path / "a\udcff.csv"
+    path.write_text("outcome,reward\na,1\n")
+    with pytest.raises(ValueError, match=r"a\\udcff.csv.*a file whose name is UTF-8"):
         load(path)
 
 
@@ -371,7 +379,7 @@ def judged(name, data):
         assert field in names or not any(one_edit_apart(field, other) for other in names)
     for field in ("prompt", "id"):
         assert len({json.dumps(row.get(field, {})) for row in rows}) == 1
-    found, weights = {}, collections.Counter()
+    found, weights = {}, collections.defaultdict(float)
     for row in rows:
         outcome = judged_text(row["outcome"])
         reward = judged_number(row["reward"], "reward")

@@ -70,9 +70,12 @@ def reference_kind(path: Path, rows: Sequence[Row]) -> str | None:
     wanted = [field for field in ("label", *REFERENCES) if field not in names]
     if given:
         wanted = [field for field in wanted if field == "label"]
-    for field, name in _likely(wanted, names).items():
-        if _bare(name) in _OTHERS["label"].split() and not _first_other(rows, name):
-            continue  # the right answer of the prompt
+    right = [  # the right answer of the prompt
+        name
+        for name in names
+        if _bare(name) in _OTHERS["label"].split() and not _first_other(rows, name)
+    ]
+    for field, name in _likely(wanted, [name for name in names if name not in right]).items():
         raise ValueError(
             f"{path}, field {shown(name)}: is '{field}' meant? Rename it to '{field}', or leave "
             "it out"
@@ -144,10 +147,10 @@ def text(path: Path, row: Row, field: str) -> str:
         return "true" if value else "false"
     if not isinstance(value, str) or (isinstance(value, Number) and not _NUMBER.fullmatch(value)):
         raise ValueError(f"{where}: {shown(value)} is not a text")
-    for character in value:
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            what = "a NUL character" if character == "\0" else "half of a surrogate pair"
-            raise ValueError(f"{where}: {shown(value)} holds {what}")
+    bad = re.search("[\0\ud800-\udfff]", value)
+    if bad:
+        what = "a NUL character" if bad[0] == "\0" else "half of a surrogate pair"
+        raise ValueError(f"{where}: {shown(value)} holds {what}")
     return value
 
 

@@ -1,9 +1,9 @@
 """Problems from a person's own file: one outcome, or one sample, a line."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,8 +93,7 @@ def load(path: str | Path, *, normalize: bool = False, rest: float | None = None
     return Task(problem, tuple(entry.outcome for entry in table), about, tuple(answers))
 
 
-@dataclasses.dataclass
-class _Entry:
+class _Entry(NamedTuple):
     """An outcome, and the line that names it first."""
 
     line: int
@@ -129,8 +128,8 @@ def _table(path: Path, rows: Sequence[fields.Row], kind: str | None) -> list[_En
             again = f"the outcome {shown(name)} of line {first.line} again"
             if first.reward != reward:
                 raise ValueError(
-                    f"{where}, field 'reward': {again}, with reward {reward:g} instead of "
-                    f"{first.reward:g}"
+                    f"{where}, field 'reward': {again}, with reward {reward} instead of "
+                    f"{first.reward}"
                 )
             if first.label != label:
                 raise ValueError(
@@ -142,7 +141,7 @@ def _table(path: Path, rows: Sequence[fields.Row], kind: str | None) -> list[_En
                     f"{where}, field 'outcome': {again}; only counts of the same outcome add up, "
                     f"and here is '{kind}'"
                 )
-        first.weight += weight
+        table[name] = first._replace(weight=first.weight + weight)
     return list(table.values())
 
 

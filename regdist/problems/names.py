@@ -34,7 +34,7 @@ def by_name(spec: str, *, normalize: bool = False, rest: float | None = None) ->
     if not known and (Path(spec).suffix or Path(spec).exists()):
         return load(spec, normalize=normalize, rest=rest)
     if normalize or rest is not None:
-        raise ValueError(f"--normalize and --rest are for a .csv or .jsonl file; got {spec!r}")
+        raise ValueError(f"normalize and rest are for a .csv or .jsonl file; got {spec!r}")
     if spec in NAMED:
         return NAMED[spec]()
     if spec.startswith("game24:"):
