@@ -1,4 +1,4 @@
-"""A grid of points, one program for its blocks, and chunks that fit a budget.
+"""One program for the blocks of a grid, and chunks of them that fit a budget.
 
 N is the number of points, B that of a block, C the blocks that a device is given in a chunk, D the
 devices of this process.
@@ -8,10 +8,9 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +20,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from regdist.numerics.records import check_kind, described, warn_if_cut
-from regdist.scale.store import Range, content_hash, rows_of
+from regdist.numerics.records import described
+from regdist.scale.axes import Grid, is_key
+from regdist.scale.tiles import Range, Tiles, cut
 
 # Points and bytes of a block, at most. A block is one vmap: large enough for its operations to
 # outweigh their calls, small beside the grid, whose last block is computed whole. From 64 to 4,096
@@ -33,118 +33,8 @@ BLOCK, BLOCK_BYTES = 256, 2**22
 CHUNK_BYTES, CHUNK_SECONDS = 2**26, 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The product of some axes; made by `grid()`.
-
-    Points are numbered row by row over the axes sorted by name, so that the order in which a
-    caller names them changes nothing.
-
-    Attributes:
-        axes: by name, in the caller's order, trees of numpy arrays with the grid axis first.
-        lengths: of the axes, by name, sorted.
-    """
-
-    axes: dict[str, Any]
-    lengths: dict[str, int]
-
-    @property
-    def num(self) -> int:
-        """The number of points, N."""
-        return math.prod(self.lengths.values())
-
-    def rows(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The index along each axis, and the values there, of some points."""
-        places = np.unravel_index(points, tuple(self.lengths.values()))
-        index = {name: i.astype(np.int32) for name, i in zip(self.lengths, places, strict=True)}
-        take = {n: jax.tree.map(lambda x, i=i: x[i], self.axes[n]) for n, i in index.items()}
-        return index, take
-
-    def shaped(self, flat: np.ndarray) -> np.ndarray:
-        """Results of all points, shape [N, *leaf], with an axis each, in the caller's order."""
-        names = list(self.lengths)
-        split = flat.reshape(*self.lengths.values(), *flat.shape[1:])
-        order = [names.index(name) for name in self.axes]
-        return split.transpose(*order, *range(len(names), split.ndim))
-
-    def about(self) -> dict:
-        """Names, shapes, dtypes and contents, as JSON."""
-        leaves = {name: jax.tree.leaves(self.axes[name]) for name in self.lengths}
-        return {
-            f"axis {name}": [
-                str(jax.tree.structure(self.axes[name])),
-                [[str(x.dtype), list(x.shape)] for x in arrays],
-                content_hash(arrays),
-            ]
-            for name, arrays in leaves.items()
-        }
-
-
-def grid(axes: Mapping[str, Any]) -> Grid:
-    """Check axes and count them.
-
-    Raises:
-        ValueError: there are none, one is empty or a single number, or its arrays differ in length.
-        TypeError: an axis is of typed keys.
-    """
-    check_kind("axes", axes, Mapping, 'By name: {"beta": betas}')
-    if not axes:
-        raise ValueError('axes must name at least one axis: {"beta": betas}')
-    held, lengths = {}, {}
-    for name in axes:
-        check_kind("each name in axes", name, str, 'As fn calls it: {"beta": betas}')
-    for name in sorted(axes):
-        held[name] = _axis(name, axes[name])
-        sizes = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(held[name])}
-        if len(sizes) != 1 or None in sizes or 0 in sizes:
-            shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(held[name])) or "no arrays"
-            raise ValueError(
-                f"axis {name!r} must be an array, or a tree of arrays with one common first "
-                f"length above 0; got {shapes}. A number that does not vary belongs into fn"
-            )
-        (lengths[name],) = sizes
-    return Grid({name: held[name] for name in axes}, lengths)
-
-
-def _axis(name: str, given: Any) -> Any:
-    """An axis as a tree of numpy arrays of numbers."""
-    leaves = jax.tree.leaves(given)
-    for leaf in leaves:
-        warn_if_cut(f"axis {name!r}", leaf)
-    if any(_is_key(x) for x in leaves):
-        raise TypeError(
-            f"axis {name!r} holds random keys: give seeds, and make the key of each inside fn, "
-            "or give key=, and fn its own key at each point"
-        )
-    try:
-        table = np.asarray(given) if isinstance(given, list) else given
-    except ValueError as error:
-        raise TypeError(f"axis {name!r} has rows of different lengths") from error
-    held = jax.tree.map(np.asanyarray, table)
-    kinds = [x.dtype for x in jax.tree.leaves(held)]
-    if not all(jnp.issubdtype(kind, np.number) or kind.kind == "b" for kind in kinds):
-        raise TypeError(
-            f"axis {name!r} must be an array of numbers, or a tree of them, such as records made "
-            f"under jax.vmap; got {described(given)}"
-        )
-    return held
-
-
-def check_call(fn: Callable[..., Any], names: Sequence[str]) -> None:
-    """Refuses a function that cannot be called with these keywords.
-
-    Raises:
-        TypeError: it lacks one, or wants another.
-    """
-    if not callable(fn):
-        raise TypeError(f"fn must be a function of one point of the grid; got {described(fn)}")
-    try:
-        inspect.signature(fn).bind(**dict.fromkeys(names))
-    except TypeError as error:
-        raise TypeError(
-            f"fn must take the keywords {', '.join(names)}: the names of the axes, and key when "
-            f"key= is given; {error}"
-        ) from error
+# Primitives that run what is not in the program: Python on the host, and foreign code.
+HOST = ("callback", "debug_print", "ffi_call")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,30 +43,32 @@ class Program:
 
     Attributes:
         grid: the points.
+        tiles: how they are cut into blocks.
         key: folded with each point's indices, or None.
-        block: B.
         compute: from key, indices [B] and values [B, ...] to results [B, ...], jitted.
         tree: structure of a point's result.
         leaves: shape and dtype of each leaf of it.
-        about: the fingerprint of all that the numbers depend on, as JSON.
+        job: the fingerprint of all that the numbers depend on beside the axes, as JSON.
+        host: the primitives in it that run code which the fingerprint does not see.
     """
 
     grid: Grid
+    tiles: Tiles
     key: Array | None
-    block: int
     compute: Callable[..., Any]
     tree: Any
     leaves: tuple[tuple[tuple[int, ...], np.dtype], ...]
-    about: dict
+    job: dict
+    host: tuple[str, ...]
 
     @property
-    def blocks(self) -> int:
-        """How many there are; the last may be short."""
-        return -(-self.grid.num // self.block)
+    def block(self) -> int:
+        """Points of a block, B."""
+        return self.tiles.block
 
-    def rows(self, blocks: Range) -> slice:
-        """The points of a range of blocks."""
-        return rows_of(blocks, self.block, self.grid.num)
+    def about(self, lengths: Sequence[int]) -> dict:
+        """The whole fingerprint, for a grid of so many first values of each axis, as JSON."""
+        return {**self.job, **self.grid.about(lengths)}
 
     @property
     def point_bytes(self) -> int:
@@ -186,7 +78,7 @@ class Program:
     @property
     def row_bytes(self) -> int:
         """Bytes that go to a device for a point."""
-        return _bytes(self.grid.rows(np.zeros(1, int)))
+        return _bytes(self.grid.row())
 
     def lower(self, device: Any, capacity: int) -> jax.stages.Lowered:
         """From key, count and the rows of C blocks to their results, on one device.
@@ -215,7 +107,7 @@ class Program:
 
         rows = jax.tree.map(
             lambda x: on_device((capacity, self.block, *x.shape[1:]), x.dtype),
-            jax.eval_shape(lambda: self.grid.rows(np.zeros(1, int))),
+            jax.eval_shape(self.grid.row),
         )
         key = None if self.key is None else on_device(self.key.shape, self.key.dtype)
         return jax.jit(work).lower(key, on_device((), np.int32), rows)
@@ -242,25 +134,23 @@ class Plan:
     def chunk(self, blocks: Range) -> list[np.ndarray]:
         """The results of a range of at most D C blocks, one array [points, *leaf] a leaf.
 
-        Devices get equal numbers of blocks, one more or less; the rows of the last block that
-        are beyond the grid repeat its last point, and are cut.
+        Devices get equal numbers of blocks, one more or less. What a block computes beyond the
+        grid is cut.
         """
-        grid, block = self.program.grid, self.program.block
+        grid, tiles = self.program.grid, self.program.tiles
         shares = [s for s in np.array_split(np.arange(*blocks), len(self.devices)) if len(s)]
-        outputs = []
+        outputs, kept = [], []
         for device, call, share in zip(self.devices, self.calls, shares, strict=False):
-            first = np.zeros((self.capacity, 1), int)
-            first[: len(share), 0] = share * block
-            rows = grid.rows(np.minimum(first + np.arange(block), grid.num - 1))
-            given = jax.device_put((self.program.key, np.int32(len(share)), rows), device)
-            outputs.append(call(*given))
-        points = self.program.rows(blocks)
-        results = []
-        for parts in zip(*outputs, strict=True):
-            held = [np.asarray(x)[: len(share)] for x, share in zip(parts, shares, strict=True)]
-            whole = np.concatenate(held).reshape(-1, *parts[0].shape[2:])
-            results.append(whole[: points.stop - points.start])
-        return results
+            taken = np.zeros(self.capacity, int)
+            taken[: len(share)] = share
+            places, inside = tiles.places(taken)
+            given = (self.program.key, np.int32(len(share)), grid.rows(places))
+            outputs.append(call(*jax.device_put(given, device)))
+            kept.append(inside[: len(share)])
+        return [
+            np.concatenate([np.asarray(x)[: len(i)][i] for x, i in zip(parts, kept, strict=True)])
+            for parts in zip(*outputs, strict=True)
+        ]
 
     def results(self, ranges: Sequence[Range]) -> Iterator[tuple[Range, list[np.ndarray]]]:
         """The chunks of some ranges, each of about a second, as they are finished."""
@@ -277,9 +167,20 @@ class Plan:
 
 
 def program(
-    fn: Callable[..., Any], points: Grid, key: Array | None, block: int | None = None
+    fn: Callable[..., Any],
+    points: Grid,
+    key: Array | None,
+    block: int | Sequence[int] | None = None,
+    version: str | None = None,
 ) -> Program:
     """Trace a function of one point, once, and choose the size of a block.
+
+    Args:
+        fn: of one point.
+        points: all of them.
+        key: folded with each point's indices, or None.
+        block: points of a block, at most; or how many values of each axis it spans.
+        version: of what the program does not show, by the caller's word.
 
     Raises:
         TypeError: it returns keys, or what is no array.
@@ -295,36 +196,42 @@ def program(
                 raise TypeError(f"fn must return arrays of numbers; got {described(leaf)}")
         return result
 
-    index, row = jax.eval_shape(lambda: points.rows(np.zeros(1, int)))
-    point = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (index, row))
+    point = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(points.row)
+    )
     result = jax.eval_shape(one, key, *point)
     leaves, tree = jax.tree.flatten(result)
-    if not leaves or any(_is_key(x) for x in leaves):
+    if not leaves or any(is_key(x) for x in leaves):
         raise TypeError(
             "fn must return at least one array of numbers, and no random keys "
             "(jax.random.key_data makes numbers of them)"
         )
     shapes = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
+    lengths = tuple(points.lengths.values())
     if block is None:
         size = sum(math.prod(s) * d.itemsize for s, d in shapes) + _bytes(point)
-        # A small grid has at least four blocks, of a power of two.
+        # A small grid has at least four blocks.
         small = 2 ** max(0, (points.num // 8).bit_length())
         block = max(1, min(BLOCK, small, BLOCK_BYTES // max(size, 1)))
+    sides = cut(lengths, block) if isinstance(block, int | np.integer) else tuple(block)
+    tiles = Tiles(lengths, sides)
     compute = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
-    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((block, *x.shape), x.dtype), point)
-    text = compute.lower(key, *rows).as_text()
-    about = {
-        "format": 1,
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((tiles.block, *x.shape), x.dtype), point)
+    traced = compute.trace(key, *rows)
+    text = traced.lower().as_text()
+    job = {
+        "format": 2,
         "regdist": importlib.metadata.version("regdist"),
         "jax": jax.__version__,
         "x64": bool(jax.config.read("jax_enable_x64")),
-        "block": block,
+        "block": dict(zip(points.lengths, map(int, sides), strict=True)),
         "fn": [getattr(fn, "__qualname__", type(fn).__name__), _digest(text.encode())],
+        "version": version,
         "key": None if key is None else np.asarray(jax.random.key_data(key)).tolist(),
         "results": [str(tree), [[str(d), list(s)] for s, d in shapes]],
-        **points.about(),
     }
-    return Program(points, key, block, compute, tree, shapes, about)
+    names = sorted({x for x in _primitives(traced.jaxpr) if any(word in x for word in HOST)})
+    return Program(points, tiles, key, compute, tree, shapes, job, tuple(names))
 
 
 def plan(
@@ -375,26 +282,19 @@ def plan(
         return Plan(program, tuple(devices), (first, *others), capacity, needed)
 
 
-def gaps(wanted: Range, finished: Sequence[Range]) -> list[Range]:
-    """What is left of a range of blocks beside finished ones, sorted by their first.
-
-    Examples:
-        >>> from regdist.scale.chunks import gaps
-        >>> gaps((0, 10), [(0, 2), (1, 4), (6, 20)])
-        [(4, 6)]
-    """
-    left, at = [], wanted[0]
-    for first, last in finished:
-        if at < first:
-            left.append((at, min(first, wanted[1])))
-        at = max(at, last)
-        if at >= wanted[1]:
-            return left
-    return [*left, (at, wanted[1])]
-
-
-def _is_key(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+def _primitives(tree: Any) -> Iterator[str]:
+    """The names of all primitives of a program, those in its loops, branches and rules included."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for part in tree:
+            yield from _primitives(part)
+    elif hasattr(tree, "jaxpr"):
+        yield from _primitives(tree.jaxpr)
+    elif hasattr(tree, "eqns"):
+        for equation in tree.eqns:
+            yield equation.primitive.name
+            yield from _primitives(equation.params)
 
 
 def _bytes(tree: Any) -> int:

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -17,8 +19,10 @@ from jax.sharding import Mesh
 
 from regdist.numerics.records import check_count, check_key, check_kind
 from regdist.scale import hosts
-from regdist.scale.chunks import Program, check_call, gaps, grid, plan, program
-from regdist.scale.store import Range, Store, store
+from regdist.scale.axes import Grid, check_call, grid
+from regdist.scale.chunks import Program, plan, program
+from regdist.scale.store import Store, kept_sides, store
+from regdist.scale.tiles import Range, runs
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,8 +37,8 @@ class Sweep:
         values: what the function returned, numpy leaves of shape [n1, n2, ..., *leaf], the axes in
             the order of `axes`; memory-mapped files where they would not fit.
         num: points of the grid.
-        computed: points that this process computed now; the rest were found finished under `out`,
-            or came from the other processes.
+        computed: points that this process computed now and that were not there; the rest were
+            found finished under `out`, or came from the other processes.
         seconds: what that took, compilation not counted.
         compile_seconds: tracing and compilation.
         planned_bytes: the most memory that results, chunks and the compiled program take together
@@ -42,6 +46,7 @@ class Sweep:
             jax itself and `axes` come on top.
         budget: the bytes that were allowed.
         block: points of one vmap.
+        sides: how many values of each axis a block spans, by name; `block=` takes it.
         chunk: points of the largest chunk planned; 0 if nothing was left to compute.
         devices: devices of this process.
         processes: processes that shared the work.
@@ -56,6 +61,7 @@ class Sweep:
     planned_bytes: int
     budget: int
     block: int
+    sides: dict[str, int]
     chunk: int
     devices: int
     processes: int
@@ -114,7 +120,8 @@ def sweep(
     budget: int = 2**30,
     out: str | Path | None = None,
     mesh: Mesh | None = None,
-    block: int | None = None,
+    block: int | Mapping[str, int] | None = None,
+    version: str | None = None,
     progress: "bool | Progress | None" = None,
 ) -> Sweep:
     """Compute `fn` at every point of the product of some axes.
@@ -134,18 +141,26 @@ def sweep(
         key: gives each point its own `key`: the index along each axis folded in, the axes by name.
         budget: bytes that this process may use for results, chunks and the compiled program.
         out: a folder in which each chunk is kept when it is finished. The same call later goes on
-            from there. Results larger than half the budget become memory-mapped files in it. In a
-            run of several processes it must be one folder, seen by all.
+            from there, and so does one with new values after the old ones of an axis: it computes
+            those alone. What is read is proved first, by checksums. Results larger than half the
+            budget become memory-mapped files in it. In a run of several processes it must be one
+            folder, seen by all.
         mesh: the devices to use, as a mesh of any shape; default all, of all processes.
-        block: points of a block. Default: 256, less for small grids and large points. Another may
-            change last digits, as the compiler sees another shape.
+        block: points of a block, at most, or how many values of each axis it spans, by name.
+            Default: that of the folder; else 256, less for small grids and large points. Another
+            may change last digits, as the compiler sees another shape.
+        version: names what `fn` runs outside of the compiled program, such as the Python of
+            `jax.pure_callback`: one of another version is another sweep. With `out`, such a
+            function needs it, as nothing else tells a changed one from the old.
         progress: False for none, or a `rich.progress.Progress` of one's own. Default: a bar if
             stderr is a terminal or a notebook. Time left is from points computed in this call.
 
     Raises:
-        ValueError: no axes, an empty axis, arrays of an axis that differ in length; results that
-            fit neither budget nor disk; a folder that holds another sweep; processes that differ;
-            a mesh without this process's devices.
+        ValueError: no axes, an empty axis, arrays of an axis that differ in length, values that
+            the dtype computed with does not hold (without x64); results that fit neither budget
+            nor disk; a folder that holds another sweep, or a file that does not prove itself;
+            a callback under `out` without `version`; processes that differ; a mesh without this
+            process's devices.
         TypeError: `fn` does not take the names, or returns what is no array.
         RuntimeError: another process of the run has gone.
 
@@ -161,38 +176,35 @@ def sweep(
     """
     began = time.perf_counter()
     points = grid(axes)
-    check_key(key)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
-    _check_options(budget, block, out, mesh)
+    _check_options(key, budget, out, mesh, version)
     members = hosts.team(mesh)
-    work = program(fn, points, key, block)
+    work = program(fn, points, key, _block(block, points, out), version)
     size = points.num * work.point_bytes
     mapped = out is not None and size > budget // 2  # the other half is for the chunks
     kept = _opened(out, work, members, mapped)
     mine, unit = _shares(work, members)
-    finished = kept.finished() if kept is not None else []
-    todo = [gap for blocks in mine for gap in gaps(blocks, finished)]
-    held = 0 if mapped else size
-    if members.size > 1 and not mapped:
-        # The exchange holds a unit of each process three times: sent, gathered, put together.
-        held += 3 * members.size * unit * work.block * work.point_bytes
+    left = work.tiles.sizes() if kept is None else kept.missing()
+    todo = [part for blocks in mine for part in runs(blocks, left)]
+    held = 0 if mapped else size + _exchange_bytes(work, members, unit)
     planned, chunk, chunks = _scheduled(work, members, todo, held, budget, mapped)
     flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
     if kept is not None and not mapped:
-        for blocks in finished:
-            _put(flat, work, blocks, kept.read(blocks))
+        for one in kept.chunks():
+            _put(flat, *kept.read(one))
     computed, start = 0, time.perf_counter()
-    with _bar(progress, members, _points(work, mine), _points(work, todo)) as advance:
+    with _bar(progress, members, _sum(work.tiles.sizes(), mine), _sum(left, mine)) as advance:
         for blocks, parts in chunks:
             if kept is not None:
                 kept.write(blocks, parts)
             if not mapped:
-                _put(flat, work, blocks, parts)
-            computed += len(parts[0])
-            advance(len(parts[0]))
+                _put(flat, work.tiles.numbers(blocks, work.tiles.lengths), parts)
+            fresh = _sum(left, [blocks])
+            computed += fresh
+            advance(fresh)
     seconds = time.perf_counter() - start
     if kept is not None and mapped:
-        flat = _assembled(kept, work, members)
+        flat = _assembled(kept, members)
     elif members.size > 1:
         _exchange(flat, work, members, unit)
     return Sweep(
@@ -205,20 +217,38 @@ def sweep(
         planned_bytes=planned,
         budget=budget,
         block=work.block,
+        sides=dict(zip(points.lengths, work.tiles.sides, strict=True)),
         chunk=chunk,
         devices=len(members.devices),
         processes=members.size,
     )
 
 
-def _check_options(budget: Any, block: Any, out: Any, mesh: Any) -> None:
-    for name, number in (("budget", budget), ("block", block)):
-        if number is not None:
-            check_count(name, number)
+def _check_options(key: Any, budget: Any, out: Any, mesh: Any, version: Any) -> None:
+    check_key(key)
+    check_count("budget", budget)
     if out is not None:
         check_kind("out", out, (str, Path), "The path of a folder")
     if mesh is not None:
         check_kind("mesh", mesh, Mesh, "Such as jax.make_mesh((2,), ('devices',))")
+    if version is not None:
+        check_kind("version", version, str, 'Such as "2"')
+
+
+def _block(block: Any, points: Grid, out: str | Path | None) -> int | tuple[int, ...] | None:
+    """Points of a block, or its sides; those of the folder, if it was begun with the same."""
+    names = list(points.lengths)
+    if isinstance(block, Mapping):
+        if set(block) != set(names):
+            raise ValueError(
+                f"block must be a number, or have one for each axis, {', '.join(names)}; got "
+                f"{dict(block)}"
+            )
+        return tuple(check_count(f"block[{name!r}]", block[name]) for name in names)
+    if block is not None:
+        check_count("block", block)
+    sides = None if out is None else kept_sides(Path(out), names, block)
+    return block if sides is None else sides
 
 
 def _scheduled(
@@ -243,14 +273,23 @@ def _opened(
     out: str | Path | None, work: Program, members: hosts.Team, mapped: bool
 ) -> Store | None:
     """The folder, which one process begins, once all processes want the same of it."""
-    asked = json.dumps([work.about, out is None, mapped], sort_keys=True).encode()
+    about = functools.cache(work.about)
+    asked = json.dumps([about(work.tiles.lengths), out is None, mapped], sort_keys=True).encode()
+    if out is not None and work.host and work.job["version"] is None:
+        raise ValueError(
+            f"fn runs code that is not in the compiled program ({', '.join(work.host)}), so that "
+            "under out= a changed function would pass for the old one. Name its version, "
+            'version="1", and another when it changes; or leave out= away'
+        )
     kept = None
     for rank in (0, members.rank):
         if out is not None and kept is None and members.rank == rank:
-            kept = store(Path(out), work.about, work.grid.num, work.block, work.leaves)
+            kept = store(Path(out), about, work.tiles, work.leaves)
             if rank == 0:
                 kept.tidy()
                 kept.check_room(mapped)
+                if mapped:
+                    kept.prove()
         hosts.agree(members, hashlib.sha256(asked).digest(), "the sweep")
     return kept
 
@@ -260,41 +299,49 @@ def _shares(work: Program, members: hosts.Team) -> tuple[list[Range], int]:
 
     Units are dealt by number, whatever is finished, so that no process need ask another.
     """
-    unit = work.blocks
+    blocks = unit = work.tiles.num
     if members.size > 1:
-        unit = -(-work.blocks // (16 * members.size))
-    dealt = members.mine(-(-work.blocks // unit))
-    return [(i * unit, min(work.blocks, (i + 1) * unit)) for i in dealt], unit
+        unit = -(-blocks // (16 * members.size))
+    dealt = members.mine(-(-blocks // unit))
+    return [(i * unit, min(blocks, (i + 1) * unit)) for i in dealt], unit
 
 
-def _points(work: Program, ranges: Sequence[Range]) -> int:
-    return sum(work.rows(blocks).stop - work.rows(blocks).start for blocks in ranges)
+def _sum(points: np.ndarray, ranges: Sequence[Range]) -> int:
+    return sum(int(points[slice(*blocks)].sum()) for blocks in ranges)
 
 
-def _put(
-    flat: Sequence[np.ndarray], work: Program, blocks: Range, parts: Sequence[np.ndarray]
-) -> None:
+def _put(flat: Sequence[np.ndarray], points: np.ndarray, parts: Sequence[np.ndarray]) -> None:
     for whole, part in zip(flat, parts, strict=True):
-        whole[work.rows(blocks)] = part
+        whole[points] = part
+
+
+def _exchange_bytes(work: Program, members: hosts.Team, unit: int) -> int:
+    """A unit of each process three times: sent, gathered, put together; and where it belongs."""
+    if members.size == 1:
+        return 0
+    return members.size * unit * work.block * (3 * work.point_bytes + 8)
 
 
 def _exchange(flat: Sequence[np.ndarray], work: Program, members: hosts.Team, unit: int) -> None:
     """Give every process the units of the others, one of each at a time."""
-    for whole in flat:
-        for first in range(0, work.blocks, unit * members.size):
-            units = np.zeros((unit * members.size * work.block, *whole.shape[1:]), whole.dtype)
-            rows = work.rows((first, first + unit * members.size))
-            units[: rows.stop - rows.start] = whole[rows]
-            own = np.split(units, members.size)[members.rank]
-            together = np.concatenate(hosts.gather(members, own))
-            whole[rows] = together[: rows.stop - rows.start]
+    tiles = work.tiles
+    for first in range(0, tiles.num, unit * members.size):
+        starts = [min(tiles.num, first + i * unit) for i in range(members.size + 1)]
+        units = [tiles.numbers(x, tiles.lengths) for x in itertools.pairwise(starts)]
+        for whole in flat:
+            if not whole.size:
+                continue
+            own = np.zeros((unit * tiles.block, *whole.shape[1:]), whole.dtype)
+            own[: len(units[members.rank])] = whole[units[members.rank]]
+            for points, part in zip(units, hosts.gather(members, own), strict=True):
+                whole[points] = part[: len(points)]
 
 
-def _assembled(kept: Store, work: Program, members: hosts.Team) -> list[np.ndarray]:
+def _assembled(kept: Store, members: hosts.Team) -> list[np.ndarray]:
     """The results as files, which one process puts together when all have finished."""
     hosts.agree(members, b"finished", "the end")
     if members.rank == 0:
-        missing = gaps((0, work.blocks), kept.finished())
+        missing = runs((0, kept.tiles.num), kept.missing())
         if missing:
             raise RuntimeError(
                 f"blocks {missing} are not in out={str(kept.path)!r}: all processes must see one "

@@ -89,6 +89,7 @@ def falsify(
     budget: int = 2**30,
     mesh: Mesh | None = None,
     out: str | Path | None = None,
+    version: str | None = None,
     progress: "bool | Progress | None" = None,
 ) -> Hunt:
     """Try a claim on many random problems and keep those where it does worst.
@@ -109,6 +110,7 @@ def falsify(
         budget: bytes for all, as in `rd.sweep`.
         mesh: as in `rd.sweep`.
         out: as in `rd.sweep`.
+        version: as in `rd.sweep`.
         progress: as in `rd.sweep`.
 
     Raises:
@@ -170,9 +172,9 @@ def falsify(
             "violations": jnp.sum(failed, dtype=np.int32),
         }
 
-    starts = np.arange(0, num, size, dtype=np.uint64).astype(np.uint32)
+    at = {"start": np.arange(0, num, size, dtype=np.uint64).astype(np.uint32)}
     result = sweep(
-        worst_of, {"start": starts}, budget=budget, out=out, mesh=mesh, block=1, progress=progress
+        worst_of, at, block=1, budget=budget, mesh=mesh, out=out, version=version, progress=progress
     )
     real = result.values["real"].reshape(-1)
     margin, index = (result.values[name].reshape(-1)[real] for name in ("margin", "index"))
@@ -186,7 +188,7 @@ def falsify(
         worst=candidates[0].margin,
         candidates=candidates,
         seconds=result.seconds,
-        rate=result.rate * num / len(starts),
+        rate=result.rate * num / result.num,
     )
 
 
