@@ -61,3 +61,44 @@ def test_a_result_that_is_no_number_is_not_kept(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         jobs.run(lambda _: float("nan"), NAMES[:1], tmp_path, "f")
     assert not list(tmp_path.glob("*.json"))
+
+
+def broken(path, _):
+    path.write_text(path.read_text()[:-5])
+    return "broken, or cut short"
+
+
+def edited(path, _):
+    path.write_text(path.read_text().replace("0.333", "0.334"))
+    return "not as it was written"
+
+
+def of_another(path, other):
+    path.write_bytes(other.read_bytes())
+    return "does not hold the result of a/1"
+
+
+def of_other_settings(path, other):
+    jobs.run(work, NAMES[:1], other.parent / "settings", "g")
+    path.write_bytes((other.parent / "settings" / path.name).read_bytes())
+    return "does not hold the result of a/1 with these settings"
+
+
+def of_an_older_version(path, _):
+    path.write_text('{"name": "a/1", "third": 1.0}')
+    return "holds no checksum"
+
+
+@pytest.mark.parametrize(
+    "damage", [broken, edited, of_another, of_other_settings, of_an_older_version]
+)
+def test_a_result_that_does_not_prove_itself_is_named_and_may_be_deleted(damage, tmp_path):
+    results = jobs.run(work, NAMES, tmp_path, "f")
+    first, second = (jobs._file(tmp_path, name) for name in NAMES[:2])
+    whole = first.read_bytes()
+    words = damage(first, second)
+    with pytest.raises(ValueError, match=f"{first} .*{words}.*delete that file"):
+        jobs.run(lambda name: pytest.fail("computed"), NAMES, tmp_path, "f")
+    first.unlink()
+    assert jobs.run(work, NAMES, tmp_path, "f") == results
+    assert first.read_bytes() == whole
