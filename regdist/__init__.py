@@ -12,6 +12,7 @@ from regdist.numerics.records import choice, record, static
 from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
+from regdist.problems.rational import Rational, rational
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers.anchor import tempered_self
 from regdist.regularizers.divergence import Divergence
@@ -40,6 +41,7 @@ from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
 from regdist.targets.beta_for import Betas, beta_for
 from regdist.targets.constraints import Constrained, constrained, moment_matched
+from regdist.targets.enclose import Enclosure, enclose
 from regdist.targets.fixed_points import FixedPoints, fixed_points
 from regdist.targets.odds import Crossings, critical_beta, crossings, log_odds, odds_parts
 from regdist.targets.selection import Selection, best_of_n, rejection
@@ -60,6 +62,7 @@ __all__ = [
     "Constrained",
     "Crossings",
     "Divergence",
+    "Enclosure",
     "Entropy",
     "FDivergence",
     "FixedPoints",
@@ -73,6 +76,7 @@ __all__ = [
     "Neyman",
     "Pearson",
     "Population",
+    "Rational",
     "Regularizer",
     "ReverseKL",
     "Sampled",
@@ -91,6 +95,7 @@ __all__ = [
     "critical_beta",
     "crossings",
     "divergences",
+    "enclose",
     "feedback",
     "field",
     "fixed_points",
@@ -111,6 +116,7 @@ __all__ = [
     "policies",
     "preferences",
     "problems",
+    "rational",
     "record",
     "rejection",
     "reward_kl_frontier",
