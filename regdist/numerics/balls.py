@@ -172,7 +172,7 @@ def _decimal(x: Ball, digits: int, side: int) -> Decimal:
     if x == 0:
         return Decimal(0)
     if x < 0:
-        return -_decimal(-x, digits, -side)
+        return _decimal(-x, digits, -side).copy_negate()  # a minus would round to 28 digits
     if not x > 0:
         raise UnresolvedError(f"{x}")
     with precision(flint().ctx.prec + 4 * digits + 64):

@@ -130,9 +130,9 @@ def enclose(
     Examples:
         >>> problem = rd.rational([1, 0, "1/2"], ["1/4", "1/4", "1/2"])
         >>> print(enclose(problem, rd.ForwardKL(0.5), digits=10))
-        0.472540507... <= p_0 <= 0.472540507...
-        0.138777855... <= p_1 <= 0.138777855...
-        0.388681636... <= p_2 <= 0.388681636...
+        0.553579935844383 <= p_0 <= 0.553579935844384
+        0.101973972888607 <= p_1 <= 0.101973972888608
+        0.344446091267009 <= p_2 <= 0.344446091267010
         >>> bandit = rd.bandit([0.9, 0.5, -0.3])
         >>> enclosure = enclose(bandit, rd.Tsallis(2, 0.5))
         >>> print(enclosure.bounds[2], enclosure.width < 1e-30)
