@@ -139,7 +139,7 @@ MEMBERS = {
     "total variation": lambda order, beta, log_q: rd.TotalVariation(beta),
 }
 """From order, beta and the reference to a regularizer; Tsallis' entropy is of the alpha family."""
-COUNT = 250
+COUNT = 150
 
 
 @pytest.fixture(scope="module")

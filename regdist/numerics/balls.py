@@ -62,7 +62,7 @@ def ball(x: Exact) -> Ball:
         >>> bool(ball(Fraction(1, 3)) * 3 == 1), bool(ball(0.5) == ball(Fraction(1, 2)))
         (False, True)
     """
-    library, fraction = flint(), Fraction(x)
+    library, fraction = flint(), x if isinstance(x, Fraction) else Fraction(x)
     return library.arb(library.fmpq(fraction.numerator, fraction.denominator))
 
 

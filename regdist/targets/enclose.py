@@ -145,7 +145,8 @@ def enclose(
         with balls.precision(bits):
             try:
                 logs = problem.solve()
-                if all(_narrow(x, digits) for x in logs):
+                most = balls.ball(Fraction(1, 4 * 10**digits))
+                if all(balls.is_nothing(x) or x.upper() - x.lower() < most for x in logs):
                     bounds = tuple(_probability(x, digits + 5) for x in logs)
                     log_bounds = tuple(balls.decimals(x, digits + 5) for x in logs)
                     return Enclosure(bounds, log_bounds, digits, bits)
@@ -271,13 +272,6 @@ def _number(value: Any, dtype: Any) -> Fraction:
         )
     known = np.asarray(value)
     return Fraction(float(known if dtype is None else known.astype(dtype)))
-
-
-def _narrow(log_p: Ball, digits: int) -> bool:
-    """Whether a probability is known to so many digits, from its logarithm."""
-    if balls.is_nothing(log_p):
-        return True
-    return bool(log_p.upper() - log_p.lower() < balls.ball(Fraction(1, 4 * 10**digits)))
 
 
 def _probability(log_p: Ball, digits: int) -> tuple[Decimal, Decimal]:

@@ -17,9 +17,14 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Key
 
+from regdist.numerics import balls
 from regdist.numerics.records import check_count, check_key, described, is_numeric
 from regdist.scale.sweep import sweep
 from regdist.testing.generators import Generator
+from regdist.testing.shrink import Claim, Smallest, smallest
+from regdist.testing.simpler import split
+
+_SAMPLE = 1024  # problems whose numbers say in which range a generator draws
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,6 +60,8 @@ class Hunt:
         seconds: computing, compilation not counted.
         rate: problems a second in this process, compilation not counted; NaN if all were found
             finished under `out`.
+        smallest: the worst problem, made as simple as it gets; None if the claim holds, or without
+            `shrink`.
     """
 
     holds: bool
@@ -65,6 +72,7 @@ class Hunt:
     candidates: list[Candidate] = dataclasses.field(repr=False)
     seconds: float
     rate: float
+    smallest: Smallest | None = dataclasses.field(default=None, repr=False)
 
     def __str__(self) -> str:
         at = f"margin {self.worst:.3g} at problem {self.candidates[0].index}"
@@ -73,7 +81,7 @@ class Hunt:
         share = self.violations / self.num
         return (
             f"refuted: it fails on {self.violations:,} of {self.num:,} problems ({share:.2g}); "
-            f"the worst {at}"
+            f"the worst {at}" + (f"\nsmallest: {self.smallest}" if self.smallest else "")
         )
 
 
@@ -85,6 +93,8 @@ def falsify(
     key: Key[Array, ""],
     top: int = 10,
     tolerance: float | int = 0,
+    shrink: bool = True,
+    proof: Callable[..., Any] | None = None,
     batch: int = 4096,
     budget: int = 2**30,
     mesh: Mesh | None = None,
@@ -106,6 +116,15 @@ def falsify(
             gets `jax.random.fold_in(jax.random.fold_in(key, i), j)`.
         top: how many candidates to keep.
         tolerance: a margin of at least -tolerance is no violation: rounding. Same units.
+        shrink: whether to simplify the worst violation: fewer actions, short fractions for rewards,
+            references and numbers. A change is kept while the margin stays a violation and every
+            number in the range that the generator draws it from; nothing is known of how numbers
+            depend on each other, which belongs into the predicate. Bandits, numbers and arrays that
+            are no laws are shrunk, and tuples of these. An action is left out only where no index
+            that is fixed in the predicate then points outside.
+        proof: the same margin over `rd.testing.balls`: from the simplified problem with an
+            `rd.rational` for each bandit and fractions for numbers to a ball. Where the ball lies
+            below -tolerance the counterexample is proved.
         batch: problems of one vmap.
         budget: bytes for all, as in `rd.sweep`.
         mesh: as in `rd.sweep`.
@@ -116,6 +135,7 @@ def falsify(
     Raises:
         ValueError: num, top or batch not positive, a tolerance below 0, or above 0 with a boolean.
         TypeError: the predicate returns something else than one real number or boolean.
+        ImportError: a `proof` without python-flint, the extra `enclosures`.
 
     Examples:
         Reverse KL keeps the reference's odds between equal rewards; it does not follow that forward
@@ -138,7 +158,8 @@ def falsify(
         ... )
         >>> print(hunt)
         refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
-        >>> bandit, beta = hunt.candidates[0].problem
+        smallest: bandit = rd.bandit([...], [...]); beta = ...: margin -0... not proved: ...
+        >>> bandit, beta = hunt.smallest.problem
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
     """
@@ -146,6 +167,7 @@ def falsify(
     makers = tuple(problems) if isinstance(problems, Sequence) else (problems,)
     _check_claim(predicate, makers, key)
     _check_numbers(num, top, batch, tolerance)
+    _check_proof(proof, shrink, makers)
     size, kept = min(batch, num), min(top, batch, num)
 
     def problem_of(index: Array) -> Any:
@@ -154,13 +176,12 @@ def falsify(
             return makers[0](own)
         return tuple(make(jax.random.fold_in(own, j)) for j, make in enumerate(makers))
 
-    def margin_of(index: Array) -> Array:
-        problem = problem_of(index)
+    def margin_at(problem: Any) -> Array:
         return _margin(predicate(*problem) if several else predicate(problem), tolerance)
 
     def worst_of(start: Array) -> dict[str, Array]:
         index = start + jnp.arange(size, dtype=np.uint32)
-        margin = jax.vmap(margin_of)(index)
+        margin = jax.vmap(lambda i: margin_at(problem_of(i)))(index)
         real = index - start < np.uint32(num) - start  # the last batch may be short
         failed = real & ~(margin >= -tolerance)
         level = jnp.where(real, jnp.where(jnp.isnan(margin), -jnp.inf, margin), jnp.inf)
@@ -178,9 +199,10 @@ def falsify(
     )
     real = result.values["real"].reshape(-1)
     margin, index = (result.values[name].reshape(-1)[real] for name in ("margin", "index"))
-    candidates = _worst(problem_of, margin, index, top)
     violations = int(result.values["violations"].sum())
-    return Hunt(
+    sample = min(num, _SAMPLE) if shrink and violations else 0
+    candidates, drawn = _worst(problem_of, margin, index, top, sample)
+    hunt = Hunt(
         holds=violations == 0,
         num=num,
         violations=violations,
@@ -190,21 +212,59 @@ def falsify(
         seconds=result.seconds,
         rate=result.rate * num / result.num,
     )
+    if not sample:
+        return hunt
+    found = _smallest(hunt, predicate, margin_at, drawn, several, proof)
+    return dataclasses.replace(hunt, smallest=found)
 
 
 def _worst(
-    problem_of: Callable[[Array], Any], margin: np.ndarray, index: np.ndarray, top: int
-) -> list[Candidate]:
-    """The problems of smallest margin, NaN first, ties by index."""
+    problem_of: Callable[[Array], Any], margin: np.ndarray, index: np.ndarray, top: int, sample: int
+) -> tuple[list[Candidate], Any]:
+    """The problems of smallest margin, NaN first, ties by index; and as drawn, with some more."""
     level = np.where(np.isnan(margin), -np.inf, margin)
     first = np.lexsort((index, level, ~np.isnan(margin)))[:top]
-    worst = jax.jit(jax.vmap(problem_of))(jnp.asarray(index[first]))
-    return [
+    more = np.concatenate([index[first], np.arange(sample, dtype=index.dtype)])
+    drawn = jax.jit(jax.vmap(problem_of))(jnp.asarray(more))
+    candidates = [
         Candidate(
-            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], worst)
+            int(index[i]), float(margin[i]), jax.tree.map(lambda x, place=place: x[place], drawn)
         )
         for place, i in enumerate(first)
     ]
+    return candidates, drawn
+
+
+def _smallest(
+    hunt: Hunt,
+    predicate: Callable[..., Any],
+    margin_at: Callable[[Any], Array],
+    drawn: Any,
+    several: bool,
+    proof: Callable[..., Any] | None,
+) -> Smallest:
+    """The worst problem of a hunt, simplified: see `falsify`."""
+    worst = hunt.candidates[0]
+    own = f"jax.random.fold_in(key, {worst.index})"
+    names = _names(predicate, len(worst.problem) if several else 1)
+    sources = tuple(f"problems[{j}](jax.random.fold_in({own}, {j}))" for j in range(len(names)))
+    if not several:
+        sources = (f"problems({own})",)
+    parts, shape = split(worst.problem, drawn, sources if several else sources[0])
+    claim = Claim(margin_at, names, shape, several, hunt.tolerance)
+    found = smallest(claim, parts, worst.margin, proof)
+    if found is None:
+        call = "; ".join(f"{x} = {text}" for x, text in zip(names, sources, strict=True))
+        note = "alone it is no such violation: another compilation rounds otherwise"
+        found = Smallest(worst.problem, worst.margin, call, note=note)
+    return found
+
+
+def _names(predicate: Callable[..., Any], count: int) -> list[str]:
+    """What the predicate calls its arguments."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [x.name for x in inspect.signature(predicate).parameters.values() if x.kind in kinds]
+    return found[:count] if len(found) >= count else [f"problem_{j}" for j in range(count)]
 
 
 def _check_numbers(num: Any, top: Any, batch: Any, tolerance: Any) -> None:
@@ -216,20 +276,35 @@ def _check_numbers(num: Any, top: Any, batch: Any, tolerance: Any) -> None:
         raise ValueError(f"tolerance must be a number >= 0; got {described(tolerance)}")
 
 
+def _check_proof(proof: Any, shrink: Any, makers: tuple[Any, ...]) -> None:
+    if not isinstance(shrink, bool):
+        raise TypeError(f"shrink must be True or False; got {described(shrink)}")
+    if proof is None:
+        return
+    if not shrink:
+        raise ValueError("a proof is of the simplified problem: leave shrink=True")
+    _check_takes("proof", proof, makers)
+    balls.flint()
+
+
+def _check_takes(name: str, fn: Any, makers: tuple[Any, ...]) -> None:
+    if not callable(fn):
+        raise TypeError(f"{name} must be a function of a problem; got {described(fn)}")
+    try:
+        inspect.signature(fn).bind(*makers)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must take an argument for each generator, here {len(makers)}: {error}"
+        ) from error
+
+
 def _check_claim(predicate: Any, makers: tuple[Any, ...], key: Any) -> None:
     check_key(key, needed=True)
     example = "Such as rd.testing.bandits(4), or a tuple of several"
     if not makers or not all(map(callable, makers)):
         got = described(makers[0] if len(makers) == 1 else makers)
         raise TypeError(f"problems must be functions from a key to a problem; got {got}. {example}")
-    if not callable(predicate):
-        raise TypeError(f"predicate must be a function of a problem; got {described(predicate)}")
-    try:
-        inspect.signature(predicate).bind(*makers)
-    except TypeError as error:
-        raise TypeError(
-            f"predicate must take an argument for each generator, here {len(makers)}: {error}"
-        ) from error
+    _check_takes("predicate", predicate, makers)
 
 
 def _margin(value: Any, tolerance: float | int) -> Array:
