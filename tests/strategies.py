@@ -1,13 +1,16 @@
-"""Hypothesis strategies for problems, and the registry of regularisers that the laws run over."""
+"""The registry of regularisers that the laws run over, and what they are tried on."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import strategies as st
 
 import regdist as rd
+from regdist.testing import strategies
+from regdist.testing.strategies import betas
+
+__all__ = ["REGULARIZERS", "LeCam", "bandits", "betas", "laws"]
 
 SIZES = (1, 5)
 
@@ -63,30 +66,9 @@ REGULARIZERS = {
 }
 
 
-@st.composite
-def bandits(draw, sizes=SIZES, spread=3.0, depth=8.0, zeros=False, dtype=np.float64):
-    """Bandits with rewards in [-spread, spread] and log-odds of the reference up to `depth`.
-
-    Rewards and weights are multiples of 1/64: gaps are either 0 or plainly visible.
-    """
-    size = draw(st.sampled_from(sizes))
-
-    def table(limit):
-        ticks = st.integers(-int(64 * limit), int(64 * limit))
-        return np.array(draw(st.lists(ticks, min_size=size, max_size=size))) / 64
-
-    reward, log_q = table(spread), table(depth / 2)
-    if zeros and size > 1:
-        gone = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-        gone[draw(st.integers(0, size - 1))] = False
-        log_q = np.where(gone, -np.inf, log_q)
-    log_q = log_q - np.logaddexp.reduce(log_q)
-    return rd.bandit(reward.astype(dtype), log_reference=log_q.astype(dtype))
-
-
-def betas(low=-1.5, high=1.5):
-    """Coefficients on a log scale."""
-    return st.floats(low, high).map(lambda x: float(10**x))
+def bandits(sizes=SIZES, **options):
+    """The public strategy, over the sizes that the tests compile for."""
+    return strategies.bandits(sizes, **options)
 
 
 def laws(size, key):

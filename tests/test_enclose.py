@@ -24,7 +24,9 @@ OFF = rd.bandit([0.3, 0.1, 2.5, 0.2], [0.5, 0.25, 0.0, 0.25])
 def holds(enclosure, log_p):
     """Which logarithms of 50 digits lie within the bounds."""
     with mp.workdps(60):
-        bounds = [[mp.mpf(str(x).replace("inity", "")) for x in row] for row in enclosure.log_bounds]
+        bounds = [
+            [mp.mpf(str(x).replace("inity", "")) for x in row] for row in enclosure.log_bounds
+        ]
         return [low <= x <= high for (low, high), x in zip(bounds, log_p, strict=True)]
 
 
@@ -126,7 +128,7 @@ def test_far_out_probabilities_have_digits_too():
     assert deep.lower[1] == 0 < deep.upper[1] == 5e-324
     beyond = rd.enclose(rd.bandit([0.0, -1e300]), rd.ReverseKL(1e-3), 5)
     assert beyond.bounds[1][0] == 0 < beyond.bounds[1][1] < Decimal("1E-99999999999999999")
-    assert beyond.log_bounds[1][1] < Decimal(-1e302)
+    assert beyond.log_bounds[1][1] < Decimal("-1e302")
     assert beyond.width == 1
 
 
@@ -157,6 +159,16 @@ def hard():
     return bandits, betas, jnp.asarray(orders)
 
 
+def enclosed(bandit, regularizer):
+    """The enclosure, None where it is refused because the optimum is not unique."""
+    try:
+        return rd.enclose(bandit, regularizer, 20)
+    except ValueError as error:
+        if "not unique" in str(error):
+            return None
+        raise
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_targets_of_hard_problems_lie_in_their_enclosures(name, hard):
     """To 4 ulps of the largest logarithm involved: log q of a likely action may be -700.
@@ -169,10 +181,8 @@ def test_targets_of_hard_problems_lie_in_their_enclosures(name, hard):
     refused, worst = 0, 0.0
     for i in range(COUNT):
         bandit, beta, order = jax.tree.map(lambda x, i=i: x[i], jax.tree.map(np.asarray, hard))
-        try:
-            enclosure = rd.enclose(bandit, make(order, beta, bandit.log_ref), 20)
-        except ValueError as error:
-            assert "not unique" in str(error)
+        enclosure = enclosed(bandit, make(order, beta, bandit.log_ref))
+        if enclosure is None:
             refused += 1
             continue
         if absolute:

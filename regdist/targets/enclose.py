@@ -14,12 +14,7 @@ from regdist.numerics.records import check_count, check_kind, is_concrete
 from regdist.problems.bandit import Bandit, check_bandit
 from regdist.problems.rational import Rational, as_fraction
 from regdist.regularizers.anchor import TemperedSelf
-from regdist.regularizers.divergence import (
-    KL,
-    AlphaFamily,
-    JensenShannon,
-    TotalVariation,
-)
+from regdist.regularizers.divergence import AlphaFamily, JensenShannon, TotalVariation
 from regdist.regularizers.regularizer import Regularizer, check_regularizer
 from regdist.regularizers.term import Term
 from regdist.targets.solvers.exact import (
@@ -196,7 +191,7 @@ def read(
         raise ValueError(f"beta must be above 0; got beta={beta!r}")
     if regularizer.merges():
         return Tilt(reward, tuple(_tilted(term, reference, given, dtype) for term in terms))
-    return _one(terms[0], reward, reference, given, dtype)
+    return _one(regularizer.terms[0], reward, reference, given, dtype)
 
 
 def _one(

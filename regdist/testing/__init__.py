@@ -1,12 +1,16 @@
 """Lemmas as predicates: random problems by the million, the worst of them, and its proof."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from regdist.numerics.face import shown
 from regdist.testing import balls
 from regdist.testing.generators import REWARDS, bandits, betas, hard_bandits
 from regdist.testing.hunt import Candidate, Hunt, falsify
 from regdist.testing.shrink import Smallest
+
+if TYPE_CHECKING:
+    from regdist.testing import strategies
 
 __all__ = [
     "REWARDS",

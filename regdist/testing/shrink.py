@@ -66,7 +66,7 @@ class Claim:
         names: Sequence[str],
         shape: Any,
         several: bool,
-        tolerance: float,
+        tolerance: float | int,
     ):
         self.margin, self.names, self.shape, self.several = margin, names, shape, several
         self.tolerance = tolerance
@@ -105,9 +105,7 @@ class Claim:
             filled = rows + rows[:1] * (_BATCH - len(rows))
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *[made[i] for i in filled])
             values = np.asarray(self.compiled(stacked), float)
-            found = [
-                float(values[rows.index(i)]) if i in rows else x for i, x in enumerate(found)
-            ]
+            found = [float(values[rows.index(i)]) if i in rows else x for i, x in enumerate(found)]
         return found
 
     def _runs(self, problem: Any) -> bool:

@@ -21,6 +21,7 @@ Entry = Fraction | float
 """A fraction; a float only where it is infinite or NaN."""
 
 _DENOMINATORS = (1, 2, 3, 4, 5, 6, 8, 10, 16, 32, 64, 100, 1000)
+_SHARES = (*range(2, 13), 16, 20, 32, 64, 100, 1000, 10**6)
 _LONGEST = 1000  # a denominator that is still printed as a fraction
 
 
@@ -35,7 +36,9 @@ class Numbers:
 
     def value(self) -> Any:
         """What the predicate gets."""
-        return jnp.asarray(np.array([float(x) for x in self.entries]).reshape(self.shape), self.dtype)
+        return jnp.asarray(
+            np.array([float(x) for x in self.entries]).reshape(self.shape), self.dtype
+        )
 
     def text(self) -> str:
         """Python for it."""
@@ -110,7 +113,7 @@ class Table:
         return f"rd.bandit({', '.join(told)})"
 
     def exact(self) -> Rational | None:
-        """The same in fractions, None where no such reference is found or an action is forbidden."""
+        """The same in fractions; None without such a reference, or with a forbidden action."""
         rewards = tuple(x for x in self.reward if isinstance(x, Fraction))
         if self.reference is None or len(rewards) < len(self.reward):
             return None
@@ -156,11 +159,11 @@ class Table:
         q = {i: math.exp(log_q[i]) for i in here}
         most = max(here, key=lambda i: q[i])
         weights = [dict.fromkeys(here, Fraction(1))]
-        for n in (*range(2, 13), 16, 20, 32, 64, 100, 1000, 10**6):
-            weights.append({i: Fraction(max(1, round(q[i] * n))) for i in here})
+        weights += [{i: Fraction(max(1, round(q[i] * n))) for i in here} for n in _SHARES]
         small = {i: Fraction(1, 10 ** max(1, round(-log_q[i] / math.log(10)))) for i in here}
-        if sum(x for i, x in small.items() if i != most) < 1:
-            weights.append({**small, most: 1 - sum(x for i, x in small.items() if i != most)})
+        rest = 1 + small[most] - sum(small.values(), Fraction(0))
+        if rest > 0:
+            weights.append({**small, most: rest})
         for row in weights:
             total = sum(row.values(), Fraction(0))
             made = tuple(row.get(i, Fraction(0)) / total for i in range(len(log_q)))
@@ -259,9 +262,7 @@ def _cost(x: Entry) -> int:
     return abs(x.numerator).bit_length() + 2 * x.denominator.bit_length() + (x < 0)
 
 
-def _simpler_rows(
-    row: tuple[Entry, ...], span: tuple[float, float]
-) -> Iterator[tuple[Entry, ...]]:
+def _simpler_rows(row: tuple[Entry, ...], span: tuple[float, float]) -> Iterator[tuple[Entry, ...]]:
     """Rows of simpler entries: all rounded alike, moved to [0, 1], or one entry changed."""
     finite = [x for x in row if isinstance(x, Fraction)]
     if not finite:

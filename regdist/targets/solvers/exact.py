@@ -1,5 +1,6 @@
-"""Optima of one term in ball arithmetic, from exact numbers. K is the number of actions, q the
-anchor, t = p/q.
+"""Optima of one term in ball arithmetic, from exact numbers.
+
+K is the number of actions, q the anchor, t = p/q.
 """
 
 from collections.abc import Sequence
@@ -121,8 +122,10 @@ class Moved(NamedTuple):
 
 
 class Curve(Protocol):
-    """A strictly convex divergence, in y: the log of the distance of the best action's f' from an
-    end of its range, in units in which t of every action is simple.
+    """A strictly convex divergence in terms of y.
+
+    y is the log of the distance of the best action's f' from an end of its range, in units in which
+    t of every action is simple.
     """
 
     bounded: bool
@@ -264,7 +267,7 @@ class Curved(NamedTuple):
     def _edge(
         self, log_q: list[Ball], actions: dict[int, Fraction], edge: Fraction
     ) -> tuple[Ball, int]:
-        """The mass on some actions when f' of this reward is at its end, and the sign of mass - 1."""
+        """The mass of actions when f' of this reward is at its end; the sign of mass - 1."""
         distance = {i: abs(r - edge) / self.beta for i, r in actions.items()}
         logs = [log_q[i] + self.curve.edge_ratio(d) for i, d in distance.items()]
         mass = balls.log_sum(logs).exp()
