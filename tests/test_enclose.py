@@ -1,7 +1,5 @@
 """Proved bounds: against 50 digits, by hand, and as the judge of `rd.target`."""
 
-import subprocess
-import sys
 from decimal import Decimal
 from fractions import Fraction
 
@@ -228,14 +226,3 @@ def test_a_root_is_proved_or_nothing_is_returned():
             assert Fraction(low) < x < Fraction(high)
             assert Fraction(high) - Fraction(low) < abs(x) / 10**10
         assert balls.is_nothing(balls.log_sum([balls.nothing()]))
-
-
-def test_without_python_flint_the_extra_is_named():
-    program = (
-        "import sys; sys.modules['flint'] = None\n"
-        "import regdist as rd\n"
-        "try: rd.enclose(rd.bandit([1.0, 0.0]), rd.ReverseKL(1.0))\n"
-        "except ImportError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert 'pip install "regdist[enclosures]"' in done.stdout
