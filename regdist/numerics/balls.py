@@ -177,7 +177,7 @@ def _decimal(x: Ball, digits: int, side: int) -> Decimal:
         raise UnresolvedError(f"{x}")
     with precision(flint().ctx.prec + 4 * digits + 64):
         place = int((x.log() / ball(10).log()).mid().floor().unique_fmpz())
-        if place < -(10**17):
+        if place < -(10**17) - 2:  # the place may be one off
             return Decimal(0) if side < 0 else _LEAST
         scaled = x * ball(10) ** (digits - 1 - place)
         whole = scaled.lower().floor() if side < 0 else scaled.upper().ceil()

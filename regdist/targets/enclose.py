@@ -275,4 +275,4 @@ def _probability(log_p: Ball, digits: int) -> tuple[Decimal, Decimal]:
     if log_p == 0:
         return Decimal(1), Decimal(1)
     low, high = balls.decimals(log_p.exp(), digits)
-    return low, min(high, Decimal(1))
+    return max(low, Decimal(0)), min(high, Decimal(1))

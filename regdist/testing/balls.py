@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from regdist.numerics import balls
-from regdist.numerics.balls import Ball, precision
+from regdist.numerics.balls import Ball, UnresolvedError, precision
 from regdist.problems.rational import Rational, as_fraction
 from regdist.regularizers.regularizer import Regularizer
 from regdist.targets.enclose import read
@@ -20,6 +20,7 @@ from regdist.targets.enclose import read
 Law = Sequence[Ball]
 
 __all__ = [
+    "UnresolvedError",
     "effective_number",
     "entropy",
     "expected_reward",

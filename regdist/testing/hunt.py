@@ -169,12 +169,7 @@ def falsify(
     _check_numbers(num, top, batch, tolerance)
     _check_proof(proof, shrink, makers)
     size, kept = min(batch, num), min(top, batch, num)
-
-    def problem_of(index: Array) -> Any:
-        own = jax.random.fold_in(key, index)
-        if not several:
-            return makers[0](own)
-        return tuple(make(jax.random.fold_in(own, j)) for j, make in enumerate(makers))
+    problem_of = _generator(makers, several, key)
 
     def margin_at(problem: Any) -> Array:
         return _margin(predicate(*problem) if several else predicate(problem), tolerance)
@@ -212,10 +207,22 @@ def falsify(
         seconds=result.seconds,
         rate=result.rate * num / result.num,
     )
-    if not sample:
-        return hunt
-    found = _smallest(hunt, predicate, margin_at, drawn, several, proof)
+    found = _smallest(hunt, predicate, margin_at, drawn, several, proof) if sample else None
     return dataclasses.replace(hunt, smallest=found)
+
+
+def _generator(
+    makers: tuple[Generator, ...], several: bool, key: Key[Array, ""]
+) -> Callable[[Array], Any]:
+    """From a number to its problem."""
+
+    def problem_of(index: Array) -> Any:
+        own = jax.random.fold_in(key, index)
+        if not several:
+            return makers[0](own)
+        return tuple(make(jax.random.fold_in(own, j)) for j, make in enumerate(makers))
+
+    return problem_of
 
 
 def _worst(

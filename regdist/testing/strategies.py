@@ -4,6 +4,7 @@
 `testing`. Numbers are drawn, sizes are few: each size is compiled once. K is the number of actions.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ except ImportError as error:
     ) from error
 
 from regdist.methods.presets import catalog
-from regdist.numerics.records import check_count
+from regdist.numerics.records import check_count, described, is_numeric
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers import names
 from regdist.regularizers.regularizer import Regularizer, by_name
@@ -49,11 +50,16 @@ def _steady(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def _check_size(name: str, value: Any) -> None:
+    if not (is_numeric(value) and 0 <= value < math.inf):
+        raise ValueError(f"{name} must be a number >= 0; got {described(value)}")
+
+
 def rewards(num_actions: int, *, spread: float | int = 3) -> Strategy:
     """Rewards in [-spread, spread], numpy arrays of shape [K]; ties are frequent.
 
     Raises:
-        ValueError: num_actions is no positive integer.
+        ValueError: num_actions is no positive integer, or spread no number >= 0.
 
     Examples:
         >>> from hypothesis import given
@@ -64,6 +70,7 @@ def rewards(num_actions: int, *, spread: float | int = 3) -> Strategy:
         >>> test()
     """
     check_count("num_actions", num_actions)
+    _check_size("spread", spread)
     ticks = st.integers(-int(_TICKS * spread), int(_TICKS * spread))
     row = st.lists(ticks, min_size=num_actions, max_size=num_actions)
     return row.map(lambda x: np.array(x) / _TICKS)
@@ -89,7 +96,7 @@ def references(num_actions: int, *, depth: float | int = 8, zeros: bool = False)
         zeros: whether actions may be off the support; one at least stays on it.
 
     Raises:
-        ValueError: num_actions is no positive integer.
+        ValueError: num_actions is no positive integer, or depth no number >= 0.
 
     Examples:
         >>> from hypothesis import given
@@ -100,6 +107,7 @@ def references(num_actions: int, *, depth: float | int = 8, zeros: bool = False)
         >>> test()
     """
     check_count("num_actions", num_actions)
+    _check_size("depth", depth)
     return _log_references(num_actions, float(depth), zeros)
 
 
@@ -107,7 +115,7 @@ def policies(num_actions: int, *, sharpness: float | int = 8) -> Strategy:
     """Policies as log-probabilities in nats, jax arrays [K]: from even to nearly on a vertex.
 
     Raises:
-        ValueError: num_actions is no positive integer.
+        ValueError: num_actions is no positive integer, or sharpness no number >= 0.
 
     Examples:
         >>> from hypothesis import given
@@ -117,6 +125,7 @@ def policies(num_actions: int, *, sharpness: float | int = 8) -> Strategy:
         ...     assert rd.metrics.entropy(log_p) <= jnp.log(3) + 1e-12
         >>> test()
     """
+    _check_size("sharpness", sharpness)
     return references(num_actions, depth=2 * sharpness).map(jnp.asarray)
 
 
@@ -147,7 +156,7 @@ def bandits(
         dtype: float64 or float32.
 
     Raises:
-        ValueError: a size is no positive integer.
+        ValueError: a size is no positive integer, or spread or depth no number >= 0.
 
     Examples:
         The larger reward gains against the reference under reverse KL:
@@ -164,11 +173,16 @@ def bandits(
     sizes = tuple(num_actions) if isinstance(num_actions, Sequence) else (num_actions,)
     for size in sizes:
         check_count("num_actions", size)
+    _check_size("spread", spread)
+    _check_size("depth", depth)
     return _bandits(sizes, float(spread), float(depth), zeros, dtype)
 
 
 def betas(low: float | int = -1.5, high: float | int = 1.5) -> Strategy:
     """Coefficients 10^x, floats, with x between two bounds.
+
+    Raises:
+        ValueError: not -300 <= low <= high <= 300.
 
     Examples:
         >>> from hypothesis import given
@@ -178,6 +192,11 @@ def betas(low: float | int = -1.5, high: float | int = 1.5) -> Strategy:
         ...     assert 1 <= beta <= 10
         >>> test()
     """
+    if not (is_numeric(low) and is_numeric(high) and -300 <= low <= high <= 300):
+        raise ValueError(
+            "betas needs exponents of ten with -300 <= low <= high <= 300; got "
+            f"low={low!r}, high={high!r}"
+        )
     return st.floats(low, high).map(lambda x: float(10**x))
 
 
