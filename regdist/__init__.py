@@ -39,10 +39,10 @@ from regdist.runs.verdicts import VERDICTS
 from regdist.scale.sweep import Sweep, sweep
 from regdist.targets import feedback, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
-from regdist.targets.beta_for import Betas, beta_for
 from regdist.targets.constraints import Constrained, constrained, moment_matched
 from regdist.targets.enclose import Enclosure, enclose
 from regdist.targets.fixed_points import FixedPoints, fixed_points
+from regdist.targets.inverse import Betas, beta_for
 from regdist.targets.odds import Crossings, critical_beta, crossings, log_odds, odds_parts
 from regdist.targets.selection import Selection, best_of_n, rejection
 from regdist.targets.solve import Target, objective, target

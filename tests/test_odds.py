@@ -327,3 +327,25 @@ def test_actions_that_do_not_exist_are_refused():
         rd.critical_beta(bandit, 0, [0, 1], rd.ReverseKL)
     with pytest.raises(ValueError, match="anchor must name one of 3 actions"):
         rd.mara(bandit, rd.ReverseKL(1.0), 0.5, anchor=5)
+
+
+def test_derivatives_where_no_beta_is_critical_are_zero():
+    """In the rewards and the reference; finite differences where there is one, off the support."""
+
+    def critical(reward, log_q, i, j, make):
+        return rd.critical_beta(rd.Bandit(reward, log_q, jnp.arange(4)), i, j, make)
+
+    reward = jnp.array([1.0, 0.0, 0.6, 1.5])
+    log_q = jnp.log(jnp.array([0.05, 0.8, 0.15, 0.0]))
+    slope = jax.grad(critical, argnums=(0, 1))
+    for i, j, make in ((2, 1, rd.ForwardKL), (0, 2, rd.ForwardKL), (3, 1, rd.ReverseKL)):
+        assert critical(reward, log_q, i, j, make) == 0
+        assert all(np.all(x == 0) for x in slope(reward, log_q, i, j, make))
+    by_reward, by_reference = slope(reward, log_q, 3, 2, rd.ForwardKL)
+    h = 1e-6
+    for k in range(4):
+        two = [critical(reward.at[k].add(d), log_q, 3, 2, rd.ForwardKL) for d in (h, -h)]
+        assert np.isclose(by_reward[k], (two[0] - two[1]) / (2 * h), rtol=1e-6, atol=1e-8)
+    for k in range(3):
+        two = [critical(reward, log_q.at[k].add(d), 3, 2, rd.ForwardKL) for d in (h, -h)]
+        assert np.isclose(by_reference[k], (two[0] - two[1]) / (2 * h), rtol=1e-6, atol=1e-8)

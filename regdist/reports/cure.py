@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from regdist import metrics
+from regdist.numerics.records import Law
 from regdist.problems import Task
 from regdist.problems.bandit import Bandit
-from regdist.regularizers.regularizer import Entropy, ReverseKL
-from regdist.targets.beta_for import betas_where
+from regdist.regularizers.regularizer import Entropy, Regularizer, ReverseKL
+from regdist.targets.inverse import beta_for
 from regdist.targets.solve import Target, target
 from regdist.targets.transform import mara
 
@@ -20,9 +19,12 @@ SHARE = 0.9
 """How much of the way from the reference's expected reward to the largest all of them go."""
 
 
-def _augmented(over: str, tau: float) -> Callable[[Bandit, Array], Target]:
-    def law(bandit: Bandit, beta: Array) -> Target:
-        return target(mara(bandit, ReverseKL(beta), tau, over=over), ReverseKL(beta))
+Family = Callable[[Any], Regularizer | Law]
+
+
+def _flat(bandit: Bandit, over: str, threshold: float) -> Family:
+    def law(beta: Any) -> Target:
+        return target(mara(bandit, ReverseKL(beta), threshold, over=over), ReverseKL(beta))
 
     return law
 
@@ -38,45 +40,38 @@ def cure(task: Task, correct: np.ndarray) -> list[dict[str, Any]]:
         correct: which actions count as solutions, shape [K].
     """
     bandit, reward = task.bandit, np.asarray(task.bandit.reward)
-    possible = np.isfinite(np.asarray(bandit.log_ref)) & np.isfinite(reward)
+    log_q = np.asarray(bandit.log_ref)
+    possible = np.isfinite(log_q) & np.isfinite(reward)
     solutions = len(np.unique(np.asarray(bandit.label)[correct & possible]))
-    start = float(metrics.expected_reward(bandit.log_ref, bandit.reward))
+    weight = np.exp(log_q[possible])  # forbidden actions: no law with a reward has the reference's
+    start = float(np.sum(weight * reward[possible]) / np.sum(weight))
     want = start + SHARE * (float(reward[possible].max()) - start)
     if solutions < 2 or want <= start:
         return []
-    tau = float(reward[correct].min())
-    laws: dict[str, Callable[[Bandit, Array], Target]] = {
-        "reverse KL": lambda b, beta: target(b, ReverseKL(beta)),
-        "entropy": lambda b, beta: target(b, Entropy(beta)),
-        "MARA over actions": _augmented("actions", tau),
-        "MARA over answers": _augmented("answers", tau),
+    threshold = float(reward[correct & possible].min())
+    families: dict[str, Family] = {
+        "reverse KL": ReverseKL,
+        "entropy": Entropy,
+        "MARA over actions": _flat(bandit, "actions", threshold),
+        "MARA over answers": _flat(bandit, "answers", threshold),
     }
     return [
-        {"method": name, "solutions": solutions, **_row(task, correct, law, want)}
-        for name, law in laws.items()
+        {"method": name, "solutions": solutions, **_row(bandit, correct, family, want)}
+        for name, family in families.items()
     ]
 
 
-def _row(
-    task: Task, correct: np.ndarray, law: Callable[[Bandit, Array], Target], want: float
-) -> dict[str, Any]:
-    bandit = task.bandit
-
-    @jax.jit
-    def values(log_betas: Array) -> Array:
-        return jax.lax.map(
-            lambda x: metrics.expected_reward(law(bandit, jnp.exp(x)).log_probs, bandit.reward),
-            log_betas,
-        )
-
-    found = betas_where(bandit, values, want, "expected reward")
+def _row(bandit: Bandit, correct: np.ndarray, family: Family, want: float) -> dict[str, Any]:
+    """The target at the wanted expected reward; a reason where there is none."""
+    found = beta_for(bandit, family, expected_reward=want)
     if not len(found.betas):
-        return {"beta": None, "reason": found.reason}
-    beta = float(found.betas[0])
-    log_p = law(bandit, jnp.asarray(beta, bandit.reward.dtype)).log_probs
+        return {"wanted": want, "beta": None, "reason": found.reason}
+    made = family(float(found.betas[-1]))
+    log_p = (target(bandit, made) if isinstance(made, Regularizer) else made).log_probs
     keep = jnp.asarray(correct)
     return {
-        "beta": beta,
+        "wanted": want,
+        "beta": float(found.betas[-1]),
         "expected_reward": float(metrics.expected_reward(log_p, bandit.reward)),
         "success": float(metrics.success(log_p, keep)),
         "effective_actions": float(metrics.hill_number(log_p)),

@@ -52,10 +52,13 @@ def _targets(report: Report) -> Sheet:
 
 def _cure(report: Report) -> Sheet:
     columns = ("beta", "expected_reward", "success", "effective_actions", "effective_solutions")
+    missing = [f"{row['method']}: {row['reason']}" for row in report.cure if row["beta"] is None]
     return Sheet(
-        "The cure. Who keeps most of the "
-        f"{report.cure[0]['solutions']} solutions at one expected reward: paying a rare good "
-        "answer for its rarity, not each of its forms",
+        "The cure. How many of the "
+        f"{report.cure[0]['solutions']} solutions each keeps (effective number), all at the "
+        f"expected reward {short(report.cure[0]['wanted'], 4)}. MARA pays for what the reference "
+        "finds rare, over actions each form of a solution, over answers the solution; it has to be "
+        "told which outcomes are good" + "".join(f". {text}" for text in missing),
         ["method", "beta", "E[R]", "success", "actions", "solutions"],
         [[row["method"], *(short(row.get(key), 4) for key in columns)] for row in report.cure],
     )

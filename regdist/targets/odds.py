@@ -166,7 +166,8 @@ def crossings(bandit: Bandit, i: Actions, j: Actions, regularizer: Family) -> Cr
     """Every beta at which two actions or groups are equally likely under the target.
 
     Arguments and search are those of `critical_beta`. Two crossings between neighbors of its 193
-    betas, a fifteenth of a decade apart or less, can be missed. That none is missed is known
+    betas, which are a sixteenth of a decade apart where the gap between the best rewards is the
+    spread and a little more where it is less, can be missed. That none is missed is known
 
     - for two actions under one divergence of the alpha family: at most one exists;
     - for two groups under one divergence with alpha <= 1, reverse and forward KL among them, when
