@@ -55,8 +55,8 @@ def certify(
         target: the supposed limit.
         path: the run; by default `steps` steps are run from the reference policy.
         optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates and steps to go are
-            for plain gradient steps, not for optimizers with a memory; of those a run that has not
-            arrived is a plateau only if it comes nearer at a pace that they keep.
+            for plain gradient steps, not for optimizers with a memory: a run of theirs that has not
+            arrived is undecided.
         steps: steps of the run made here.
         tolerance: total variation at which a run has arrived.
         expectation: over what updates are averaged, as in `run`. Under `Sampled` the target is

@@ -26,18 +26,6 @@ def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | 
     return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
 
 
-def keeps_pace(optimizer: "optax.GradientTransformation", size: int, steps: int) -> bool:
-    """Whether an optimizer moves as far on a constant gradient after ten times as many steps."""
-    probe = jnp.linspace(-1.0, 1.0, max(size, 2))[:size]
-
-    def step(state: Any, _: None) -> tuple[Any, jax.Array]:
-        moved: Any = optimizer.update(-probe, state, probe)
-        return moved[1], jnp.max(jnp.abs(moved[0]))
-
-    sizes = jax.lax.scan(step, optimizer.init(probe), None, length=10 * steps)[1]
-    return bool(jnp.min(sizes[steps - 1 :]) >= 0.99 * sizes[steps - 1] > 0)  # 1%: of a warm-up
-
-
 def idle_move(optimizer: "optax.GradientTransformation", at: np.ndarray) -> float:
     """The largest step of a logit, less their mean, that an optimizer takes without a gradient."""
     held = jnp.where(jnp.isneginf(at), 0, at)

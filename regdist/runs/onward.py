@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,13 +12,13 @@ from regdist.runs.driver import run
 from regdist.runs.dynamics import log_normalized
 from regdist.runs.ends import End
 from regdist.runs.flow import Flow, duration, follow
-from regdist.runs.linear import keeps_pace
 
 if TYPE_CHECKING:
     from regdist.runs.evidence import Case
 
 _SAME = 1e-5  # nats: ends nearer than it are one
 _LONG = 0.5  # step length times eigenvalue beyond which the flow does not speak for the steps
+_LOOKS = 64  # places on the way of a flow at which its eigenvalues are looked at
 _MOST_STEPS = 5000  # of the map, where it is followed itself
 _AGAIN = 128  # steps in which a run that does not settle is asked whether it repeats itself
 
@@ -29,58 +30,71 @@ class Onward:
     Attributes:
         word: of the verdict.
         text: how its sentence ends.
-        proved: whether its limit is.
         steps: to the tolerance in total variation; None if they are not known.
     """
 
     word: str
     text: str
-    proved: bool = True
     steps: float | None = None
 
 
 def goes_on(case: "Case", at: End | None, measured: float | None) -> Onward:
     """Where a run goes on its exact steps, from its last policy; `at` is the target, if it is one.
 
-    Constant steps on their own samples that are short follow the flow, whose end is proved; long
-    ones are taken themselves. In a loop, or by an optimizer with a memory, the flow is the limit of
-    short steps: such a run is on its way if the flow from there comes to the target, if it came
-    nearer of late (`measured`), and if its optimizer keeps its pace.
+    Short constant steps follow the flow, whose end is proved; long ones are taken themselves. In a
+    loop such a run is on its way if the flow from there comes to the target and it came nearer of
+    late (`measured`). An optimizer with a memory takes other steps than any flow.
     """
     flow, z = case.flow, case.last
     if flow.signed:
-        return Onward("undecided", "; the sign of a gradient has no flow to follow", False)
-    plain = case.own_samples and case.rate is not None
-    if plain and _length(case) > _LONG:
+        return Onward("undecided", "; the sign of a gradient has no flow to follow")
+    if case.rate is not None and _length(case, [z, case.goal]) > _LONG:
         return _by_steps(case)
     found = follow(flow, z)
     if found.reason or found.nudged:
         why = found.reason or "it stands on a rest point that repels"
-        return Onward("undecided", f"; where it goes from there is not proved: {why}", False)
+        return Onward("undecided", f"; where it goes from there is not proved: {why}")
+    if case.rate is None:
+        return Onward("undecided", f"; {_flowing(case, at, found)}, which its optimizer need not")
     if found.cycle is not None:
         period = found.cycle.period
         return Onward("cycles", f"; from there it comes to a closed orbit of period {period:.3g}")
     assert found.end is not None
     if found.end.kind == "tie":
         return Onward("depends on start", f"; from there it comes to one of {found.end.reason}")
-    if at is None or not _same(flow.place(found.z), flow.place(log_normalized(at.z))):
+    if not _is_target(case, at, found):
         word, what = _named(case, found)
-        if case.rate is None:
-            return Onward("undecided", f"; small steps from there would come to {what}", False)
         return Onward(word, f"; from there it comes to {what}")
-    if plain:
-        time = duration(flow, z, lambda y: case.away(y) <= case.asked.tolerance)
-        steps = None if time is None or not case.rate else time / case.rate
-        wait = "an unknown number of" if steps is None else f"about {steps:,.3g} more"
-        return Onward("plateau", f" and still approaching: {wait} steps to go", steps=steps)
-    if measured is None or not measured > 0:
-        return Onward("undecided", "; small steps would come to it, the run came no nearer", False)
-    last = int(case.asked.path.steps)
-    if case.rate is None and not keeps_pace(case.asked.optimizer, len(case.aim), max(last, 1)):
-        return Onward(
-            "undecided", "; small steps would come to it, those of its optimizer get shorter", False
-        )
-    return Onward("plateau", f" and still approaching, at rate {measured:.3g} a step")
+    if not case.own_samples:
+        if measured is None or not measured > 0:
+            return Onward("undecided", "; small steps would come to it, the run came no nearer")
+        return Onward("plateau", f" and still approaching, at rate {measured:.3g} a step")
+    way = [z]
+
+    def arrived(y: np.ndarray) -> bool:
+        way.append(y)
+        return case.away(y) <= case.asked.tolerance
+
+    time = duration(flow, z, arrived)
+    if _length(case, way[:: max(1, len(way) // _LOOKS)]) > _LONG:
+        return _by_steps(case)
+    steps = None if time is None else time / case.rate
+    wait = "an unknown number of" if steps is None else f"about {steps:,.3g} more"
+    return Onward("plateau", f" and still approaching: {wait} steps to go", steps)
+
+
+def _flowing(case: "Case", at: End | None, found: Flow) -> str:
+    """What short steps would do."""
+    if found.cycle is not None:
+        return "short steps would come to a closed orbit"
+    if _is_target(case, at, found):
+        return "short steps from there would come to it"
+    return f"short steps from there would come to {_named(case, found)[1]}"
+
+
+def _is_target(case: "Case", at: End | None, found: Flow) -> bool:
+    here = case.flow.place(found.z)
+    return at is not None and _same(here, case.flow.place(log_normalized(at.z)))
 
 
 def retraced(case: "Case") -> bool:
@@ -109,20 +123,9 @@ def retraced(case: "Case") -> bool:
 
 def observed(case: "Case") -> tuple[str, str] | None:
     """What steps that are too long really do: more are taken. None if they do not repeat."""
-    method, bandit = case.wide
-    path = run(
-        method,
-        bandit,
-        _AGAIN,
-        case.asked.optimizer,
-        case.asked.expectation,
-        init=jax.numpy.asarray(case.laws[-1]),
-        record_every=1,
-        loop=case.asked.loop,
-    )
-    if int(path.nonfinite) >= 0:
+    laws = _more(case)
+    if laws is None:
         return "diverges", "they become infinite"
-    laws = np.exp(np.asarray(path.log_probs))
     for period in range(1, _AGAIN // 4):
         late = laws[-2 * period - 1 :]
         if np.abs(late[period:] - late[:-period]).sum(axis=1).max() / 2 > 1e-9:
@@ -134,27 +137,77 @@ def observed(case: "Case") -> tuple[str, str] | None:
     return None
 
 
+def hops(case: "Case") -> bool:
+    """Whether more steps stay about the target, no further from it than two of them are long."""
+    laws = _more(case)
+    if laws is None:
+        return False
+    way = np.abs(np.diff(laws, axis=0)).sum(axis=1).max()
+    return bool(np.abs(laws - np.exp(case.aim)).sum(axis=1).max() <= 2 * way)
+
+
+def _more(case: "Case") -> np.ndarray | None:
+    """The policies of more steps of the run, from its last one; None if they are not finite."""
+    method, bandit = case.wide
+    path = run(
+        method,
+        bandit,
+        _AGAIN,
+        case.asked.optimizer,
+        case.asked.expectation,
+        init=jax.numpy.asarray(case.laws[-1]),
+        record_every=1,
+        loop=case.asked.loop,
+    )
+    return None if int(path.nonfinite) >= 0 else np.exp(np.asarray(path.log_probs))
+
+
 def _law(case: "Case", z: np.ndarray) -> np.ndarray:
     return case.flow.place(log_normalized(z))
 
 
-def _length(case: "Case") -> float:
-    """The step times the largest eigenvalue of the flow, where the run stands and at the target."""
+def _length(case: "Case", places: Sequence[np.ndarray]) -> float:
+    """The largest step times an eigenvalue of the flow at some logits [n]; in a loop, of a round.
+
+    Where a norm, which is never less, is short enough, it is not looked at more closely.
+    """
     assert case.rate is not None
-    lengths = []
-    for z in (case.last, case.goal):
-        on = np.flatnonzero(~np.isneginf(z))
-        anchor = int(np.argmax(z))
-        others = on[on != anchor]
-        slopes = case.flow.rate_slopes(z, anchor)[np.ix_(others, others)]
+    loop = case.asked.loop
+    updates = 1 if loop is None else loop.epochs * loop.minibatches * (loop.staleness + 1)
+    step, longest = abs(case.rate) * updates, 0.0
+    for z in places:
+        slopes = _slopes(case, z)
         if not np.all(np.isfinite(slopes)):
             return math.inf
-        lengths.append(np.abs(np.linalg.eigvals(slopes)).max(initial=0.0))
-    return float(abs(case.rate) * max(lengths))
+        here = step * float(np.abs(slopes).sum(axis=1).max(initial=0.0))
+        if here > max(longest, _LONG):
+            here = step * float(np.abs(np.linalg.eigvals(slopes)).max(initial=0.0))
+        longest = max(longest, here)
+    return longest
+
+
+def _slopes(case: "Case", z: np.ndarray) -> np.ndarray:
+    """The Jacobian of the flow, with the likeliest action's logit held."""
+    on, anchor = np.flatnonzero(~np.isneginf(z)), int(np.argmax(z))
+    others = on[on != anchor]
+    return case.flow.rate_slopes(z, anchor)[np.ix_(others, others)]
+
+
+def longest_step(case: "Case", at: End) -> float | None:
+    """The step up to which all that is near a rest point is drawn in; None if it is not known.
+
+    |1 + h lambda| < 1 for every eigenvalue lambda of the flow there: h < -2 Re lambda/|lambda|^2.
+    """
+    values = np.linalg.eigvals(_slopes(case, at.z))
+    known = len(values) and np.all(values.real < -at.bound) and np.all(case.flow.copies == 1)
+    return float(np.min(-2 * values.real / np.abs(values) ** 2)) if known else None
 
 
 def _by_steps(case: "Case") -> Onward:
     """The steps themselves, as many as can be waited for."""
+    long = "; its steps are too long for a flow to speak for them"
+    if not case.own_samples:
+        return Onward("undecided", long)
     assert case.rate is not None
     z, anchor = case.last, int(np.argmax(case.last))
     for count in range(1, _MOST_STEPS + 1):
@@ -163,13 +216,8 @@ def _by_steps(case: "Case") -> Onward:
             break
         if case.away(z) <= case.asked.tolerance:
             said = f" and still approaching: {count:,} more steps bring it there"
-            return Onward("plateau", said, steps=float(count))
-    return Onward(
-        "undecided",
-        f"; its steps are too long for a flow to speak for them, and {_MOST_STEPS:,} more do not "
-        "bring it there",
-        False,
-    )
+            return Onward("plateau", said, float(count))
+    return Onward("undecided", f"{long}, and {_MOST_STEPS:,} more do not bring it there")
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
