@@ -223,12 +223,14 @@ def _draw_convergence(cells: dict[str, Cell]) -> tuple[Figure, str]:
     right.set_ylabel("")
     caption = (
         f"Distance to the target during training at beta = {_beta(cells):g}. Left: the natural "
-        "gradient shrinks it at the rate that the spectrum predicts (thin black lines). Right: the "
-        "plain gradient from the same start, whose rate is scaled by the probability of each "
-        "action; a flat curve is a plateau, not a failure of the target. Its steps are on a log "
-        "axis; a dotted line leads to the step at which the flow comes within a total variation of "
-        "1e-6."
+        "gradient; thin black lines have the rate that the spectrum predicts. Right: the plain "
+        "gradient from the same start, whose rate is scaled by the probability of each action. Its "
+        "steps are on a log axis; a dotted line leads to the step at which the flow comes within a "
+        "total variation of 1e-6."
     )
+    plain = [cell.certificates["softmax"] for cell in cells.values()]
+    if any(c.verdict == "plateau" for c in plain):
+        caption += " A flat curve with such a line is a plateau, and on its way."
     return figure, caption
 
 

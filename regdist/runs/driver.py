@@ -144,7 +144,7 @@ def run(
         optimizer=optimizer,
         steps=steps,
         record_every=record_every,
-        short=within and loop.on_policy and not loop.sync_every and expectation.may_shorten(method),
+        short=within and loop.is_bare and expectation.may_shorten(method),
         may_stop=not (isinstance(tolerance, int | float) and tolerance == 0),
     )
 

@@ -338,7 +338,7 @@ def _derivatives(
 ) -> Array:
     """Derivatives of the gains along ways [D, K] of one of the three that they hang on."""
     z, ways = jnp.asarray(z, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
-    together = loop is None or (loop.on_policy and not loop.sync_every)
+    together = loop is None or loop.is_bare
 
     def at(x: Array) -> Array:
         given = [x, x, x] if together else [x if i == which else z for i in range(3)]

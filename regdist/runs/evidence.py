@@ -97,8 +97,7 @@ class Case:
     @property
     def own_samples(self) -> bool:
         """Whether nothing surrounds the method that its flow does not have."""
-        loop = self.asked.loop
-        return loop is None or (loop.on_policy and loop.sync_every is None)
+        return self.asked.loop is None or self.asked.loop.is_bare
 
     def away(self, z: np.ndarray) -> float:
         """Total variation from logits [n] to the target."""

@@ -51,7 +51,7 @@ def step_matrix(
     by_policy, by_samples, by_reference = parts
     n = len(by_policy)
     one = np.eye(n)
-    if loop is None or (loop.on_policy and loop.sync_every is None):
+    if loop is None or loop.is_bare:
         return one + rate * (by_policy + by_samples + by_reference), 1
     updates, late = loop.epochs * loop.minibatches, loop.staleness
     move = one + rate * by_policy

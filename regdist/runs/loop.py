@@ -41,6 +41,11 @@ class Loop:
         """Whether every update is made with samples of the policy that it moves."""
         return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it adds nothing to the method."""
+        return self.on_policy and self.sync_every is None
+
 
 def loop(
     *,

@@ -4,8 +4,25 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from regdist.numerics.records import described
+
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+def check_progress(progress: Any) -> None:
+    """Refuses what says neither whether there is to be a bar, nor is one.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    from rich.progress import Progress
+
+    if not isinstance(progress, Progress | bool | None):
+        raise TypeError(
+            "progress must be True, False, None or a bar of rich's, rich.progress.Progress(); got "
+            f"{described(progress)}"
+        )
 
 
 @contextlib.contextmanager
@@ -25,10 +42,14 @@ def bar(
         total: items.
         completed: items that are done already.
         quiet: no bar of its own.
+
+    Raises:
+        TypeError: progress is of another kind.
     """
     from rich.console import Console
     from rich.progress import Progress
 
+    check_progress(progress)
     if isinstance(progress, Progress):
         shown = contextlib.nullcontext(progress)
     else:

@@ -1,6 +1,5 @@
 """One function over a grid of points: in chunks, on many devices, within a budget, resumable."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,6 +20,7 @@ from regdist.numerics.records import check_count, check_key, check_kind
 from regdist.scale import hosts
 from regdist.scale.axes import Grid, check_call, grid
 from regdist.scale.chunks import Program, plan, program
+from regdist.scale.progress import bar, check_progress
 from regdist.scale.store import Store, kept_sides, store
 from regdist.scale.tiles import Range, runs
 
@@ -178,6 +178,7 @@ def sweep(
     points = grid(axes)
     check_call(fn, [*points.axes, *([] if key is None else ["key"])])
     _check_options(key, budget, out, mesh, version)
+    check_progress(progress)
     members = hosts.team(mesh)
     work = program(fn, points, key, _block(block, points, out), version)
     size = points.num * work.point_bytes
@@ -188,12 +189,10 @@ def sweep(
     todo = [part for blocks in mine for part in runs(blocks, left)]
     held = 0 if mapped else size + _exchange_bytes(work, members, unit)
     planned, chunk, chunks = _scheduled(work, members, todo, held, budget, mapped)
-    flat = [] if mapped else [np.zeros((points.num, *s), d) for s, d in work.leaves]
-    if kept is not None and not mapped:
-        for one in kept.chunks():
-            _put(flat, *kept.read(one))
+    flat = [] if mapped else _held(work, kept)
     computed, start = 0, time.perf_counter()
-    with _bar(progress, members, _sum(work.tiles.sizes(), mine), _sum(left, mine)) as advance:
+    total, rest = _sum(work.tiles.sizes(), mine), _sum(left, mine)
+    with bar(progress, "sweep", total, total - rest, quiet=members.rank != 0) as advance:
         for blocks, parts in chunks:
             if kept is not None:
                 kept.write(blocks, parts)
@@ -249,6 +248,15 @@ def _block(block: Any, points: Grid, out: str | Path | None) -> int | tuple[int,
         check_count("block", block)
     sides = None if out is None else kept_sides(Path(out), names, block)
     return block if sides is None else sides
+
+
+def _held(work: Program, kept: Store | None) -> list[np.ndarray]:
+    """The results in memory, with those that a folder holds in their places."""
+    flat = [np.zeros((work.tiles.points, *s), d) for s, d in work.leaves]
+    if kept is not None:
+        for chunk in kept.chunks():
+            _put(flat, *kept.read(chunk))
+    return flat
 
 
 def _scheduled(
@@ -350,26 +358,6 @@ def _assembled(kept: Store, members: hosts.Team) -> list[np.ndarray]:
         kept.assemble()
     hosts.agree(members, b"assembled", "the end")
     return kept.assembled()
-
-
-@contextlib.contextmanager
-def _bar(
-    progress: "bool | Progress | None", members: hosts.Team, total: int, left: int
-) -> Iterator[Callable[[int], Any]]:
-    """A bar over this process's points; its speed is that of the points still to compute."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    if isinstance(progress, Progress):
-        shown = contextlib.nullcontext(progress)
-    else:
-        console = Console(stderr=True)
-        visible = (console.is_terminal or console.is_jupyter) and members.rank == 0
-        wanted = visible if progress is None else progress
-        shown = Progress(console=console, disable=not wanted)
-    with shown as bar:
-        task = bar.add_task("sweep", total=total, completed=total - left)
-        yield lambda points: bar.update(task, advance=points)
 
 
 def _count(number: int, one: str, plural: str = "s") -> str:
