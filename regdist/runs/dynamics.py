@@ -93,7 +93,9 @@ class Dynamics:
         self.natural = method.geometry == "natural"
         self.signed = method.geometry == "sign"
         self.bandit, self.expectation, self.old, self.loop = bandit, expectation, old, loop
-        self.ready = prepared(expectation, method, bandit)
+        # Taken apart once: the records would cost more at each call than the gains themselves.
+        whole = (self.method, bandit, prepared(expectation, method, bandit), old, loop)
+        self.parts, self.form = jax.tree.flatten(whole)
         self.alive = alive
         living = np.flatnonzero(alive)
         names = living if classes is None else classes[living]
@@ -143,8 +145,7 @@ class Dynamics:
 
     def gains(self, full: np.ndarray) -> np.ndarray:
         """The gains of all actions at logits of all, shape [K]."""
-        out = _gain(self.method, full, full, full, self.bandit, self.ready, self.old, self.loop)
-        return np.asarray(out)
+        return np.asarray(_gain(self.form, self.parts, full))
 
     def beside(self, z: np.ndarray, anchor: int) -> np.ndarray:
         """Gains less that of an action, which does not round in the mean, shape [n]."""
@@ -185,19 +186,7 @@ class Dynamics:
         ways = np.where(np.isneginf(full), 0, ways)
         moving = [True, self.follows_samples, self.follows_reference]
         made = [
-            np.asarray(
-                _derivatives(
-                    self.method,
-                    full,
-                    ways,
-                    self.bandit,
-                    self.ready,
-                    self.old,
-                    self.loop,
-                    which,
-                    self.exact,
-                )
-            )
+            np.asarray(_derivatives(self.form, self.parts, full, ways, which, self.exact))
             if moves
             else np.zeros(ways.shape)
             for which, moves in enumerate(moving)
@@ -219,9 +208,7 @@ class Dynamics:
         full = log_normalized(self.place(z))
         ways = (self.member[None] == np.arange(len(z))[:, None]) & self.alive
         ways = np.concatenate([np.zeros((1, len(full))), width * ways, -width * ways])
-        made = np.asarray(
-            _side(self.method, full, ways, self.bandit, self.ready, self.old, self.loop)
-        )[:, self.index]
+        made = np.asarray(_side(self.form, self.parts, full, ways))[:, self.index]
         base, moved = made[0], made[1:].reshape(2, len(z), len(z))
         likely = np.argsort(-z)[:2]
         beside = np.where(np.arange(len(z)) == likely[0], likely[-1], likely[0])
@@ -295,20 +282,17 @@ def _gains(
     return field(method, z, bandit, expectation, old=old, sampler=sampler)
 
 
-_gain = jax.jit(_gains)
+@functools.partial(jax.jit, static_argnums=0)
+def _gain(form: Any, parts: list[Array], z: Array) -> Array:
+    """The gains of a policy, its own samples and its own reference."""
+    method, *rest = jax.tree.unflatten(form, parts)
+    return _gains(method, z, z, z, *rest)
 
 
-@jax.jit
-def _side(
-    method: Method,
-    log_p: Array,
-    ways: Array,
-    bandit: Bandit,
-    expectation: Expectation,
-    old: Array | None,
-    loop: Loop | None,
-) -> Array:
+@functools.partial(jax.jit, static_argnums=0)
+def _side(form: Any, parts: list[Array], log_p: Array, ways: Array) -> Array:
     """The gains beside a policy, [D, K], at numbers that need not sum to 1, without the mean."""
+    method, bandit, expectation, old, loop = jax.tree.unflatten(form, parts)
     log_p, ways = jnp.asarray(log_p, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
 
     def at(log_p: Array) -> Array:
@@ -324,19 +308,12 @@ def _side(
     return jax.vmap(lambda way: at(jnp.where(jnp.isneginf(log_p), log_p, log_p + way)))(ways)
 
 
-@functools.partial(jax.jit, static_argnames=("which", "exact"))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _derivatives(
-    method: Method,
-    z: Array,
-    ways: Array,
-    bandit: Bandit,
-    expectation: Expectation,
-    old: Array | None,
-    loop: Loop | None,
-    which: int,
-    exact: bool,
+    form: Any, parts: list[Array], z: Array, ways: Array, which: int, exact: bool
 ) -> Array:
     """Derivatives of the gains along ways [D, K] of one of the three that they hang on."""
+    method, bandit, expectation, old, loop = jax.tree.unflatten(form, parts)
     z, ways = jnp.asarray(z, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
     together = loop is None or loop.is_bare
 

@@ -17,7 +17,7 @@ from regdist.runs.dynamics import Dynamics, log_normalized
 # Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
 DEPTHS = (50.0, 150.0, 600.0)
 _MOST_RAYS = 8  # ways to 0 in which one action is far ahead of the others
-_STEPS = 100  # of Newton
+_STEPS, _PATIENCE = 100, 10  # of Newton: at most, and in a row that bring gains no nearer to 0
 _DIGITS = 32 * float(np.finfo(float).eps)  # of a logit: a smaller step is rounding
 _LONGEST = 10.0  # nats that a step of Newton may move a logit
 _WALK = 0.3  # nats along a line of rest points at which it is asked again
@@ -66,11 +66,17 @@ def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
     if len(on) == 1:
         return z
     others = on[on != anchor]
-    last = np.inf
+    last = least = np.inf
+    waited = 0
     for _ in range(_STEPS):
-        d, tiny = flow.beside(z, anchor), flow.rounding(z, anchor)[others]
+        d = flow.beside(z, anchor)
         if not np.all(np.isfinite(d[on])):
             return None
+        size = np.max(np.abs(d[others]))
+        waited, least = (0, size) if size < 0.9 * least else (waited + 1, least)
+        if waited > _PATIENCE:
+            return None
+        tiny = flow.rounding(z, anchor)[others]
         if np.all(np.abs(d[others]) <= tiny):
             return z
         m = flow.slopes(z)
