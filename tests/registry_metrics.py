@@ -215,6 +215,25 @@ def _spectrum(p):
     return [max(x, mp.mpf(0)) for x in mp.eigsy(matrix, eigvals_only=True)]
 
 
+def vendi_rounding(p, eps):
+    """What an eigensolver's error makes of each score.
+
+    Weyl: rounding to `eps` in a matrix of n rows moves any eigenvalue by n eps times the largest,
+    however small it is itself, and -x log x is steep there. How it rounds hangs on the processor.
+    """
+    exact = _spectrum(p)
+    moved = len(p) * eps * max(exact)
+    scores = []
+    for n in VENDI_ORDERS:
+        here, off = mp.exp(_renyi(exact, n)), mp.mpf(0)
+        for i in range(len(exact)):
+            off += abs(
+                mp.exp(_renyi([x + moved * (k == i) for k, x in enumerate(exact)], n)) - here
+            )
+        scores.append(off)
+    return scores
+
+
 def _quality_diversity(p, n):
     """Sum over cells and actions of R_i times the chance that i is its cell's best draw."""
 

@@ -53,8 +53,8 @@ def start(text, *arguments, devices=1):
     )
 
 
-def finish(*running, within=60):
-    """Outputs of processes that must end well."""
+def finish(*running, within=300):
+    """Outputs of processes that must end well, on a machine that may be busy."""
     said = [p.communicate(timeout=within)[0] for p in running]
     for p, text in zip(running, said, strict=True):
         assert p.returncode == 0, text
@@ -159,7 +159,7 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path):
     out = tmp_path / "out"
     text = script("save(sweep(out=sys.argv[1]), sys.argv[2])", steps=40_000)
     running = start(text, out, tmp_path / "never.npz")
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while len(list(out.glob("chunks/*.chunk"))) < 2:
         assert time.time() < deadline
         assert running.poll() is None, running.communicate()[0]
@@ -322,14 +322,14 @@ def test_a_process_that_dies_stops_the_others_and_loses_nothing(tmp_path):
     out = tmp_path / "out"
     text = script(TWO, steps=20_000)
     running = pair(text, out, tmp_path)
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while len(list(out.glob("chunks/*.chunk"))) < 4:
         assert time.time() < deadline
         assert running[0].poll() is None, running[0].communicate()[0]
         time.sleep(0.01)
     running[1].send_signal(signal.SIGKILL)
     running[1].communicate()
-    said = running[0].communicate(timeout=60)[0]
+    said = running[0].communicate(timeout=300)[0]
     assert running[0].returncode != 0
     assert "gone" in said or "another task died" in said
     finished = {p: p.stat().st_mtime_ns for p in out.glob("chunks/*.chunk")}
