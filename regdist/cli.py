@@ -5,16 +5,20 @@ import importlib.metadata
 import io
 import json
 import os
+import re
+import runpy
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from regdist.methods import Method
+from regdist.problems import Task
 from regdist.problems import names as problems
 from regdist.regularizers import names as regularizers
 from regdist.reports import atlas, catalog, folder, report, tables
@@ -166,8 +170,12 @@ def _add_atlas(parser: argparse.ArgumentParser) -> None:
         ]
     )
     for option, text in (
-        ("--methods", "names that `regdist methods` shows (default: those below)"),
-        ("--problems", "problems (default: all)"),
+        (
+            "--methods",
+            "names that `regdist methods` shows, or mine.py:name, a function of your own from a "
+            "coefficient to a method (default: those below)",
+        ),
+        ("--problems", "those below, or a .csv or .jsonl file, as for report (default: all)"),
     ):
         parser.add_argument(option, metavar="N,N,...", type=_words, help=text)
     _add_out(parser, "regdist-atlas")
@@ -260,7 +268,17 @@ def _report(options: argparse.Namespace, console: Console, complaints: Console) 
 def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -> int:
     folder.check(options.out)
     with _progress(complaints) as progress:
-        cells = atlas.build(options.out, options.methods, options.problems, progress)
+        methods, problems = options.methods or [], options.problems or []
+        own = {x for x in methods if ".py:" in x}
+        files = {x for x in problems if x not in atlas.PROBLEMS}
+        cells = atlas.build(
+            options.out,
+            [x for x in methods if x not in own],
+            [x for x in problems if x not in files],
+            progress,
+            own_methods={x.rpartition(":")[2]: _function(x) for x in methods if x in own},
+            own_problems={_plain(x): _problem(x).bandit for x in problems if x in files},
+        )
     from regdist.reports import atlas_page  # imports matplotlib, as above
 
     tables.show(atlas_page.sheets(cells).values(), console)
@@ -268,6 +286,29 @@ def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -
     where = f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it)."
     console.print(where, markup=False)
     return 0
+
+
+def _function(place: str) -> Callable[[float], Method]:
+    """The function that `file.py:name` means."""
+    path, _, name = place.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"{place}: there is no file {path}")
+    found = runpy.run_path(path)
+    if not callable(found.get(name)):
+        raise ValueError(f"{place}: {path} has no function {name}")
+    return found[name]
+
+
+def _problem(name: str) -> Task:
+    if not Path(name).suffix and name not in problems.NAMED:
+        known = ", ".join([*atlas.PROBLEMS, *problems.NAMED])
+        raise ValueError(f"unknown problem: {name!r}. Known: {known}, or a .csv or .jsonl file")
+    return problems.by_name(name)
+
+
+def _plain(name: str) -> str:
+    """A name that a file may have."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", Path(name).stem)
 
 
 def _methods(options: argparse.Namespace, console: Console, complaints: Console) -> int:

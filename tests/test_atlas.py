@@ -100,7 +100,7 @@ def test_a_folder_whose_cells_have_display_names_is_refused(tmp_path, monkeypatc
 def test_a_name_of_the_catalog_is_a_row_and_asked_for_twice_it_is_one(tmp_path, monkeypatch):
     asked = []
 
-    def cell(*names):
+    def cell(names, method, problem):
         asked.append(names)
         return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
 
@@ -109,6 +109,53 @@ def test_a_name_of_the_catalog_is_a_row_and_asked_for_twice_it_is_one(tmp_path, 
     atlas.build(tmp_path, ["cispo/k2", "rloo", "cispo/k2"], ["rare"])
     rows = [(m, "rare", e) for m in ("cispo/k2", "rloo") for e in atlas.EXPECTATIONS]
     assert sorted(asked) == sorted(rows)
+
+
+OWN = """
+import regdist as rd
+
+def mine(beta):
+    return rd.methods.rloo(beta=FACTOR * beta, estimator="k3")
+
+value = 3
+"""
+
+
+def test_methods_and_problems_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Known by what they compute: a changed one is made anew, and the old cells are kept."""
+    asked = []
+
+    def cell(names, method, problem):
+        asked.append((names, float(method.coefficients_of_parts()[0]), problem.num_actions))
+        return atlas.Cell(*names, "drawn", "", "", {"a": 0.5}, None, None, 0.0, 0.0)
+
+    monkeypatch.setattr(atlas, "cell", cell)
+    (tmp_path / "mine.csv").write_text("outcome,reward,count\na,1,2\nb,0,5\nc,0.5,3\n")
+    path, out = tmp_path / "mine.py", tmp_path / "out"
+    arguments = ["atlas", "--methods", f"rloo/k3,{path}:mine", "--out", str(out)]
+    arguments += ["--problems", f"rare,{tmp_path / 'mine.csv'}"]
+    for factor in ("1", "1", "2"):
+        path.write_text(OWN.replace("FACTOR", factor))
+        assert main(arguments) == 0
+    rows = [(m, p) for m in ("rloo/k3", "mine") for p in ("rare", "mine")]
+    first = {(m, p, e) for m, p in rows for e in atlas.EXPECTATIONS}
+    assert {names for names, _, _ in asked[:12]} == first
+    assert {names for names, _, _ in asked[12:]} == {x for x in first if x[0] == "mine"}
+    assert {actions for names, _, actions in asked if names[1] == "mine"} == {3}
+    assert (out / "mine.png").exists()
+    capsys.readouterr()
+    for method, says in (
+        (f"{path}:other", "has no function other"),
+        (f"{path}:value", "has no function value"),
+        (f"{tmp_path}/none.py:mine", "there is no file"),
+    ):
+        assert main(["atlas", "--methods", method, "--out", str(tmp_path / "new")]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+    for name, says in (("a b", "letters, digits"), ("grpo", "is a name of regdist")):
+        with pytest.raises(ValueError, match=says):
+            atlas.build(tmp_path / "new", own_methods={name: rd.methods.rloo})
+    with pytest.raises(ValueError, match="makes no method"):
+        atlas.build(tmp_path / "new", own_methods={"mine": float})
 
 
 def test_every_method_of_the_atlas_has_a_finite_field():
@@ -126,7 +173,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from regdist.reports import atlas
 together, used = threading.Barrier(3, timeout=60), []
-def cell(*names):
+def cell(names, method, problem):
     used.append(str(jnp.zeros(1).devices()))
     together.wait()
     return atlas.Cell(*names, "drawn", "", "", {}, None, None, 0.0, 0.0)
@@ -151,7 +198,7 @@ from regdist.reports import atlas
 address, rank, out, to = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=10)
-def cell(*names):
+def cell(names, method, problem):
     return atlas.Cell(*names, "drawn", rank, "", {}, None, None, 0.0, 0.0)
 atlas.cell = cell
 cells = atlas.build(Path(out), ["rloo", "grpo"], ["rare"])

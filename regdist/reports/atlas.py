@@ -8,8 +8,10 @@ succeeds as often as `LEVEL`. `atlas_page` shows them.
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +24,10 @@ from rich.progress import Progress
 from regdist import metrics
 from regdist.methods import Expectation, Group, Method, Population, Sampled
 from regdist.methods.expectation import prepared
-from regdist.methods.presets.catalog import entry_of, named
+from regdist.methods.field import field
+from regdist.methods.presets.catalog import catalog, entry_of, named
+from regdist.numerics.records import described
+from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import by_name
@@ -148,9 +153,9 @@ class Cell:
     success: float
 
 
-def cell(method_name: str, problem_name: str, expectation_name: str) -> Cell:
-    """Compute one cell."""
-    method, problem = named(method_name, BETA), PROBLEMS[problem_name][1]()
+def cell(names: tuple[str, str, str], method: Method, problem: Bandit) -> Cell:
+    """Compute one cell, called by the names of the method, the problem and the expectation."""
+    method_name, problem_name, expectation_name = names
     expectation = EXPECTATIONS[expectation_name]
     best = problem.reward == jnp.max(problem.reward)
     paths = _paths(method, problem, expectation)
@@ -249,40 +254,54 @@ def build(
     problems: Sequence[str] | None = None,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
+    *,
+    own_methods: Mapping[str, Callable[[float], Method]] | None = None,
+    own_problems: Mapping[str, Bandit] | None = None,
 ) -> list[Cell]:
     """All cells, taken from `out/cells` where they are there, each written as it is made.
 
-    See `jobs.run`: a killed atlas goes on where it stopped.
+    See `jobs.run`: a killed atlas goes on where it stopped. A cell of a method or problem of one's
+    own is known by what these compute, so that a changed one is another.
 
     Args:
         out: the folder; in a run of several processes it is one, seen by all.
-        methods: names of the catalog, see `check_method`; default `METHODS`.
-        problems: names from `PROBLEMS`, default all.
+        methods: names of the catalog, see `check_method`; default `METHODS`, or none beside own.
+        problems: names from `PROBLEMS`, default all, or none beside own.
         progress: where a bar goes, if anywhere.
         mesh: whose devices and processes share the cells; default all.
+        own_methods: by name, functions from a coefficient to a method.
+        own_problems: by name.
 
     Raises:
-        ValueError: a name that is unknown or cannot be shown, or a folder that another version
-            or setting has made.
+        ValueError: a name that is unknown, taken or cannot be shown, or a folder that another
+            version or setting has made.
     """
-    methods = list(dict.fromkeys(methods or METHODS))
-    problems = list(dict.fromkeys(problems or PROBLEMS))
-    for name in methods:
-        check_method(name)
-    unknown = [name for name in problems if name not in PROBLEMS]
+    own_methods, own_problems = dict(own_methods or {}), dict(own_problems or {})
+    unknown = [name for name in problems or () if name not in PROBLEMS]
     if unknown:
         raise ValueError(f"unknown problem: {unknown[0]!r}. Known: {', '.join(PROBLEMS)}")
-    names = [
-        (method, problem, expectation)
-        for problem in problems
-        for method in methods
-        for expectation in EXPECTATIONS
-    ]
+    for name in methods or ():
+        check_method(name)
+    _check_own(own_methods, [entry.name for entry in catalog()])
+    _check_own(own_problems, PROBLEMS)
+    rows = {name: named(name, BETA) for name in methods or (() if own_methods else METHODS)}
+    rows |= {name: make(BETA) for name, make in own_methods.items()}
+    tables = {n: PROBLEMS[n][1]() for n in problems or (() if own_problems else PROBLEMS)}
+    tables |= own_problems
+    for name, method in rows.items():
+        if not isinstance(method, Method):
+            raise ValueError(f"{name} makes no method of a coefficient; got {described(method)}")
+        for problem in tables.values() if name in own_methods else ():
+            _check_shown(name, method, problem)
+    work = {}
+    for p, m in itertools.product(tables, rows):
+        own = (_about(rows[m], tables[p]),) if m in own_methods or p in own_problems else ()
+        work |= {(m, p, e, *own): (m, p, e) for e in EXPECTATIONS}
     progress = progress or Progress(disable=True)
-    bar = progress.add_task("atlas", total=len(hosts.team(mesh).mine(len(names))))
+    bar = progress.add_task("atlas", total=len(hosts.team(mesh).mine(len(work))))
     cells = jobs.run(
-        lambda name: dataclasses.asdict(cell(*name)),
-        names,
+        lambda name: dataclasses.asdict(cell(work[name], rows[name[0]], tables[name[1]])),
+        list(work),
         out / "cells",
         fingerprint(),
         mesh=mesh,
@@ -304,9 +323,30 @@ def check_method(name: str) -> None:
             f"{name} needs {', '.join(missing)}, and the atlas gives a coefficient alone: make "
             "it with rd.methods.named and call rd.identify"
         )
-    problem = next(iter(PROBLEMS.values()))[1]()
+    _check_shown(name, named(name, BETA), next(iter(PROBLEMS.values()))[1]())
+
+
+def _check_shown(name: str, method: Method, problem: Bandit) -> None:
     for label, expectation in EXPECTATIONS.items():
         try:
-            prepared(expectation, named(name, BETA), problem)
+            prepared(expectation, method, problem)
         except ValueError as error:
             raise ValueError(f"the atlas cannot show {name} ({label}): {error}") from error
+
+
+def _check_own(names: Iterable[str], taken: Iterable[str]) -> None:
+    """Names of one's own are those of files too."""
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+            raise ValueError(f"a name of one's own has letters, digits, ., - and _; got {name!r}")
+        if name in taken:
+            raise ValueError(f"{name!r} is a name of regdist's: give yours another")
+
+
+def _about(method: Method, problem: Bandit) -> str:
+    """What a method computes on a problem at two policies, and the problem, as a digest."""
+    uniform = log_softmax(jnp.zeros_like(problem.log_ref))
+    at = [x for x in (problem.log_ref, uniform) if np.all(np.isfinite(x))]
+    numbers = [problem.reward, problem.log_ref, *(field(method, x, problem) for x in at)]
+    text = json.dumps([[f"{x:.10e}" for x in np.asarray(row)] for row in numbers])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

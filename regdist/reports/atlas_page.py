@@ -50,7 +50,8 @@ def _sheet(cells: Sequence[Cell], problem: str) -> Sheet:
                 *(short(at[e].entropy_at_level) for e in EXPECTATIONS),
             ]
         )
-    return Sheet(f"{problem}: {PROBLEMS[problem][0]}", heads, rows)
+    about = f": {PROBLEMS[problem][0]}" if problem in PROBLEMS else ""
+    return Sheet(problem + about, heads, rows)
 
 
 _FLOOR = 1e-4  # distances below it are drawn, and written, as 0
