@@ -6,8 +6,9 @@ is a little larger and `below` where it is smaller; at it, anything between. n i
 
 import numpy as np
 
+from regdist.runs.contraction import contracts, slope_errors
 from regdist.runs.dynamics import Dynamics, log_normalized
-from regdist.runs.ends import DEPTHS, End, contracts, slope_errors
+from regdist.runs.ends import DEPTHS, End
 
 # A jump stays as the sides come nearer, where a slope shrinks with their distance; and it is no
 # rounding, which is smaller than this share of the reward gap.

@@ -10,8 +10,13 @@ import itertools
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
+from regdist.runs.contraction import (
+    contracting_form,
+    contracts,
+    eigenvalues,
+    slope_errors,
+)
 from regdist.runs.dynamics import Dynamics, log_normalized
 
 # Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
@@ -27,7 +32,7 @@ _BESIDE, _REACH = 0.02, 1e3
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 _BETWEEN = np.linspace(1, 0, 64, endpoint=False)  # of the way between two policies of two actions
 _MIXED = 4  # ways to share mass among equals that are tried
-_SAFETY = 8.0  # times the first-order error of an eigenvalue
+_SURE = 1e-10  # nats: a rest point whose place is known to it is not asked about its neighborhood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ class End:
         entering: the largest gain of an action off the face, at the mildest; -inf if none.
         leaving: actions (of the n) whose gain there is above the mean.
         speed: the size of the imaginary part of the slowest eigenvalue: it is spiraled about.
+        drifts: whether a flow that comes to a manifold of rest points may go on along it.
     """
 
     z: np.ndarray
@@ -56,6 +62,7 @@ class End:
     entering: float = -np.inf
     leaving: tuple[int, ...] = ()
     speed: float = 0.0
+    drifts: bool = False
 
 
 def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
@@ -108,6 +115,9 @@ def judge(flow: Dynamics, z: np.ndarray) -> End:
     """What can be proved of a rest point z, shape [n], -inf off its face."""
     z = z - np.max(z)
     inside = _inside(flow, z)
+    if inside.kind == "tie" and not flow.natural and np.any(np.isneginf(z)):
+        # What is still lost off the face moves each logit in proportion to its p.
+        inside = dataclasses.replace(inside, drifts=True)
     if inside.kind != "repels" and np.any(flow.copies[~np.isneginf(z)] > 1):
         inside = _apart(flow, inside)
     if inside.kind == "repels" or np.all(~np.isneginf(z)):
@@ -156,7 +166,11 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     top = int(np.argmax(values.real))
     slowest, bound = float(values[top].real), float(bounds[top])
     speed = float(abs(values[top].imag))
-    if contracts(p, m, a, error):
+    falls = contracts(p, m, a, error)
+    if (falls or np.all(values.real + bounds < 0)) and not _holds(flow, z, others, anchor):
+        why = "its place is known less well than its slopes are the same beside it"
+        return End(z, "undecided", why, 0, slowest, bound, speed=speed)
+    if falls:
         return End(
             z, "attracts", "a quadratic form falls", 0, min(slowest, 0.0), bound, speed=speed
         )
@@ -165,6 +179,35 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     if np.all(values.real + bounds < 0):
         return End(z, "attracts", "all eigenvalues are negative", 0, slowest, bound, speed=speed)
     return _manifold(flow, z, others, anchor, values, bounds)
+
+
+def _holds(flow: Dynamics, z: np.ndarray, others: np.ndarray, anchor: int) -> bool:
+    """Whether slopes stay much the same as far as rounding may have moved the rest point.
+
+    Where two rest points meet, one of which attracts, a gain is 0 to all digits over a stretch on
+    which its slope has either sign. There no slope at one place proves anything: by Kantorovich's
+    theorem a rest point is where Newton says if slopes change by less than half over twice the way.
+    """
+    m = flow.slopes(z)
+    m = (m - m[anchor])[np.ix_(others, others)]
+    left = np.abs(flow.beside(z, anchor)) + flow.rounding(z, anchor)
+    try:
+        inverse = np.linalg.inv(m)
+    except np.linalg.LinAlgError:
+        return False
+    far = np.abs(inverse) @ left[others]
+    way = inverse @ (np.sign(inverse[int(np.argmax(far))]) * left[others])
+    if not np.max(far) > _SURE:
+        return True
+    for side in (-2.0, 2.0):
+        at = z.copy()
+        at[others] += side * way
+        beside = flow.slopes(at)
+        beside = (beside - beside[anchor])[np.ix_(others, others)]
+        change = np.linalg.norm(inverse @ (beside - m), 2)
+        if not change < 0.5:
+            return False
+    return True
 
 
 def parting_rates(flow: Dynamics, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -240,57 +283,6 @@ def _stays(flow: Dynamics, full: np.ndarray, flat: np.ndarray) -> bool:
 
 def _rest_points(count: int) -> str:
     return f"rest points of {count} {'dimension' if count == 1 else 'dimensions'}"
-
-
-def slope_errors(flow: Dynamics, m: np.ndarray) -> np.ndarray:
-    """How far the entries of `slopes` may be off, shape [n, n].
-
-    Each is a derivative less that of the mean, which all entries of a column share: where it
-    cancels it is seen in the others of the column.
-    """
-    others = np.abs(m - np.diag(np.diag(m))).max(axis=0)
-    return flow.slope_error * (np.abs(m) + others)
-
-
-def _form(p: np.ndarray, m: np.ndarray, anchor: int) -> np.ndarray:
-    """-diag(p) m but for the anchor, its symmetric part scaled to a diagonal of 1."""
-    keep = np.arange(len(p)) != anchor
-    form = -(p[:, None] * m)[np.ix_(keep, keep)]
-    diagonal = np.diag(form)
-    if np.any(diagonal <= 0) or not np.all(np.isfinite(form)):
-        return np.full_like(form, np.nan)
-    size = np.sqrt(diagonal)
-    return form / size[:, None] / size  # the product of two sizes may underflow
-
-
-def contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> bool:
-    """Whether sum p x^2 (natural) or sum x^2 (softmax) falls along the linear flow.
-
-    Both do if the symmetric part of diag(p) m is negative definite but for the shift of all
-    logits. Once its diagonal is 1 its eigenvalues do not hang on the scales of p.
-    """
-    form = _form(p, m, anchor)
-    if np.any(np.isnan(form)):
-        return False
-    keep = np.arange(len(p)) != anchor
-    size = np.sqrt(-(p * np.diag(m))[keep])
-    off = (p[:, None] * error)[np.ix_(keep, keep)] / size[:, None] / size
-    least = np.linalg.eigvalsh((form + form.T) / 2)[0]
-    return bool(least > np.linalg.norm(off + off.T) / 2 + 64 * len(p) * np.finfo(float).eps)
-
-
-def eigenvalues(matrix: np.ndarray, error: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Eigenvalues, and to first order how far errors of the entries and of the solver move them."""
-    balanced, (scale, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
-    error = error * scale[None] / scale[:, None]
-    solved: Any = scipy.linalg.eig(balanced, left=True)
-    values, left, right = solved
-    overlap = np.abs(np.sum(left.conj() * right, axis=0))
-    overlap = np.maximum(overlap, np.finfo(float).tiny)
-    entries = np.sum(np.abs(left) * (error @ np.abs(right)), axis=0) / overlap
-    rest = balanced @ right - values * right
-    solver = np.abs(np.sum(left.conj() * rest, axis=0)) / overlap
-    return values, _SAFETY * (entries + solver)
 
 
 def _manifold(
@@ -417,7 +409,7 @@ def _approaches(flow: Dynamics, at: np.ndarray, away: np.ndarray, anchor: int) -
         p = np.exp(log_normalized(z))[on]
         m = flow.slopes(z)[np.ix_(on, on)]
         # (diag p - p p') m = p_i (m_ij - sum_k p_k m_kj)
-        form = _form(p, m - p @ m, a)
+        form = contracting_form(p, m - p @ m, a)
         if np.any(np.isnan(form)) or np.abs(form - form.T).max() > 1e-6:
             return False
         if np.linalg.eigvalsh((form + form.T) / 2)[0] <= 0:

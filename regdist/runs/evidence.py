@@ -18,6 +18,7 @@ from regdist.numerics.logspace import expect
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
 from regdist.runs.certificate import Distance, Pace, Spread, Stability, Stationarity
+from regdist.runs.contraction import eigenvalues
 from regdist.runs.corners import EDGE, corner
 from regdist.runs.driver import Trajectory
 from regdist.runs.dynamics import (
@@ -27,7 +28,7 @@ from regdist.runs.dynamics import (
     log_normalized,
     widened,
 )
-from regdist.runs.ends import End, eigenvalues, judge, nearby, parting_rates
+from regdist.runs.ends import End, judge, nearby, parting_rates
 from regdist.runs.linear import (
     decay_rate,
     stationary_spread,

@@ -16,8 +16,8 @@ import numpy as np
 
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import Regularizer, by_name
+from regdist.runs.contraction import slope_errors
 from regdist.runs.dynamics import Dynamics
-from regdist.runs.ends import slope_errors
 
 FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
     family.label: by_name(spec) for spec, family in NAMED.items()

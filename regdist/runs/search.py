@@ -289,6 +289,7 @@ class Search:
             end = ties[0].found.end
             assert end is not None
             said = f"{end.reason} attract: which of them is reached depends on the start"
+            said += "; along them a plain gradient may go on, ever slower" if end.drifts else ""
             return "depends on start", said, proofs[0]
         if -1 in basins:
             bad = basins.index(-1)
