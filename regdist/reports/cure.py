@@ -29,7 +29,9 @@ def _flat(bandit: Bandit, over: str, threshold: float) -> Family:
     return law
 
 
-def cure(task: Task, correct: np.ndarray) -> list[dict[str, Any]]:
+def cure(
+    task: Task, correct: np.ndarray, done: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """Reverse KL, an entropy bonus, and MARA over actions and over answers, a row each.
 
     Each at the beta at which its expected reward is the same: `SHARE` of the way from that of the
@@ -38,6 +40,7 @@ def cure(task: Task, correct: np.ndarray) -> list[dict[str, Any]]:
     Args:
         task: the problem.
         correct: which actions count as solutions, shape [K].
+        done: called as each row is.
     """
     bandit, reward = task.bandit, np.asarray(task.bandit.reward)
     log_q = np.asarray(bandit.log_ref)
@@ -55,10 +58,11 @@ def cure(task: Task, correct: np.ndarray) -> list[dict[str, Any]]:
         "MARA over actions": _flat(bandit, "actions", threshold),
         "MARA over answers": _flat(bandit, "answers", threshold),
     }
-    return [
-        {"method": name, "solutions": solutions, **_row(bandit, correct, family, want)}
-        for name, family in families.items()
-    ]
+    rows = []
+    for name, family in families.items():
+        rows.append({"method": name, "solutions": solutions, **_row(bandit, correct, family, want)})
+        done()
+    return rows
 
 
 def _row(bandit: Bandit, correct: np.ndarray, family: Family, want: float) -> dict[str, Any]:

@@ -145,13 +145,19 @@ def build(
         counted=_counted(task, correct, threshold),
         cells=cells,
         critical_betas=_critical_betas(task, correct),
-        cure=cure(task, correct),
+        cure=_cure(task, correct, progress),
         curve_betas=fine,
         curves={name: _curve(task, make, fine) for name, make in constructors.items()},
         solutions_of_reference=float(
             metrics.effective_labels(bandit.log_ref, bandit.label, jnp.asarray(correct))
         ),
     )
+
+
+def _cure(task: Task, correct: np.ndarray, progress: Progress | None) -> list[dict[str, Any]]:
+    progress = progress or Progress(disable=True)
+    bar = progress.add_task("the cure", total=4)
+    return cure(task, correct, lambda: progress.advance(bar))
 
 
 def _solutions(spec: str, task: Task, threshold: float | None) -> np.ndarray:
