@@ -16,6 +16,7 @@ from regdist.runs.certificate import Certificate, Distance, Pace, Spread, Stabil
 from regdist.runs.dynamics import double_precision
 from regdist.runs.ends import End
 from regdist.runs.evidence import (
+    NEGLIGIBLE,
     Asked,
     Case,
     case_of,
@@ -27,7 +28,7 @@ from regdist.runs.evidence import (
     stationarity_of,
 )
 from regdist.runs.linear import idle_move, plain_step
-from regdist.runs.onward import goes_on, hops, longest_step, observed, retraced
+from regdist.runs.onward import goes_on, hops, length, longest_step, observed, retraced
 
 _SHORT = 0.1  # nats that a step moves a logit, at most, where it speaks for a flow at a corner
 
@@ -116,7 +117,7 @@ def _verdict(
         lost = "the run has lost an action that the target needs"
         return "elsewhere", f"{lost}; {after} it is {where}", None
     if stationarity.corner or stability.kind == "undecided":
-        word, said = _uphill(case, stability)
+        word, said = _uphill(case, stability, stationarity.corner)
         return word, f"{after} it is {where}{said}", None
     onward = goes_on(case, at, pace.measured)
     return onward.word, f"{after} it is {where}{onward.text}", onward.steps
@@ -177,7 +178,7 @@ def _climbs(case: Case) -> bool:
     )
 
 
-def _uphill(case: Case, stability: Stability) -> tuple[str, str]:
+def _uphill(case: Case, stability: Stability, corner: bool) -> tuple[str, str]:
     """A run that is not there yet, where no solver follows the flow to its end.
 
     It comes to a corner, or to the edge of its face, where no derivative proves anything; what does
@@ -188,11 +189,21 @@ def _uphill(case: Case, stability: Stability) -> tuple[str, str]:
     moved = np.flatnonzero(np.diff(step) > 0)
     away = [np.abs(np.exp(x) - np.exp(case.aim)).sum() / 2 for x in case.laws]
     nearer = len(moved) > 0 and away[moved[-1] + 1] < away[moved[-1]]
-    short = case.own_samples and case.rate is not None and 0 < case.rate * case.flow.unit <= _SHORT
+    plain = case.own_samples and case.rate is not None and case.rate > 0
     concave = isinstance(case.asked.expectation, Population) and climbs_objective(case.wide[0])
-    if short and nearer and concave and (stability.kind == "attracts" or _climbs(case)):
+    one = stability.kind == "attracts" or _climbs(case)
+    if plain and nearer and concave and one and _is_short(case, corner):
         return "plateau", " and still approaching: it climbs a concave objective to its one optimum"
     return "undecided", "; where it goes from there is not proved"
+
+
+def _is_short(case: Case, corner: bool) -> bool:
+    """Whether no step is so long that the objective might fall."""
+    assert case.rate is not None
+    if corner:
+        return case.rate * case.flow.unit <= _SHORT
+    goal = np.where(case.goal > NEGLIGIBLE, case.goal, -np.inf)
+    return length(case, [case.last, goal]) <= 1  # a step of 2 over the curvature leads no higher
 
 
 def _noisy(case: Case, spread: Spread, where: str) -> tuple[str, str]:

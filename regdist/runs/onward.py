@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SAME = 1e-5  # nats: ends nearer than it are one
 _LONG = 0.5  # step length times eigenvalue beyond which the flow does not speak for the steps
+_FEW = 4  # steps: at a corner of several actions each may be passed in turn
 _LOOKS = 64  # places on the way of a flow at which its eigenvalues are looked at
 _MOST_STEPS = 5000  # of the map, where it is followed itself
 _AGAIN = 128  # steps in which a run that does not settle is asked whether it repeats itself
@@ -48,7 +49,7 @@ def goes_on(case: "Case", at: End | None, measured: float | None) -> Onward:
     flow, z = case.flow, case.last
     if flow.signed:
         return Onward("undecided", "; the sign of a gradient has no flow to follow")
-    if case.rate is not None and _length(case, [z, case.goal]) > _LONG:
+    if case.rate is not None and length(case, [z, case.goal]) > _LONG:
         return _by_steps(case)
     found = follow(flow, z)
     if found.reason or found.nudged:
@@ -76,7 +77,7 @@ def goes_on(case: "Case", at: End | None, measured: float | None) -> Onward:
         return case.away(y) <= case.asked.tolerance
 
     time = duration(flow, z, arrived)
-    if _length(case, way[:: max(1, len(way) // _LOOKS)]) > _LONG:
+    if length(case, way[:: max(1, len(way) // _LOOKS)]) > _LONG:
         return _by_steps(case)
     steps = None if time is None else time / case.rate
     wait = "an unknown number of" if steps is None else f"about {steps:,.3g} more"
@@ -138,12 +139,12 @@ def observed(case: "Case") -> tuple[str, str] | None:
 
 
 def hops(case: "Case") -> bool:
-    """Whether more steps stay about the target, no further from it than two of them are long."""
+    """Whether more steps stay about the target, no further from it than a few of them are long."""
     laws = _more(case)
     if laws is None:
         return False
     way = np.abs(np.diff(laws, axis=0)).sum(axis=1).max()
-    return bool(np.abs(laws - np.exp(case.aim)).sum(axis=1).max() <= 2 * way)
+    return bool(np.abs(laws - np.exp(case.aim)).sum(axis=1).max() <= _FEW * way)
 
 
 def _more(case: "Case") -> np.ndarray | None:
@@ -166,7 +167,7 @@ def _law(case: "Case", z: np.ndarray) -> np.ndarray:
     return case.flow.place(log_normalized(z))
 
 
-def _length(case: "Case", places: Sequence[np.ndarray]) -> float:
+def length(case: "Case", places: Sequence[np.ndarray]) -> float:
     """The largest step times an eigenvalue of the flow at some logits [n]; in a loop, of a round.
 
     Where a norm, which is never less, is short enough, it is not looked at more closely.
