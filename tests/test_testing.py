@@ -188,8 +188,17 @@ def test_what_is_not_proved_says_why():
         made = rd.testing.falsify(lambda u: 0.4 - u, draw, 50, key=KEY, proof=proof)
         assert not made.smallest.proved
         assert words in made.smallest.note
-        assert f"in floats, not proved: {made.smallest.note}" in str(made)
+        assert f", not proved: {made.smallest.note}" in str(made)
     assert rd.testing.falsify(lambda u: 0.4 - u, draw, 50, key=KEY, shrink=False).smallest is None
+
+
+def test_a_margin_in_floats_says_how_far_rounding_moves_it():
+    """The last digit of u moves sin(1e8 u) by 1e8 of it, and u - 2 by one."""
+    plain = rd.testing.falsify(lambda u: u - 2, draw, 50, key=KEY).smallest
+    rough = rd.testing.falsify(lambda u: jnp.sin(1e8 * u) - 2, draw, 50, key=KEY).smallest
+    assert 1e-16 < plain.error < 1e-14
+    assert 1e-9 < rough.error < 1e-5
+    assert f"refuted in float64, margin {plain.margin:.3g}, error bound" in str(plain)
 
 
 def test_an_action_that_the_predicate_names_is_not_left_out():

@@ -158,7 +158,7 @@ def falsify(
         ... )
         >>> print(hunt)
         refuted: it fails on 339 of 4,000 problems (0.085); the worst margin ... at problem ...
-        smallest: bandit = rd.bandit([...], [...]); beta = ...: margin -0... not proved: ...
+        smallest: bandit = rd.bandit([...], [...]); beta = ...: refuted in float64, margin -0...
         >>> bandit, beta = hunt.smallest.problem
         >>> bool(forward_is_more_diverse(bandit, beta) < 0)
         True
@@ -263,7 +263,8 @@ def _smallest(
     if found is None:
         call = "; ".join(f"{x} = {text}" for x, text in zip(names, sources, strict=True))
         note = "alone it is no such violation: another compilation rounds otherwise"
-        found = Smallest(worst.problem, worst.margin, call, note=note)
+        error = claim.error(worst.problem)
+        found = Smallest(worst.problem, worst.margin, error, call, note=note)
     return found
 
 

@@ -19,6 +19,7 @@ from regdist.testing.reach import reaches_outside
 from regdist.testing.simpler import Kept, Part, Table, joined
 
 _BATCH = 32  # candidates of one vmap: a program for each shape
+_SAFETY = 8.0  # times what the last digits of the inputs do: those of what is computed add to it
 _ROUNDS = 40  # accepted changes; hunts have been seen to need half of that
 _PROOF_BITS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -30,6 +31,8 @@ class Smallest:
     Attributes:
         problem: what the predicate is given; a tuple where a tuple of generators was given.
         margin: of the predicate there, as computed in floats.
+        error: how far rounding moves that margin: 8 times its own last digit and the most that
+            31 changes of its inputs by an ulp do. It is measured, and no proof.
         call: Python that makes the problem.
         proved: whether `proof` was given and ball arithmetic shows that its margin is a violation.
         bounds: the proved bounds of that margin; None without.
@@ -38,6 +41,7 @@ class Smallest:
 
     problem: Any
     margin: float
+    error: float
     call: str
     proved: bool = False
     bounds: tuple[Decimal, Decimal] | None = None
@@ -46,7 +50,10 @@ class Smallest:
     def __str__(self) -> str:
         if self.proved and self.bounds:
             return f"{self.call}: proved: margin in [{self.bounds[0]}, {self.bounds[1]}]"
-        return f"{self.call}: margin {self.margin:.3g} in floats, not proved: {self.note}"
+        kinds = [jnp.result_type(x) for x in jax.tree.leaves(self.problem)]
+        floats = [str(kind) for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+        said = f"refuted in {min(floats, default='integers')}, margin {self.margin:.3g}"
+        return f"{self.call}: {said}, error bound {self.error:.1g}, not proved: {self.note}"
 
 
 class Claim:
@@ -107,6 +114,24 @@ class Claim:
             values = np.asarray(self.compiled(stacked), float)
             found = [float(values[rows.index(i)]) if i in rows else x for i, x in enumerate(found)]
         return found
+
+    def error(self, problem: Any) -> float:
+        """How far a margin moves with the last digits of its inputs, and more."""
+        random = np.random.default_rng(0)
+
+        def moved(x: Any) -> np.ndarray:
+            x = np.asarray(x)
+            rows = np.broadcast_to(x, (_BATCH, *x.shape))
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                return rows
+            eps = np.finfo(x.dtype).eps
+            signs = random.choice([-1, 1], size=rows.shape)
+            signs[0] = 0
+            return np.where(np.isfinite(rows), rows * (1 + eps * signs), rows).astype(x.dtype)
+
+        values = np.asarray(self.compiled(jax.tree.map(moved, problem)), float)
+        digit = np.finfo(float).eps * abs(values[0])
+        return float(_SAFETY * (np.max(np.abs(values - values[0])) + digit))
 
     def _runs(self, problem: Any) -> bool:
         """Whether the predicate can be traced on problems of this shape, every index inside."""
@@ -207,7 +232,8 @@ def smallest(
     if shrunk is None:
         return None
     found, margin = shrunk
-    made = Smallest(claim.problem(found), margin, claim.call(found))
+    problem = claim.problem(found)
+    made = Smallest(problem, margin, claim.error(problem), claim.call(found))
     kept = [part.text() for part in found if isinstance(part, Kept)]
     if kept:
         return dataclasses.replace(made, note=f"{', '.join(kept)} is left as it is")
