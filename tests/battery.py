@@ -298,7 +298,11 @@ def turns():
     for mu, omega in itertools.product((1.0, 0.1, 1e-2, 1e-4), (1.0, 30.0)):
         yield Case(
             f"cycle of radius {mu**0.5:g}, speed {omega:g}",
-            lambda mu=mu, omega=omega: (planar(mu, omega, -1.0), rd.bandit(*PLANE), {}),
+            lambda mu=mu, omega=omega: (
+                planar(mu, omega, -1.0),
+                rd.bandit(*PLANE),
+                {} if omega == 1 else {"starts": [[0.4, 0.0, 0.0]]},  # each turn costs as much
+            ),
             ("cycles",),
             "",
             None,

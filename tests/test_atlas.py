@@ -158,6 +158,18 @@ def test_methods_and_problems_of_ones_own(tmp_path, monkeypatch, capsys):
         atlas.build(tmp_path / "new", own_methods={"mine": float})
 
 
+def test_one_action_alone_is_come_to_more_slowly_than_at_any_rate(monkeypatch):
+    monkeypatch.setattr(atlas, "_STEPS", 100)
+    bandit = rd.bandit([1.0, 0.0], [0.4, 0.6])
+    for method, rate in (
+        (rd.methods.reinforce(), 0.0),
+        (rd.methods.natural_policy_gradient(), None),
+    ):
+        made = atlas.cell(("mine", "coin", "population"), method, bandit)
+        assert made.verdict == "vertex"
+        assert made.rate == rate
+
+
 def test_every_method_of_the_atlas_has_a_finite_field():
     for _, problem in atlas.PROBLEMS.values():
         bandit = problem()

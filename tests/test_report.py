@@ -30,6 +30,12 @@ def written(tmp_path_factory):
     return out
 
 
+@pytest.fixture(autouse=True)
+def _without_a_cure(monkeypatch, written):
+    """It is compiled for each size of problem, and `written` has it."""
+    monkeypatch.setattr(report, "cure", lambda *_: [])
+
+
 def test_report_writes_everything(written):
     names = {path.name for path in written.iterdir()}
     drawings = {"targets", "solutions", "effective_number", "convergence"}

@@ -134,7 +134,7 @@ class Cell:
         nearest: the nearest known target at its best beta.
         distances: total variation from the end to each of `targets`; the mean over seeds if drawn.
         rate: the slowest eigenvalue at the end, 0 where the approach is slower than any rate; None
-            if drawn or not standing still.
+            if drawn, not standing still, or at one action alone by another geometry.
         entropy_at_level: nats left when success first reaches `LEVEL`; None if it does not.
         entropy: nats left at the end.
         success: mass on the best actions at the end.
@@ -227,6 +227,8 @@ def _rate(
 ) -> float | None:
     if not method.differentiable:
         return None
+    if np.sum(~np.isneginf(end)) == 1:  # the softmax gradient comes to it like 1/t
+        return 0.0 if method.geometry == "softmax" else None
     slopes = field_jacobian(method, problem, prepared(expectation, method, problem), end)
     if not np.all(np.isfinite(slopes)):
         return None
