@@ -155,7 +155,7 @@ class Interrupted:
 def test_an_atlas_that_is_stopped_says_what_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def cell(*names):
+    def cell(names, method, problem):
         asked.append(names)
         return stop() if len(asked) == 2 else fake(*names)
 
