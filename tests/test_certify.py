@@ -462,3 +462,14 @@ def test_an_optimum_that_is_one_of_many_is_not_on_the_way():
     end = rd.run(method, THREE, 20_000, sgd, init=[0.0, -3.0, 0.0], record_every=20_000)
     assert rd.metrics.total_variation(end.log_probs[-1], aim.log_probs) > 0.1
     assert not c.passes, str(c)
+
+
+def test_a_run_that_hops_about_another_optimum_has_not_come():
+    """Steps of a thousandth stay where it began, 0.02 away; those of 0.5 hop from there."""
+    regularizer = rd.TotalVariation(1.0)
+    method, aim = rd.methods.natural_policy_gradient(regularizer), rd.target(THREE, regularizer)
+    start, sgd = np.log([0.22, 0.3, 0.48]), optax.sgd(0.5)
+    short = rd.run(method, THREE, 20_000, optax.sgd(1e-3), init=start, record_every=20_000)
+    assert np.isclose(rd.metrics.total_variation(short.log_probs[-1], aim.log_probs), 0.02)
+    path = rd.run(method, THREE, 2000, sgd, init=start, record_every=20)
+    assert not rd.certify(method, THREE, aim, path, optimizer=sgd).passes

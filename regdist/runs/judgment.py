@@ -110,14 +110,16 @@ def _verdict(
         said = "" if pace.measured is None else f", rate {pace.measured:.3g} a step"
         said += "" if pace.predicted is None else f" (predicted {pace.predicted:.3g})"
         return "converges", f"{after} it is {where}{said}", 0.0
-    if stationarity.corner and hops(case):
-        said = ", hopping about a corner by the length of its steps: shorter ones come nearer"
+    alone = stability.kind == "attracts" or _climbs(case)
+    if stationarity.corner and hops(case, alone):
+        said = ", hopping about a corner by the length of its steps"
+        said += ": shorter ones come nearer" if alone else ", as ever since it began there"
         return "converges", f"{after} it is {where}{said}", 0.0
     if math.isinf(distance.kl_from_target):
         lost = "the run has lost an action that the target needs"
         return "elsewhere", f"{lost}; {after} it is {where}", None
     if stationarity.corner or stability.kind == "undecided":
-        word, said = _uphill(case, stability, stationarity.corner)
+        word, said = _uphill(case, alone, stationarity.corner)
         return word, f"{after} it is {where}{said}", None
     onward = goes_on(case, at, pace.measured)
     return onward.word, f"{after} it is {where}{onward.text}", onward.steps
@@ -178,7 +180,7 @@ def _climbs(case: Case) -> bool:
     )
 
 
-def _uphill(case: Case, stability: Stability, corner: bool) -> tuple[str, str]:
+def _uphill(case: Case, alone: bool, corner: bool) -> tuple[str, str]:
     """A run that is not there yet, where no solver follows the flow to its end.
 
     It comes to a corner, or to the edge of its face, where no derivative proves anything; what does
@@ -191,8 +193,7 @@ def _uphill(case: Case, stability: Stability, corner: bool) -> tuple[str, str]:
     nearer = len(moved) > 0 and away[moved[-1] + 1] < away[moved[-1]]
     plain = case.own_samples and case.rate is not None and case.rate > 0
     concave = isinstance(case.asked.expectation, Population) and climbs_objective(case.wide[0])
-    one = stability.kind == "attracts" or _climbs(case)
-    if plain and nearer and concave and one and _is_short(case, corner):
+    if plain and nearer and concave and alone and _is_short(case, corner):
         return "plateau", " and still approaching: it climbs a concave objective to its one optimum"
     return "undecided", "; where it goes from there is not proved"
 

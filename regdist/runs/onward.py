@@ -138,13 +138,20 @@ def observed(case: "Case") -> tuple[str, str] | None:
     return None
 
 
-def hops(case: "Case") -> bool:
-    """Whether more steps stay about the target, no further from it than a few of them are long."""
-    laws = _more(case)
+def hops(case: "Case", alone: bool) -> bool:
+    """Whether more steps stay about the target, no further from it than a few of them are long.
+
+    Where rest points may adjoin it, and it is not alone, the run must have begun at it and have
+    stayed so near: else one of them may be what it hops about.
+    """
+    laws, before = _more(case), np.exp(case.laws)
     if laws is None:
         return False
     way = np.abs(np.diff(laws, axis=0)).sum(axis=1).max()
-    return bool(np.abs(laws - np.exp(case.aim)).sum(axis=1).max() <= _FEW * way)
+    away = [np.abs(x - np.exp(case.aim)).sum(axis=1) for x in (before, laws)]
+    if not alone and (away[0][0] / 2 > case.asked.tolerance or away[0].max() > _FEW * way):
+        return False
+    return bool(away[1].max() <= _FEW * way)
 
 
 def _more(case: "Case") -> np.ndarray | None:
