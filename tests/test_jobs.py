@@ -57,6 +57,11 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path):
     assert files(tmp_path) == kept
 
 
+def test_names_in_a_result_keep_their_order(tmp_path):
+    made = [{"beta": 1, "alpha": {"z": 1, "a": 2}}] * len(NAMES)
+    assert str(jobs.run(lambda _: made[0], NAMES, tmp_path, "f")) == str(made)
+
+
 def test_a_result_that_is_no_number_is_not_kept(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         jobs.run(lambda _: float("nan"), NAMES[:1], tmp_path, "f")

@@ -19,7 +19,8 @@ def write_sealed(path: Path, about: dict[str, Any], arrays: Sequence[np.ndarray]
     """
     bodies = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in arrays]
     with replacing(path) as file:
-        file.write(_line({**about, "sha256": _checksum(about, bodies)}))
+        line = {**about, "sha256": _checksum(about, bodies)}  # in the order of the caller's names
+        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         for body in bodies:
             file.write(body.data)
 
