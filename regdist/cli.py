@@ -269,15 +269,17 @@ def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -
     folder.check(options.out)
     with _progress(complaints) as progress:
         methods, problems = options.methods or [], options.problems or []
-        own = {x for x in methods if ".py:" in x}
-        files = {x for x in problems if x not in atlas.PROBLEMS}
+        own = {x: x.rpartition(":")[2] for x in methods if ".py:" in x}
+        files = {x: _plain(x) for x in problems if x not in atlas.PROBLEMS}
+        _check_names_differ(own)
+        _check_names_differ(files)
         cells = atlas.build(
             options.out,
             [x for x in methods if x not in own],
             [x for x in problems if x not in files],
             progress,
-            own_methods={x.rpartition(":")[2]: _function(x) for x in methods if x in own},
-            own_problems={_plain(x): _problem(x).bandit for x in problems if x in files},
+            own_methods={name: _function(x) for x, name in own.items()},
+            own_problems={name: _problem(x).bandit for x, name in files.items()},
         )
     from regdist.reports import atlas_page  # imports matplotlib, as above
 
@@ -286,6 +288,15 @@ def _atlas(options: argparse.Namespace, console: Console, complaints: Console) -
     where = f"Open {options.out / 'atlas.md'} (figures and atlas.json beside it)."
     console.print(where, markup=False)
     return 0
+
+
+def _check_names_differ(names: Mapping[str, str]) -> None:
+    """Refuses two places that would be one row: a name is all that a table has of them."""
+    places: dict[str, str] = {}
+    for place, name in names.items():
+        if name in places:
+            raise ValueError(f"{places[name]} and {place} are both called {name}: rename one")
+        places[name] = place
 
 
 def _function(place: str) -> Callable[[float], Method]:

@@ -148,6 +148,7 @@ def test_methods_and_problems_of_ones_own(tmp_path, monkeypatch, capsys):
         (f"{path}:other", "has no function other"),
         (f"{path}:value", "has no function value"),
         (f"{tmp_path}/none.py:mine", "there is no file"),
+        (f"{path}:mine,{tmp_path}/other.py:mine", "are both called mine: rename one"),
     ):
         assert main(["atlas", "--methods", method, "--out", str(tmp_path / "new")]) == 2
         assert says in " ".join(capsys.readouterr().err.split())

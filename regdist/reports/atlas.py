@@ -28,7 +28,7 @@ from regdist.methods.field import field
 from regdist.methods.presets.catalog import catalog, entry_of, named
 from regdist.numerics.records import described
 from regdist.policies.table import log_softmax
-from regdist.problems.bandit import Bandit, bandit
+from regdist.problems.bandit import Bandit, bandit, check_bandit
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import by_name
 from regdist.runs.driver import run
@@ -286,6 +286,14 @@ def build(
         check_method(name)
     _check_own(own_methods, [entry.name for entry in catalog()])
     _check_own(own_problems, PROBLEMS)
+    for name, make in own_methods.items():
+        if not callable(make):
+            raise TypeError(
+                f"own_methods[{name!r}] must be a function from a coefficient to a method; got "
+                f"{described(make)}"
+            )
+    for problem in own_problems.values():
+        check_bandit(problem)
     rows = {name: named(name, BETA) for name in methods or (() if own_methods else METHODS)}
     rows |= {name: make(BETA) for name, make in own_methods.items()}
     tables = {n: PROBLEMS[n][1]() for n in problems or (() if own_problems else PROBLEMS)}

@@ -91,7 +91,9 @@ def _draw_distances(axes: Axes, cells: Sequence[Cell]) -> None:
     )
     axes.set_title(f"total variation to the target at beta = {BETA:g}")
     axes.tick_params(length=0)
-    axes.set_xlabel("* depends on the start   ~ never stands still   ! leaves all bounds")
+    axes.set_xlabel(
+        "* depends on the start   ~ never stands still   ! leaves all bounds   ? undecided"
+    )
 
 
 def _draw_entropies(axes: Axes, entropies: dict[str, list[float | None]]) -> None:
