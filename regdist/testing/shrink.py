@@ -32,7 +32,8 @@ class Smallest:
         problem: what the predicate is given; a tuple where a tuple of generators was given.
         margin: of the predicate there, as computed in floats.
         error: how far rounding moves that margin: 8 times its own last digit and the most that
-            31 changes of its inputs by an ulp do. It is measured, and no proof.
+            31 changes of its inputs by an ulp do. It is measured, and no bound: constants of the
+            predicate that cancel each other round without it.
         call: Python that makes the problem.
         proved: whether `proof` was given and ball arithmetic shows that its margin is a violation.
         bounds: the proved bounds of that margin; None without.
@@ -53,7 +54,7 @@ class Smallest:
         kinds = [jnp.result_type(x) for x in jax.tree.leaves(self.problem)]
         floats = [str(kind) for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
         said = f"refuted in {min(floats, default='integers')}, margin {self.margin:.3g}"
-        return f"{self.call}: {said}, error bound {self.error:.1g}, not proved: {self.note}"
+        return f"{self.call}: {said}, error about {self.error:.1g}, not proved: {self.note}"
 
 
 class Claim:
