@@ -134,6 +134,7 @@ def build(
     if not ks or min(ks) < 1:
         raise ValueError(f"the k of pass@k must be positive integers; got {tuple(ks)}")
     correct = _solutions(spec, task, threshold)
+    progress = progress or Progress(disable=True)
     cells = _cells(task, constructors, grid, spread, correct, ks, progress)
     fine = np.geomspace(min(grid) / 2, max(grid) * 4, 49)
     return Report(
@@ -154,8 +155,7 @@ def build(
     )
 
 
-def _cure(task: Task, correct: np.ndarray, progress: Progress | None) -> list[dict[str, Any]]:
-    progress = progress or Progress(disable=True)
+def _cure(task: Task, correct: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
     bar = progress.add_task("the cure", total=4)
     return cure(task, correct, lambda: progress.advance(bar))
 
@@ -196,9 +196,8 @@ def _cells(
     spread: float,
     correct: np.ndarray,
     ks: Sequence[int],
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[Cell]:
-    progress = progress or Progress(disable=True)
     total = len(constructors) * (len(betas) + 1)
     bar = progress.add_task("targets, runs, certificates", total=total)
     cells = []

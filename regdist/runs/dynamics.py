@@ -58,6 +58,12 @@ def log_normalized(z: np.ndarray) -> np.ndarray:
     return z - top - np.log(np.sum(np.exp(z - top)))
 
 
+def beside_likeliest(z: np.ndarray) -> tuple[np.ndarray, int]:
+    """The coordinates with mass but for the likeliest, and that one, of logits [n]."""
+    on, anchor = np.flatnonzero(~np.isneginf(z)), int(np.argmax(z))
+    return on[on != anchor], anchor
+
+
 def alike(*columns: np.ndarray) -> np.ndarray:
     """The class of each action, shape [K]: one for those whose numbers are equal in all columns."""
     # 1e-12: equal numbers that went different ways through a run

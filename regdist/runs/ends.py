@@ -17,7 +17,7 @@ from regdist.runs.contraction import (
     eigenvalues,
     slope_errors,
 )
-from regdist.runs.dynamics import Dynamics, log_normalized
+from regdist.runs.dynamics import Dynamics, beside_likeliest, log_normalized
 
 # Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
 DEPTHS = (50.0, 150.0, 600.0)
@@ -67,17 +67,15 @@ class End:
 
 def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
     """A rest point on the face of z within `reach` nats of it; None if none is found."""
-    on = np.flatnonzero(~np.isneginf(z))
     start = z = z - np.max(z)
-    anchor = int(np.argmax(z))
-    if len(on) == 1:
+    others, anchor = beside_likeliest(z)
+    if not len(others):
         return z
-    others = on[on != anchor]
     last = least = np.inf
     waited = 0
     for _ in range(_STEPS):
         d = flow.beside(z, anchor)
-        if not np.all(np.isfinite(d[on])):
+        if not np.all(np.isfinite(d[others])):
             return None
         size = np.max(np.abs(d[others]))
         waited, least = (0, size) if size < 0.9 * least else (waited + 1, least)
@@ -150,7 +148,6 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     if flow.signed:
         return End(z, "undecided", "the sign of the gradient jumps at every rest point")
     anchor = int(np.argmax(z))
-    others = on[on != anchor]
     m = flow.slopes(z)[np.ix_(on, on)]
     if not np.all(np.isfinite(m)):
         return End(z, "undecided", "the field has no derivative there")
@@ -159,7 +156,7 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     motion = m if flow.natural else one[:, None] * m
     a = int(np.flatnonzero(on == anchor)[0])
     keep = np.arange(len(on)) != a
-    reduced = (motion - motion[a])[np.ix_(keep, keep)]
+    beside, reduced = ((x - x[a])[np.ix_(keep, keep)] for x in (m, motion))
     error = slope_errors(flow, m)
     moved = error if flow.natural else one[:, None] * error
     values, bounds = eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
@@ -167,7 +164,7 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     slowest, bound = float(values[top].real), float(bounds[top])
     speed = float(abs(values[top].imag))
     falls = contracts(p, m, a, error)
-    if (falls or np.all(values.real + bounds < 0)) and not _holds(flow, z, others, anchor):
+    if (falls or np.all(values.real + bounds < 0)) and not _holds(flow, z, beside):
         why = "its place is known less well than its slopes are the same beside it"
         return End(z, "undecided", why, 0, slowest, bound, speed=speed)
     if falls:
@@ -178,18 +175,18 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
         return End(z, "repels", "an eigenvalue is positive", 0, slowest, bound, speed=speed)
     if np.all(values.real + bounds < 0):
         return End(z, "attracts", "all eigenvalues are negative", 0, slowest, bound, speed=speed)
-    return _manifold(flow, z, others, anchor, values, bounds)
+    return _manifold(flow, z, beside, values, bounds)
 
 
-def _holds(flow: Dynamics, z: np.ndarray, others: np.ndarray, anchor: int) -> bool:
+def _holds(flow: Dynamics, z: np.ndarray, m: np.ndarray) -> bool:
     """Whether slopes stay much the same as far as rounding may have moved the rest point.
 
     Where two rest points meet, one of which attracts, a gain is 0 to all digits over a stretch on
     which its slope has either sign. There no slope at one place proves anything: by Kantorovich's
     theorem a rest point is where Newton says if slopes change by less than half over twice the way.
+    `m` holds the slopes of gains less the likeliest action's, of and by the others with mass.
     """
-    m = flow.slopes(z)
-    m = (m - m[anchor])[np.ix_(others, others)]
+    others, anchor = beside_likeliest(z)
     left = np.abs(flow.beside(z, anchor)) + flow.rounding(z, anchor)
     try:
         inverse = np.linalg.inv(m)
@@ -285,15 +282,11 @@ def _rest_points(count: int) -> str:
     return f"rest points of {count} {'dimension' if count == 1 else 'dimensions'}"
 
 
-def _manifold(
-    flow: Dynamics,
-    z: np.ndarray,
-    others: np.ndarray,
-    anchor: int,
-    values: Any,
-    bounds: np.ndarray,
-) -> End:
-    """Eigenvalues that may be 0: a manifold of rest points if walks along it stay at rest."""
+def _manifold(flow: Dynamics, z: np.ndarray, m: np.ndarray, values: Any, bounds: np.ndarray) -> End:
+    """Eigenvalues that may be 0: a manifold of rest points if walks along it stay at rest.
+
+    `m` is as in `_holds`.
+    """
     flat = np.abs(values) <= np.maximum(bounds, 1e-9 * np.abs(values).max())
     count = int(flat.sum())
     unsure = ~flat & (values.real + bounds >= 0)
@@ -309,8 +302,7 @@ def _manifold(
     )
     if not count or np.any(unsure):
         return undecided
-    m = flow.slopes(z)
-    m = (m - m[anchor])[np.ix_(others, others)]
+    others, _ = beside_likeliest(z)
     size = np.abs(m).max(axis=1)
     scaled = m / np.where(size > 1e-9 * max(size.max(), 1e-300), size, 1)[:, None]
     kernel = np.linalg.svd(scaled)[2][-count:]

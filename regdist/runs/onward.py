@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from regdist.runs.driver import run
-from regdist.runs.dynamics import log_normalized
+from regdist.runs.dynamics import beside_likeliest, log_normalized
 from regdist.runs.ends import End
 from regdist.runs.flow import Flow, duration, follow
 
@@ -196,8 +196,7 @@ def length(case: "Case", places: Sequence[np.ndarray]) -> float:
 
 def _slopes(case: "Case", z: np.ndarray) -> np.ndarray:
     """The Jacobian of the flow, with the likeliest action's logit held."""
-    on, anchor = np.flatnonzero(~np.isneginf(z)), int(np.argmax(z))
-    others = on[on != anchor]
+    others, anchor = beside_likeliest(z)
     return case.flow.rate_slopes(z, anchor)[np.ix_(others, others)]
 
 
