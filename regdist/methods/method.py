@@ -43,14 +43,15 @@ def _several(kind: type, advice: str) -> Look:
 
 
 def _advantage(name: str, part: Any) -> Any:
-    _one(Advantage, 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")')(name, part)
+    check_kind(name, part, Advantage, 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")')
     check_choice("needs", part.needs, NEEDS, type(part).__name__)
     return part
 
 
 def _penalties(name: str, parts: Any) -> Any:
-    penalties = _several(Penalty, "Such as rd.methods.penalty.TrustRegion(1.0, 0.1)")(name, parts)
-    for penalty in penalties:
+    for penalty in (penalties := as_tuple(parts)):
+        advice = "Such as rd.methods.penalty.TrustRegion(1.0, 0.1)"
+        check_kind(f"each of {name}", penalty, Penalty, advice)
         check_choice("placement", penalty.placement, PLACEMENTS, type(penalty).__name__)
     return penalties
 
