@@ -80,14 +80,22 @@ class Expectation:
 
     draws: ClassVar[bool] = False
 
-    def prepared(self, method: Method, bandit: Bandit) -> "Expectation":
-        """This expectation for a problem, with what it must know of the rewards.
+    def check(self, method: Method, bandit: Bandit) -> None:
+        """Refuses methods that do not exist under it, or are seen to count where they should weigh.
 
         Raises:
-            ValueError: a size is not a positive integer, the method does not exist under it, or
-                there are too many groups.
+            ValueError: such a method.
         """
         raise NotImplementedError
+
+    def fitted(self, method: Method, bandit: Bandit) -> "Expectation":
+        """This expectation with what it must know of the rewards of a problem.
+
+        Raises:
+            ValueError: there are too many groups.
+        """
+        del method, bandit
+        return self
 
     def exact(self) -> "Expectation":
         """The expectation whose mean it takes or draws."""
@@ -134,15 +142,14 @@ class Expectation:
 class Population(Expectation):
     """The exact expectation over actions: one group of infinite size, the policy itself."""
 
-    def prepared(self, method: Method, bandit: Bandit) -> "Population":
-        """Itself, for methods that exist without groups and weigh their entries."""
+    def check(self, method: Method, bandit: Bandit) -> None:
+        """Methods must exist without groups and weigh their entries."""
         if method.advantage.needs == "group":
             raise ValueError(
                 f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
                 "rd.Group(size) or rd.Sampled(group_size, num_groups)"
             )
         check_weighted(method, bandit)
-        return self
 
     def pull(
         self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
@@ -191,10 +198,13 @@ class Group(Expectation):
         levels, member = np.unique(np.asarray(reward), return_inverse=True)
         return Group(self.size, len(levels), jnp.asarray(member.ravel()))
 
-    def prepared(self, method: Method, bandit: Bandit) -> "Group":
-        """With its classes, where equal rewards are one."""
+    def check(self, method: Method, bandit: Bandit) -> None:
+        """Methods must exist in groups and pay no sample for its place."""
         _check_grouped(method)
         check_exchangeable(method, bandit, self.size)
+
+    def fitted(self, method: Method, bandit: Bandit) -> "Group":
+        """With its classes, where equal rewards are one."""
         looks = self.classes is None and method.compares_rewards_alone
         group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
         classes = group.classes or bandit.num_actions
@@ -268,11 +278,10 @@ class Sampled(Expectation):
 
     draws: ClassVar[bool] = True
 
-    def prepared(self, method: Method, bandit: Bandit) -> "Sampled":
-        """Itself, for methods that exist in groups."""
+    def check(self, method: Method, bandit: Bandit) -> None:
+        """Methods must exist in groups."""
         del bandit
         _check_grouped(method)
-        return self
 
     def check_split(self, parts: int) -> None:
         """They have as many groups each."""
@@ -321,7 +330,8 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
             "expectation must be rd.Population(), rd.Group(size) or "
             f"rd.Sampled(group_size, num_groups); got {described(expectation)}"
         )
-    return expectation.prepared(method, bandit)
+    expectation.check(method, bandit)
+    return expectation.fitted(method, bandit)
 
 
 def _check_grouped(method: Method) -> None:

@@ -1,13 +1,13 @@
 """The exact mean and covariance of the update of drawn groups. K actions."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.methods.expectation import Sampled, contract
+from regdist.methods.expectation import Group, Sampled, contract, prepared
 from regdist.methods.field import check_params, check_problem, field, in_dtype, tables_of
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
@@ -48,7 +48,7 @@ def update_moments(
     if method.geometry == "sign":
         raise ValueError("the sign of a mean has no moments to enumerate: use geometry='softmax'")
     logits = check_params(table, logits, bandit)
-    group = expectation.exact().prepared(method, bandit)
+    group = cast(Group, prepared(expectation.exact(), method, bandit))
     mean = field(method, logits, bandit, group)
     method = in_dtype(method, logits.dtype)
     tables = tables_of(method, table.log_probs(logits), bandit)

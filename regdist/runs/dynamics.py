@@ -21,7 +21,6 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from regdist.methods import Expectation, Method
-from regdist.methods.expectation import prepared
 from regdist.methods.field import expected_pull, field, in_dtype, tables_of
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
@@ -100,7 +99,7 @@ class Dynamics:
         self.signed = method.geometry == "sign"
         self.bandit, self.expectation, self.old, self.loop = bandit, expectation, old, loop
         # Taken apart once: the records would cost more at each call than the gains themselves.
-        whole = (self.method, bandit, prepared(expectation, method, bandit), old, loop)
+        whole = (self.method, bandit, expectation.fitted(method, bandit), old, loop)
         self.parts, self.form = jax.tree.flatten(whole)
         self.alive = alive
         living = np.flatnonzero(alive)

@@ -115,9 +115,9 @@ def case_of(asked: Asked, rate: float | None) -> Case:
     classes = None
     if len(aim) > TOGETHER:
         classes = alike(np.asarray(bandit.reward), np.asarray(bandit.log_ref), aim, last)
-    flow = Dynamics(
-        method, bandit, asked.expectation.exact(), alive, loop=asked.loop, classes=classes
-    )
+    exact = asked.expectation.exact()
+    exact.check(method, bandit)
+    flow = Dynamics(method, bandit, exact, alive, loop=asked.loop, classes=classes)
     if len(flow.index) > MOST:
         raise ValueError(
             f"certify needs a dense Jacobian of at most {MOST} numbers, and actions that move "
