@@ -4,6 +4,7 @@ Each takes one group of G samples, `actions` [G], and tables; returns the loss t
 which is differentiated in the logits. Nothing here is shared with the package: this is the judge.
 """
 
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -385,17 +386,18 @@ def nash_md(g, beta=0.1, mix=0.5):
 
 def expected_update(loss, size, logits, log_old, log_ref, reward):
     """Minus the gradient, averaged over every one of the K^G groups drawn from the old policy."""
-    count = len(reward)
-    groups = jnp.array(list(itertools.product(range(count), repeat=size)))
+    groups = jnp.array(list(itertools.product(range(len(reward)), repeat=size)))
     chance = jnp.exp(jnp.sum(log_old[groups], axis=1))
-
-    @jax.jit
-    def updates(z):
-        def one(actions):
-            return -jax.grad(lambda z: loss(group_of(actions, z, log_old, log_ref, reward)))(z)
-
-        return jax.vmap(one)(groups)
-
-    each = np.asarray(updates(logits))
+    each = np.asarray(_updates(loss)(groups, logits, log_old, log_ref, reward))
     mean = chance @ each
     return mean, np.einsum("n,ni,nj->ij", chance, each - mean, each - mean)
+
+
+@functools.cache
+def _updates(loss):
+    """Minus the gradient of a loss in each of many groups, as one program."""
+
+    def one(actions, z, *tables):
+        return -jax.grad(lambda z: loss(group_of(actions, z, *tables)))(z)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None, None, None, None)))

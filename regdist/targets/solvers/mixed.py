@@ -243,6 +243,7 @@ class _Term(NamedTuple):
     log_q: Array
 
 
+@jax.jit
 def _respond(terms: list[_Term], gap: Array) -> Array:
     """The l with sum_t beta_t (f_t'(e^source_t) - f_t'(e^l / q_t)) = gap, elementwise.
 
