@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +45,40 @@ class Bandit:
         return self.reward.shape[-1]
 
 
+@record
+class Outcomes:
+    """The leaves of a tree where chance moves: like a `Bandit`, but nobody may choose among them.
+
+    Attributes:
+        reward: R, shape [L], real; -inf forbids an outcome.
+        log_ref: the reference's law of outcomes, what chance does included, shape [L].
+        label: the answer each outcome stands for, ints in [0, L), shape [L].
+    """
+
+    reward: Float[Array, "*batch L"]
+    log_ref: Float[Array, "*batch L"]
+    label: Int[Array, "*batch L"]
+
+    no_bandit: ClassVar[str] = (
+        "Chance moves in their tree, and a law over them would choose what it does: "
+        "rd.stepwise(tree, regularizer) is the optimum of the policy's own steps"
+    )
+
+    @property
+    def num_actions(self) -> int:
+        """The number of outcomes, L."""
+        return self.reward.shape[-1]
+
+
 def check_bandit(bandit: Any) -> None:
     """Refuses what is not a `Bandit`.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: it is something else; says what to call instead.
         ValueError: it is a batch of problems.
     """
-    check_kind("bandit", bandit, Bandit, "Make one: rd.bandit(reward, reference)")
+    advice = getattr(bandit, "no_bandit", "Make one: rd.bandit(reward, reference)")
+    check_kind("bandit", bandit, Bandit, advice)
     shape = np.shape(bandit.reward)
     if len(shape) != 1:
         raise ValueError(f"bandit must be one problem; got rewards of shape {shape}. Use jax.vmap")

@@ -160,12 +160,11 @@ def read(
 ) -> Tilt | Moved | Curved:
     """The problem in exact numbers; see `enclose` for its arguments and what is refused."""
     check_regularizer(regularizer)
-    check_kind(
-        "bandit",
-        bandit,
-        (Bandit, Rational),
-        "Make one: rd.bandit(reward, reference), or rd.rational(reward, reference) for fractions",
+    advice = (
+        "Make one: rd.bandit(reward, reference), or rd.rational(reward, reference) for fractions"
     )
+    advice = getattr(bandit, "no_bandit", advice)
+    check_kind("bandit", bandit, (Bandit, Rational), advice)
     terms = regularizer.terms
     if not is_concrete(bandit, regularizer):
         raise ValueError(
