@@ -12,7 +12,9 @@ from regdist.numerics.records import choice, record, static
 from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
+from regdist.problems.grow import tree
 from regdist.problems.rational import Rational, rational
+from regdist.problems.tree import Tree
 from regdist.regularizers import divergence as divergences
 from regdist.regularizers.anchor import tempered_self
 from regdist.regularizers.divergence import Divergence
@@ -46,6 +48,7 @@ from regdist.targets.inverse import Betas, beta_for
 from regdist.targets.odds import Crossings, critical_beta, crossings, log_odds, odds_parts
 from regdist.targets.selection import Selection, best_of_n, rejection
 from regdist.targets.solve import Target, objective, target
+from regdist.targets.stepwise import Stepwise, stepwise
 from regdist.targets.transform import mara
 
 if TYPE_CHECKING:
@@ -81,10 +84,12 @@ __all__ = [
     "ReverseKL",
     "Sampled",
     "Selection",
+    "Stepwise",
     "Sweep",
     "Target",
     "TotalVariation",
     "Trajectory",
+    "Tree",
     "Tsallis",
     "bandit",
     "best_of_n",
@@ -122,11 +127,13 @@ __all__ = [
     "reward_kl_frontier",
     "run",
     "static",
+    "stepwise",
     "sweep",
     "target",
     "tempered_self",
     "testing",
     "transform",
+    "tree",
 ]
 
 

@@ -12,6 +12,7 @@ from regdist.metrics.diversity import *  # noqa: F403
 from regdist.metrics.entropies import *  # noqa: F403
 from regdist.metrics.sampling import *  # noqa: F403
 from regdist.metrics.tails import *  # noqa: F403
+from regdist.metrics.tokens import *  # noqa: F403
 from regdist.numerics.face import shown
 from regdist.policies.laws import restrict as restrict
 
