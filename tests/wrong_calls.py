@@ -74,6 +74,7 @@ def names() -> dict[str, Any]:
 
     b, two = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3]), rd.bandit([1.0, 0.0])
     reg, m = rd.ReverseKL(0.1), rd.methods.grpo(beta=0.1)
+    leaves, paid = [[0], [1, 0], [1, 1]], [0.4, 0.0, 1.0]
     return {
         "rd": rd,
         "jax": jax,
@@ -95,6 +96,11 @@ def names() -> dict[str, Any]:
         "probs": jnp.exp(b.log_ref),
         "t": rd.target(b, reg),
         "t2": rd.target(two, reg),
+        "leaves": leaves,
+        "paid": paid,
+        "T": rd.tree(leaves, paid),
+        "C": rd.tree(leaves, paid, chance={(1,): {0: 0.1, 1: 0.9}}),
+        "inf": float("inf"),
         "path": rd.run(m, b, 10),
         "key": jax.random.key(0),
         "makes": rd.testing.bandits(3),
