@@ -35,6 +35,24 @@ def test_no_wrong_word_and_no_wrong_name(case, monkeypatch):
         assert np.all(found.probs[~seen] < 1e-9)
 
 
+def judged_by_certify():
+    """Every fourth case with a law of its own samples, and one whose target asks for the lost."""
+    asked = [case for case in CASES if case.law is not None and "old" not in case.ask()[2]]
+    lost = [case for case in asked if case.name == "a best action that the reference forbids"]
+    return [*asked[::4], *lost]
+
+
+@pytest.mark.parametrize("case", judged_by_certify(), ids=lambda case: case.name)
+def test_certify_never_passes_a_run_whose_limit_is_another_law(case):
+    method, bandit, options = case.ask()
+    around, init = options.get("loop"), options.get("starts", [None])[0]
+    path = rd.run(method, bandit, 300, init=init, record_every=50, loop=around)
+    aim = rd.target(bandit, rd.ForwardKL(0.3))
+    c = rd.certify(method, bandit, aim, path, loop=around)
+    apart = 0.5 * np.abs(np.asarray(aim.probs) - case.law).sum()
+    assert c.passes == (apart < 1e-6), str(c)
+
+
 def test_a_small_field_is_no_evidence():
     """The reference holds the best action at e^-31: the field there is 7e-14, and not at rest."""
     log_q = -31.0
