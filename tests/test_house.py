@@ -42,6 +42,7 @@ PARTS = (  # of `regdist.methods`, up to the method itself
     "surrogate",
     "penalty",
     "weight",
+    "averaging",
     "controller",
     "geometry",
     "method",

@@ -1,6 +1,7 @@
 """Methods: how a policy is moved. A method is a composition; `presets` names the known ones."""
 
 from regdist.methods import advantage as advantage
+from regdist.methods import averaging as averaging
 from regdist.methods import batch as batch
 from regdist.methods import controller as controller
 from regdist.methods import matching as matching
@@ -29,5 +30,5 @@ from regdist.numerics.face import shown
 
 
 def __dir__() -> list[str]:
-    parts = "advantage", "controller", "matching", "penalty", "signal", "surrogate", "weight"
-    return shown(globals(), parts)
+    parts = "advantage averaging controller matching penalty signal surrogate weight"
+    return shown(globals(), tuple(parts.split()))

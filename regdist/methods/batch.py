@@ -7,14 +7,17 @@ entries have no order: what an advantage gives to one must not depend on its pla
 n is the number of entries, K of actions.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from regdist.numerics.logspace import expect, log_ratio
-from regdist.numerics.records import record
-from regdist.problems.bandit import Bandit
+from regdist.numerics.records import record, static
+from regdist.problems.bandit import Bandit, Outcomes
 
 
 @record
@@ -28,6 +31,9 @@ class Tables:
         log_sampler: the distribution that the batch was really drawn from.
         log_ref: the reference.
         label: the answer that each action stands for, ints, shape [K].
+        steps: what an action is made of, if it is a sequence of steps.
+        rows: the number of laws in a table: of single steps, one for each state.
+        log_even: the law that is even in each state, where there are many.
     """
 
     reward: Float[Array, " K"]
@@ -36,6 +42,42 @@ class Tables:
     log_sampler: Float[Array, " K"]
     log_ref: Float[Array, " K"]
     label: Int[Array, " K"]
+    steps: "Steps | None" = None
+    rows: int = static(default=1)
+    log_even: Float[Array, " K"] | None = None
+
+    def each_row(self, fn: Callable[[Array], Array], table: Float[Array, " K"]) -> Array:
+        """A function of the law in each state, at all of its actions; a bandit has one state."""
+        if self.rows == 1:
+            return jnp.broadcast_to(fn(table), table.shape)
+        split = table.reshape(self.rows, -1)
+        return jax.vmap(lambda row: jnp.broadcast_to(fn(row), row.shape))(split).reshape(-1)
+
+    @property
+    def uniform(self) -> Float[Array, " K"]:
+        """Log of the law that takes all actions of a state alike."""
+        if self.log_even is not None:
+            return self.log_even
+        return jnp.full_like(self.log_ref, -jnp.log(float(self.log_ref.shape[0])))
+
+
+@record
+class Steps:
+    """What samples are made of where they are sequences: K samples of up to T steps, P steps.
+
+    Attributes:
+        tables: of single steps, flat; what they earn is 0.
+        path: the steps of each sample in order.
+        there: which of them are not beyond the end.
+        own: which are the policy's: there, and not chance's.
+        log_reach: log-probability that the policy comes to take each step.
+    """
+
+    tables: Tables
+    path: Int[Array, "K T"]
+    there: Bool[Array, "K T"]
+    own: Bool[Array, "K T"]
+    log_reach: Float[Array, " P"]
 
 
 @record
@@ -57,6 +99,8 @@ class Batch:
         value: the expected reward under the old policy: what a perfect critic knows.
         step: the tables, or None where only rewards are known.
         index: the action of each entry, or None for the whole table in order.
+        samples: of a batch of steps, the batch of their samples.
+        horizon: of a batch of steps, how many there are to a sample.
     """
 
     reward: Float[Array, " n"]
@@ -67,6 +111,78 @@ class Batch:
     value: Float[Array, ""]
     step: Tables | None = None
     index: Int[Array, " n"] | None = None
+    samples: "Batch | None" = None
+    horizon: int = static(default=1)
+
+    @property
+    def length(self) -> Float[Array, " n"]:
+        """The number of the policy's own steps in each sample; 1 in a bandit."""
+        steps = None if self.step is None else self.step.steps
+        if steps is None:
+            return jnp.ones_like(self.reward)
+        return self.pick(jnp.sum(steps.own, axis=1).astype(self.reward.dtype))
+
+    @property
+    def tokens(self) -> "Batch":
+        """The steps of the samples as a batch, n T entries of equal share; in a bandit itself.
+
+        Its `weight` is the share of all steps, its size the number of steps; `spread` and `whole`
+        go between samples and their steps.
+        """
+        steps = None if self.step is None else self.step.steps
+        if steps is None:
+            return self
+        path, own = (x if self.index is None else x[self.index] for x in (steps.path, steps.own))
+        horizon, mean = path.shape[1], self.mean(self.length)
+        mean = jnp.where(mean > 0, mean, 1)
+        return Batch(
+            reward=jnp.repeat(self.reward, horizon),
+            weight=jnp.where(own.reshape(-1), jnp.repeat(self.weight, horizon), 0) / mean,
+            present=jnp.repeat(self.present, horizon) & own.reshape(-1),
+            inv_size=self.inv_size / mean,
+            greedy=self.greedy,
+            value=self.value,
+            step=steps.tables,
+            index=path.reshape(-1),
+            samples=self,
+            horizon=horizon,
+        )
+
+    def spread(self, x: Float[Array, " n"]) -> Array:
+        """What each sample has, at its steps; of a batch of steps."""
+        return x if self.samples is None else jnp.repeat(x, self.horizon)
+
+    def whole(self, x: Array) -> Array:
+        """The sum over the steps of each sample; of a batch of steps."""
+        if self.samples is None:
+            return x
+        return jnp.sum(jnp.where(self.present, x, 0).reshape(-1, self.horizon), axis=1)
+
+    def to_go(self, x: Array) -> Array:
+        """The sum from each step of a sample on; of a batch of steps."""
+        if self.samples is None:
+            return x
+        rows = jnp.where(self.present, x, 0).reshape(-1, self.horizon)
+        return jnp.cumsum(rows[:, ::-1], axis=1)[:, ::-1].reshape(-1)
+
+    def of_sequences(self, mean: bool) -> "Batch":
+        """The steps, each with the log-probabilities of its whole sequence: their sum, or mean."""
+        if self.samples is None:
+            return self
+        count = jnp.maximum(self.samples.length, 1) if mean else jnp.ones_like(self.samples.reward)
+
+        def over(table: Array) -> Array:
+            return self.spread(self.whole(self.pick(table)) / count)
+
+        whole = Tables(
+            reward=self.reward,
+            log_p=over(self.tables.log_p),
+            log_old=over(self.tables.log_old),
+            log_sampler=over(self.tables.log_sampler),
+            log_ref=over(self.tables.log_ref),
+            label=jnp.zeros(self.reward.shape, int),
+        )
+        return dataclasses.replace(self, step=whole, index=None)
 
     @property
     def tables(self) -> Tables:
@@ -156,14 +272,29 @@ def whole_table(tables: Tables, weight: Float[Array, " K"], inv_size: float) -> 
     return Batch(tables.reward, weight, present, size, *facts(tables), tables)
 
 
-def paid_rewards(bandit: Bandit) -> Float[Array, " K"]:
+def by_step(steps: Steps, x: Float[Array, "K _"]) -> Float[Array, " P"]:
+    """The sum over samples of what each has at its own steps, by step."""
+    each = jnp.where(steps.own, x, 0)
+    return jnp.zeros_like(steps.log_reach).at[steps.path].add(each)
+
+
+def paid_rewards(bandit: Bandit | Outcomes) -> Float[Array, " K"]:
     """The rewards, with 0 for those that forbid: nothing is drawn there."""
     return jnp.where(jnp.isneginf(bandit.reward), 0, bandit.reward)
 
 
 def facts(tables: Tables) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The rewards of the likeliest action and, on average, of the old policy."""
-    return tables.reward[jnp.argmax(tables.log_old)], expect(tables.log_old, tables.reward)
+    """The rewards of the likeliest action and, on average, of the old policy.
+
+    Of sequences the likeliest is what is decoded greedily, step by step.
+    """
+    steps, likeliest = tables.steps, jnp.argmax(tables.log_old)
+    if steps is not None:
+        rows = steps.tables.log_old.reshape(steps.tables.rows, -1)
+        first = jnp.argmax(rows, axis=1)[:, None] == jnp.arange(rows.shape[1])
+        taken = first.reshape(-1)[steps.path] | ~steps.there
+        likeliest = jnp.argmax(jnp.all(taken, axis=1))
+    return tables.reward[likeliest], expect(tables.log_old, tables.reward)
 
 
 def covariance(batch: Batch, advantage: Array) -> Array:

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.methods.advantage import NEEDS, Advantage
+from regdist.methods.averaging import Averaging
 from regdist.methods.batch import Batch
 from regdist.methods.controller import Controller
 from regdist.methods.geometry import GEOMETRIES
@@ -74,6 +75,7 @@ class Method:
         signal: what is paid in place of the reward, if it depends on the policy.
         controller: what moves a coefficient during a run.
         geometry: "softmax", "natural" or "sign".
+        averaging: what a step counts, where samples are sequences; 1 where they have one.
     """
 
     advantage: Advantage = looked_at(_advantage)
@@ -97,6 +99,10 @@ class Method:
         default=None,
     )
     geometry: str = choice(*GEOMETRIES, default="softmax")
+    averaging: Averaging = looked_at(
+        _one(Averaging, 'Such as averaging="token" of rd.methods.compose'),
+        default=Averaging(),
+    )
 
     @property
     def differentiable(self) -> bool:
@@ -125,27 +131,51 @@ class Method:
         reward = batch.reward
         for penalty in self.penalties:
             if penalty.regroups:
-                reward = reward - penalty.in_reward(batch)
+                tokens = batch.tokens
+                reward = reward - tokens.whole(penalty.in_reward(tokens))
         return self.advantage(dataclasses.replace(batch, reward=reward))
 
     def coefficients(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         """What multiplies the score of each entry of a batch, given its advantage."""
         for penalty in self.penalties:
             if penalty.placement == "reward" and penalty.after:
-                advantage = advantage - penalty.in_reward(batch)
+                advantage = advantage - batch.to_go(penalty.in_reward(batch))
         return self._earned(batch, advantage) - self._penalized(batch, advantage)
 
+    def step_coefficients(self, batch: Batch, advantage: Float[Array, " n"]) -> Array:
+        """What multiplies the score of each step of the samples, beside their shares.
+
+        Where samples have one step these are their `coefficients`.
+        """
+        tokens = batch.tokens
+        return self._averaged(batch, self.coefficients(tokens, tokens.spread(advantage)))
+
+    def _averaged(self, batch: Batch, coefficient: Array) -> Array:
+        if batch.tokens is batch:
+            return coefficient
+        return coefficient * batch.tokens.spread(self.averaging(batch))
+
     def mean_coefficients(
-        self, batch: Batch, up: Float[Array, " n"], down: Float[Array, " n"]
-    ) -> Float[Array, " n"]:
-        """The mean of `coefficients` over advantages, from the means of their two signs' sizes.
+        self,
+        batch: Batch,
+        up: Float[Array, " n"],
+        down: Float[Array, " n"],
+        share: Float[Array, " n"] | None = None,
+    ) -> Array:
+        """The mean of `step_coefficients` over advantages, from the means of their signs' sizes.
 
         For parts where samples do not meet, and no penalty in the reward: those are linear in the
-        advantage on each side of 0.
+        advantage on each side of 0. `share` is the mean factor of a sample's steps, where that has
+        been taken with the advantages; default, that of the averaging.
         """
+        tokens = batch.tokens
+        up, down = tokens.spread(up), tokens.spread(down)
         one = jnp.ones_like(up)
-        earned = up * self._earned(batch, one) + down * self._earned(batch, -one)
-        return earned - self._penalized(batch, one)
+        earned = up * self._earned(tokens, one) + down * self._earned(tokens, -one)
+        lost = self._penalized(tokens, one)
+        if share is not None:
+            return earned - tokens.spread(share) * lost
+        return self._averaged(batch, earned - lost)
 
     def _earned(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         coefficient = self.surrogate(batch, advantage)

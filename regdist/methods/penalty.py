@@ -81,8 +81,8 @@ class Estimated(Penalty):
 
     def _anchor(self, batch: Batch) -> Array:
         tables = batch.tables
-        uniform = jnp.full_like(tables.log_ref, -jnp.log(float(tables.log_ref.shape[0])))
-        return {"reference": tables.log_ref, "old": tables.log_old, "uniform": uniform}[self.anchor]
+        laws = {"reference": tables.log_ref, "old": tables.log_old, "uniform": tables.uniform}
+        return laws[self.anchor]
 
     def _estimate(self, log_ratio: Array) -> tuple[Array, Array]:
         """The estimate and its derivative in log pi, clamps included."""

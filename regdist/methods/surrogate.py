@@ -173,7 +173,7 @@ class LpReg(Surrogate):
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """Rho A - beta (1 - proxy/p) on those samples, PPO's coefficient on the others."""
         tables, rho = batch.tables, jnp.exp(batch.log_rho)
-        proxy = min_p(tables.log_old, self.floor)
+        proxy = tables.each_row(lambda row: min_p(row, self.floor), tables.log_old)
         log_p = batch.pick(tables.log_p)
         negative = batch.here & (advantage < 0)
         among = jnp.sum(jnp.where(negative, batch.weight, 0))
@@ -189,3 +189,59 @@ class LpReg(Surrogate):
         moved = rho * advantage + self.beta * jnp.where(inside, pull, 0)
         take = jnp.where(below, unlikeliest, 0)
         return take * moved + (1 - take) * self.clip(batch, advantage)
+
+
+@record
+class OfSequence(Surrogate):
+    """A surrogate of the ratio of whole sequences, the same at all steps of one.
+
+    The objective of a sample is the inner one at its ratio s, a product over steps or its geometric
+    mean; the score of every step has the inner coefficient. With the mean, d log s has a factor
+    1/length, which is the averaging "sequence" (GSPO 2507.18071; TRL's RLOO takes the product).
+    """
+
+    inner: Surrogate
+    mean: bool = static(default=True)
+
+    @property
+    def local(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.local
+
+    def is_advantage_at_one(self) -> bool:
+        """As the inner one."""
+        return self.inner.is_advantage_at_one()
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """The inner coefficient."""
+        return self.inner(batch.of_sequences(self.mean), advantage)
+
+
+@record
+class GeometricMean(Surrogate):
+    """A exp(mean over steps of log rho), each cut on the side that A pushes to (GMPO 2507.20673).
+
+    Where samples have one step it is `Clip(e^-low, e^high)`.
+
+    Attributes:
+        low: log rho below -low has no gradient where A is negative.
+        high: log rho above high has none where A is positive.
+    """
+
+    low: Array
+    high: Array
+
+    def is_advantage_at_one(self) -> bool:
+        """Where the bounds are known to hold 0."""
+        if not is_concrete(self.low, self.high):
+            return False
+        return bool(np.all((np.asarray(self.low) >= 0) & (np.asarray(self.high) >= 0)))
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """A times the mean ratio, at the steps that are not clipped."""
+        log_rho, up = batch.log_rho, advantage > 0
+        cut = jnp.where(up, jnp.minimum(log_rho, self.high), jnp.maximum(log_rho, -self.low))
+        inside = jnp.where(up, log_rho <= self.high, log_rho >= -self.low)
+        count = jnp.maximum(batch.whole(jnp.ones_like(log_rho)), 1)
+        mean = batch.spread(batch.whole(cut) / count)
+        return jnp.where(inside, jnp.exp(mean) * advantage, 0)

@@ -97,5 +97,6 @@ class Steer(Weight):
         log_p = batch.pick(tables.log_p)
         p = jnp.exp(log_p)
         old = jnp.exp(batch.pick(tables.log_old))
-        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + entropy(tables.log_p)))
+        spread = batch.pick(tables.each_row(entropy, tables.log_p))
+        moved = jnp.abs(advantage / old * p * (1 - p) * (log_p + spread))
         return jnp.exp(jnp.log(self.least) * moved / jnp.maximum(batch.largest(moved), self.floor))

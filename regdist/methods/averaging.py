@@ -1,0 +1,49 @@
+"""Averaging: what a step of a sample counts. All are 1 where samples have one step."""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from regdist.methods.batch import Batch, Tables
+from regdist.numerics.records import choice, record
+
+AVERAGES = ("sum", "sequence", "token", "constant")
+"""How the steps of a sample may be added up."""
+
+
+@record
+class Averaging:
+    """The factor on every step of a sample.
+
+    Attributes:
+        most: what "constant" divides by.
+        over: "sum": 1, the gradient of the sample's log-probability; "sequence": 1/length (GRPO's
+            paper); "token": 1/mean length of the batch (DAPO); "constant": 1/most (Dr. GRPO).
+    """
+
+    most: Array | None = None
+    over: str = choice(*AVERAGES, default="sum")
+
+    def couples(self) -> bool:
+        """Whether the lengths of the others in a group matter."""
+        return self.over == "token"
+
+    def is_even(self, tables: Tables) -> bool:
+        """Whether all steps of the policy's own samples count the same: a constant moves nothing.
+
+        1/length is not: E sum_t S_t/length is not 0, as the length depends on what comes later.
+        """
+        one_step = tables.steps is None or tables.steps.path.shape[1] == 1
+        return one_step or self.over != "sequence"
+
+    def __call__(self, batch: Batch) -> Float[Array, " n"]:
+        """The factor of each sample."""
+        length = batch.length
+        if self.over == "sequence":
+            return 1 / jnp.maximum(length, 1)
+        if self.over == "token":
+            return jnp.full_like(length, 1) / batch.mean(length)
+        if self.over == "constant":
+            assert self.most is not None
+            return jnp.full_like(length, 1) / self.most
+        return jnp.ones_like(length)
