@@ -7,13 +7,21 @@ from typing import TypedDict
 import numpy as np
 
 from regdist.methods.advantage import Advantage
+from regdist.methods.averaging import AVERAGES, Averaging
 from regdist.methods.controller import Controller
 from regdist.methods.method import Method, as_tuple
 from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated, Penalty
 from regdist.methods.signal import Signal
-from regdist.methods.surrogate import Clip, LogProb, Surrogate
+from regdist.methods.surrogate import Clip, LogProb, OfSequence, Surrogate
 from regdist.methods.weight import Weight
-from regdist.numerics.records import Number, as_number, check_choice, described, is_concrete
+from regdist.numerics.records import (
+    Number,
+    as_number,
+    check_choice,
+    described,
+    is_concrete,
+    positive,
+)
 from regdist.regularizers.regularizer import Regularizer, ReverseKL
 
 
@@ -22,6 +30,9 @@ class Common(TypedDict, total=False):
 
     regularizer: Regularizer | None
     geometry: str
+    averaging: str
+    max_length: Number | None
+    ratio: str
     weights: Weight | Sequence[Weight]
 
 
@@ -80,6 +91,9 @@ def compose(
     controller: Controller | None = None,
     regularizer: Regularizer | None = None,
     geometry: str = "softmax",
+    averaging: str = "sum",
+    max_length: Number | None = None,
+    ratio: str = "token",
 ) -> Method:
     """A method from its parts.
 
@@ -105,6 +119,11 @@ def compose(
         controller: what moves a coefficient during a run.
         regularizer: subtracted exactly.
         geometry: "softmax", "natural" or "sign".
+        averaging: what a step of a sequence counts: "sum", 1; "sequence", 1 over the length of its
+            own; "token", 1 over the mean length of the group; "constant", 1 over `max_length`.
+        max_length: for averaging "constant".
+        ratio: of the policy to the old one: "token", each step its own; "sequence", the geometric
+            mean over the steps of a sequence; "product", that of whole sequences.
 
     Raises:
         ValueError: an unknown choice, or parts that cannot act together.
@@ -117,6 +136,8 @@ def compose(
     clamps = as_number(clamp_ratio, "clamp_ratio"), as_number(clamp_value, "clamp_value")
     as_number(0.0 if beta is None else beta, "beta")
     surrogate = _surrogate(surrogate, clip_low, clip_high, clip_dual)
+    if check_choice("ratio", ratio, RATIOS) != "token":
+        surrogate = OfSequence(surrogate, ratio == "sequence")
     check_choice("anchor", anchor, ANCHORS)
     check_choice("estimator", "k3" if estimator is None else estimator, (*ESTIMATORS, "full"))
     check_choice("placement", "loss" if placement is None else placement, PLACEMENTS)
@@ -130,26 +151,42 @@ def compose(
         raise ValueError("after_normalization is about the reward: give placement='reward'")
     if ratio_corrected and placement == "reward":
         raise ValueError("ratio_corrected is about the loss: give placement='loss'")
-    if beta is not None and is_concrete(beta):
-        if not np.all(np.asarray(beta) >= 0):
-            raise ValueError(f"beta must be at least 0; got beta={beta!r}")
-        beta = beta if np.any(np.asarray(beta)) else None
+    beta = _some(beta)
     if beta is not None and estimator == "full":
         exact = _full_penalty(beta, placement, anchor)
         regularizer = exact if regularizer is None else regularizer + exact
     elif beta is not None:
-        penalty = Estimated(
-            as_number(beta),
-            *clamps,
-            estimator,
-            placement,
-            after_normalization,
-            ratio_corrected,
-            anchor,
-        )
-        penalties = (penalty, *as_tuple(penalties))
+        how = estimator, placement, after_normalization, ratio_corrected, anchor
+        penalties = (Estimated(as_number(beta), *clamps, *how), *as_tuple(penalties))
     further = as_tuple(penalties), as_tuple(weights)
-    return Method(advantage, surrogate, *further, regularizer, signal, controller, geometry)
+    whole = regularizer, signal, controller, geometry
+    return Method(advantage, surrogate, *further, *whole, _averaging(averaging, max_length))
+
+
+def _some(beta: Number | None) -> Number | None:
+    """A coefficient, or None where it is known to be 0."""
+    if beta is None or not is_concrete(beta):
+        return beta
+    if not np.all(np.asarray(beta) >= 0):
+        raise ValueError(f"beta must be at least 0; got beta={beta!r}")
+    return beta if np.any(np.asarray(beta)) else None
+
+
+RATIOS = ("token", "sequence", "product")
+"""What the ratio of a step to the old policy is of."""
+
+
+def _averaging(over: str, max_length: Number | None) -> Averaging:
+    check_choice("averaging", over, AVERAGES)
+    if (over == "constant") != (max_length is not None):
+        raise ValueError(
+            'averaging="constant" divides by max_length, and nothing else does; got '
+            f"averaging={over!r}, max_length={max_length!r}"
+        )
+    advice = "It is the number of steps that a sample may have"
+    return Averaging(
+        None if max_length is None else positive("max_length", max_length, advice), over
+    )
 
 
 def _surrogate(

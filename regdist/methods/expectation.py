@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from regdist.methods.batch import Tables, whole_table
+from regdist.methods.batch import Tables, by_step, whole_table
 from regdist.methods.groups import (
     Classes,
     by_class,
@@ -24,6 +24,7 @@ from regdist.methods.groups import (
     mean_coefficient,
     num_groups,
 )
+from regdist.methods.lengths import mean_shares
 from regdist.methods.method import Method
 from regdist.methods.short import Direction, plain_drawn, plain_gradient
 from regdist.numerics.logspace import log_ratio, times_exp
@@ -35,7 +36,7 @@ from regdist.numerics.records import (
     record,
     static,
 )
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, Outcomes
 
 MOST_ENTRIES = 4_000_000
 """The most entries, groups times actions, that `Group` enumerates: 32 MB a table in float64."""
@@ -43,6 +44,8 @@ MOST_ENTRIES = 4_000_000
 
 class Pull(NamedTuple):
     """The marginal gain of each action, dJ/dp_i, and p_i times it, shape [K] each.
+
+    On a tree of sequences K is of steps, and p_i is how often the policy comes to take one.
 
     Both, because the limit of the second at p_i = 0 may be finite where the first has none.
     """
@@ -61,11 +64,15 @@ def contract(
 
     Args:
         tables: of the step.
-        coefficient: the mean of each action's samples, which weigh what the sampler gives them.
-        total: or the sum over samples, weights included.
+        coefficient: the mean of each action's samples, which weigh what the sampler gives them; of
+            sequences that of each of their steps, [K T] in order.
+        total: or the sum over samples, weights included; of sequences by steps.
     """
+    if tables.steps is not None and coefficient is not None:
+        each = coefficient.reshape(tables.steps.path.shape)
+        total = by_step(tables.steps, times_exp(each, tables.log_sampler[:, None]))
     if total is not None:
-        log_p = tables.log_p
+        log_p = tables.log_p if tables.steps is None else tables.steps.log_reach
         return Pull(times_exp(total, -jnp.where(jnp.isneginf(log_p), jnp.inf, log_p)), total)
     assert coefficient is not None
     rho = log_ratio(tables.log_sampler, tables.log_p)
@@ -80,7 +87,7 @@ class Expectation:
 
     draws: ClassVar[bool] = False
 
-    def check(self, method: Method, bandit: Bandit) -> None:
+    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Refuses methods that do not exist under it, or are seen to count where they should weigh.
 
         Raises:
@@ -88,13 +95,18 @@ class Expectation:
         """
         raise NotImplementedError
 
-    def fitted(self, method: Method, bandit: Bandit) -> "Expectation":
+    def fitted(self, method: Method, bandit: Bandit | Outcomes, horizon: int = 1) -> "Expectation":
         """This expectation with what it must know of the rewards of a problem.
+
+        Args:
+            method: whose update.
+            bandit: the problem, or the whole sequences of a tree.
+            horizon: the most steps of a sequence.
 
         Raises:
             ValueError: there are too many groups.
         """
-        del method, bandit
+        del method, bandit, horizon
         return self
 
     def exact(self) -> "Expectation":
@@ -142,7 +154,7 @@ class Expectation:
 class Population(Expectation):
     """The exact expectation over actions: one group of infinite size, the policy itself."""
 
-    def check(self, method: Method, bandit: Bandit) -> None:
+    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Methods must exist without groups and weigh their entries."""
         if method.advantage.needs == "group":
             raise ValueError(
@@ -157,9 +169,10 @@ class Population(Expectation):
         """The sum over actions."""
         del lists
         batch = whole_table(tables, jnp.exp(tables.log_sampler), 0.0)
-        coefficient = method.coefficients(batch, method.advantages(batch))
-        if on_policy:  # a constant moves nothing, and rounding is relative to what is left
-            coefficient = coefficient - batch.largest(coefficient)
+        coefficient = method.step_coefficients(batch, method.advantages(batch))
+        # A constant moves nothing, and rounding is relative to what is left.
+        if on_policy and method.averaging.is_even(tables):
+            coefficient = coefficient - batch.tokens.largest(coefficient)
         return contract(tables, coefficient=coefficient)
 
     def may_shorten(self, method: Method) -> bool:
@@ -198,18 +211,22 @@ class Group(Expectation):
         levels, member = np.unique(np.asarray(reward), return_inverse=True)
         return Group(self.size, len(levels), jnp.asarray(member.ravel()))
 
-    def check(self, method: Method, bandit: Bandit) -> None:
+    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Methods must exist in groups and pay no sample for its place."""
         _check_grouped(method)
         check_exchangeable(method, bandit, self.size)
 
-    def fitted(self, method: Method, bandit: Bandit) -> "Group":
+    def fitted(self, method: Method, bandit: Bandit | Outcomes, horizon: int = 1) -> "Group":
         """With its classes, where equal rewards are one."""
-        looks = self.classes is None and method.compares_rewards_alone
+        by_reward = self._by_reward(method, horizon)
+        looks = self.classes is None and by_reward
         group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
         classes = group.classes or bandit.num_actions
-        count = num_groups(self.size, classes)
-        if count * max(classes, bandit.num_actions) > MOST_ENTRIES:
+        count, size = num_groups(self.size, classes), bandit.num_actions
+        row = max(classes, size) * horizon
+        if method.averaging.couples() and by_reward and horizon > 1:
+            row = max(classes * (self.size * horizon + 1), size)  # laws of total lengths
+        if count * row > MOST_ENTRIES:
             why = "different rewards" if group.classes else "actions, each a class of its own,"
             raise ValueError(
                 f"Group({self.size}) over {classes} {why} has {count:,} groups; at most "
@@ -218,6 +235,12 @@ class Group(Expectation):
                 "rd.transform.verify for a binary reward"
             )
         return group
+
+    def _by_reward(self, method: Method, horizon: int) -> bool:
+        """Whether counts of equal rewards suffice, with the lengths' laws where steps are many."""
+        paid = any(penalty.placement == "reward" for penalty in method.penalties)
+        lists = horizon > 1 and method.averaging.couples() and paid
+        return method.compares_rewards_alone and not lists
 
     def by_class(self, method: Method, tables: Tables) -> Classes:
         """All groups as counts, of a method that compares rewards alone."""
@@ -230,9 +253,12 @@ class Group(Expectation):
     ) -> Pull:
         """The sum over groups."""
         del lists, on_policy
-        if method.compares_rewards_alone:
+        horizon = 1 if tables.steps is None else tables.steps.path.shape[1]
+        if self._by_reward(method, horizon):
             groups = self.by_class(method, tables)
-            return contract(tables, coefficient=mean_coefficient(method, tables, groups))
+            meet = method.averaging.couples() and horizon > 1
+            share = mean_shares(tables, groups) if meet else None
+            return contract(tables, coefficient=mean_coefficient(method, tables, groups, share))
         each = listed(method, tables, *every_list(tables, self.size))
         return contract(tables, total=jnp.sum(each, axis=0))
 
@@ -278,7 +304,7 @@ class Sampled(Expectation):
 
     draws: ClassVar[bool] = True
 
-    def check(self, method: Method, bandit: Bandit) -> None:
+    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Methods must exist in groups."""
         del bandit
         _check_grouped(method)
@@ -322,7 +348,12 @@ class Sampled(Expectation):
         return plain_drawn(method, bandit, self.group_size, self.num_groups)
 
 
-def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) -> Expectation:
+def prepared(
+    expectation: Expectation | None,
+    method: Method,
+    bandit: Bandit | Outcomes,
+    horizon: int = 1,
+) -> Expectation:
     """The expectation asked for, by default `Population()`, made ready for a problem."""
     expectation = Population() if expectation is None else expectation
     if not isinstance(cast(object, expectation), Expectation):
@@ -331,7 +362,7 @@ def prepared(expectation: Expectation | None, method: Method, bandit: Bandit) ->
             f"rd.Sampled(group_size, num_groups); got {described(expectation)}"
         )
     expectation.check(method, bandit)
-    return expectation.fitted(method, bandit)
+    return expectation.fitted(method, bandit, horizon)
 
 
 def _check_grouped(method: Method) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from regdist.methods.batch import Tables, paid_rewards
-from regdist.methods.expectation import Expectation, Pull, prepared
+from regdist.methods.batch import Steps, Tables, by_step, paid_rewards
+from regdist.methods.expectation import Expectation, Pull, contract, prepared
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
 from regdist.numerics.logspace import full_precision
@@ -24,19 +24,21 @@ from regdist.numerics.records import (
 )
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
-from regdist.problems.bandit import Bandit, check_bandit
+from regdist.problems.bandit import Bandit, Outcomes, check_bandit
+from regdist.problems.state_table import StateTable
+from regdist.problems.tree import Tree, check_steps
 
 
 def field(
     method: Method,
     params: Params,
-    bandit: Bandit,
+    bandit: Bandit | Tree,
     expectation: Expectation | None = None,
     *,
     policy: Policy | None = None,
     key: Key[Array, ""] | None = None,
-    old: Float[Array, " K"] | None = None,
-    sampler: Float[Array, " K"] | None = None,
+    old: Float[Array, "..."] | None = None,
+    sampler: Float[Array, "..."] | None = None,
 ) -> Params:
     """The expected ascent direction of a method on the parameters of a policy, shaped like them.
 
@@ -44,23 +46,28 @@ def field(
     come from; for a softmax table grad log p_i = e_i - p. For `policy_gradient` on a table that is
     p_i (w_i - E_p w) with w_i = R_i - d regularizer/d p_i, and w_i - E_p w in the natural geometry.
 
+    On a tree samples are its sequences, and c_i grad log p_i is a sum over the policy's own steps
+    of one, each counted as `averaging` says; a `regularizer` is of the law of whole sequences.
+
     Args:
         method: from `rd.methods`.
         params: the parameters: of a table, its logits, shape [K]; -inf is probability 0, which a
-            forbidden action (reward -inf) should have: its direction is 0.
-        bandit: rewards and reference.
+            forbidden action (reward -inf) should have: its direction is 0. Of a tree, logits of
+            its steps, shape [S, V].
+        bandit: rewards and reference, or a tree.
         expectation: `Population()`, the default: the exact average over actions; `Group(size)`:
             the exact average over groups; `Sampled(group_size, num_groups)`: one draw.
         policy: from parameters to log-probabilities; default `rd.policies.Table()`.
         key: for `Sampled`.
         old: log-probabilities of the policy at the time the samples were drawn; default the
-            policy itself, so that every ratio is 1.
+            policy itself, so that every ratio is 1. Of a tree, laws of its steps, shape [S, V].
         sampler: log-probabilities that the samples were really drawn from; default `old`.
 
     Raises:
         TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: `Sampled` without a key, a group size below 1, more groups than can be
-            enumerated, or forbidden actions under a policy that cannot exclude them.
+            enumerated, forbidden actions under a policy that cannot exclude them, or a natural
+            gradient of a policy on a tree that is not a table.
 
     Examples:
         >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
@@ -68,35 +75,76 @@ def field(
         [ 0.25 -0.25]
         >>> print(field(rd.methods.rloo(), b.log_ref, b, rd.Group(4)))
         [ 0.25 -0.25]
+
+        Of three sequences only the last is right. GRPO's 1/length pushes its first step, away from
+        the short wrong one, half as hard again as its second; a sum pushes both alike.
+
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> print(field(rd.methods.dr_grpo(), t.log_ref, t)[:, 1])
+        [0.125 0.125]
+        >>> print(field(rd.methods.dr_grpo(averaging="sequence"), t.log_ref, t)[:, 1])
+        [0.09375 0.0625 ]
     """
-    policy = check_problem(method, bandit, policy)
+    policy = check_problem(method, bandit, policy, trees=True)
     params = check_params(policy, params, bandit)
-    expectation = prepared(expectation, method, bandit)
+    horizon = bandit.paths.steps.shape[1] if isinstance(bandit, Tree) else 1
+    expectation = prepared(expectation, method, leaves_of(bandit), horizon)
     expectation.check_key(key)
-    method = in_dtype(method, bandit.reward.dtype)
-    where, size = "rd.field(method, params, bandit)", bandit.num_actions
-    old = None if old is None else check_log_probs("old", old, where, size)
-    sampler = None if sampler is None else check_log_probs("sampler", sampler, where, size)
+    method = in_dtype(method, leaves_of(bandit).reward.dtype)
+    where = "rd.field(method, params, bandit)"
+    old, sampler = (
+        None if law is None else _law(name, law, bandit, where)
+        for name, law in (("old", old), ("sampler", sampler))
+    )
     tables = tables_of(method, policy.log_probs(params), bandit, old, sampler)
     lists = expectation.draw(tables, key)
     pull = expected_pull(method, tables, expectation, lists, old is None and sampler is None)
     return push(method, policy, params, bandit, pull)
 
 
-def check_problem(method: Method, bandit: Bandit, policy: Policy | None) -> Policy:
+def leaves_of(problem: Bandit | Tree) -> Bandit | Outcomes:
+    """The problem of one step: the bandit itself, or a tree's whole sequences."""
+    return problem.bandit if isinstance(problem, Tree) else problem
+
+
+def _law(name: str, law: Any, problem: Bandit | Tree, where: str) -> Array:
+    """A law over actions, or of the steps of a tree."""
+    if isinstance(problem, Tree):
+        return check_steps(problem, law, where, name)
+    return check_log_probs(name, law, where, problem.num_actions)
+
+
+def check_problem(
+    method: Method, bandit: Bandit | Tree, policy: Policy | None, trees: bool = False
+) -> Policy:
     """The policy asked for, by default a table, where method, problem and policy are such.
+
+    Args:
+        method: what must be one.
+        bandit: what must be a problem.
+        policy: or None for the table.
+        trees: whether a tree is one.
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: forbidden actions under a policy that cannot exclude them.
+        ValueError: forbidden actions under a policy that cannot exclude them, or a natural gradient
+            on a tree of a policy that is no table.
     """
     check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
-    check_bandit(bandit)
+    is_tree = trees and isinstance(bandit, Tree)
+    if not is_tree:
+        check_bandit(bandit)
     if policy is None:
-        return Table()
+        return StateTable(bandit) if isinstance(bandit, Tree) else Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
-    known = is_concrete(bandit.reward)
-    if not policy.excludes and known and np.any(np.isneginf(np.asarray(bandit.reward))):
+    if is_tree and method.geometry == "natural" and not isinstance(policy, StateTable):
+        raise ValueError(
+            f"the natural gradient of {type(policy).__name__} on a tree is not known here: leave "
+            'policy out for a table in every state, or use geometry="softmax"'
+        )
+    reward = leaves_of(bandit).reward
+    known = is_concrete(reward)
+    if not policy.excludes and known and np.any(np.isneginf(np.asarray(reward))):
         raise ValueError(
             f"{type(policy).__name__} cannot give a forbidden action (reward -inf) probability 0: "
             "use rd.policies.Table(), or leave the action out of the problem"
@@ -104,28 +152,32 @@ def check_problem(method: Method, bandit: Bandit, policy: Policy | None) -> Poli
     return policy
 
 
-def check_params(policy: Policy, params: Params, bandit: Bandit, name: str = "params") -> Params:
+def check_params(
+    policy: Policy, params: Params, bandit: Bandit | Tree, name: str = "params"
+) -> Params:
     """The parameters as arrays, where the policy makes K log-probabilities of them.
 
     Raises:
         TypeError: not numbers: a record, a function.
         ValueError: parameters of another shape.
     """
-    if isinstance(params, Bandit | Method | Expectation | Law):
+    if isinstance(params, Bandit | Tree | Method | Expectation | Law):
         raise TypeError(
             f"{name} must be parameters of the policy, such as bandit.log_ref; got "
             f"{described(params)}. The order is method, params, bandit"
         )
-    dtype, is_table = bandit.reward.dtype, isinstance(policy, Table)
+    dtype, is_table = leaves_of(bandit).reward.dtype, isinstance(policy, Table | StateTable)
     leaves, tree = ([params], None) if is_table else jax.tree.flatten(params)
     leaves = [as_array(name, leaf, dtype) for leaf in leaves]  # a list is a table to people
     if is_concrete(leaves) and any(np.any(np.isnan(np.asarray(x))) for x in leaves):
         raise ValueError(f"{name} must be numbers; got NaN")
     params = leaves[0] if tree is None else jax.tree.unflatten(tree, leaves)
-    wanted = bandit.reward.shape
+    wanted, of = leaves_of(bandit).reward.shape, "one logit for each action of the bandit"
+    if isinstance(bandit, Tree):
+        wanted, of = bandit.paths.exists.shape, "a row of logits for each state of the tree"
     if is_table:
         shape = jnp.shape(params)
-        what = f"{wanted}, one logit for each action of the bandit"
+        what = f"{wanted}, {of}"
     else:
         shape = jax.eval_shape(policy.log_probs, params).shape
         what = f"such that {type(policy).__name__} has log-probabilities of shape {wanted}"
@@ -147,18 +199,46 @@ def in_dtype(method: Method, dtype: Any) -> Method:
 @full_precision
 def tables_of(
     method: Method,
-    log_p: Float[Array, " K"],
-    bandit: Bandit,
-    old: Float[Array, " K"] | None = None,
-    sampler: Float[Array, " K"] | None = None,
+    log_p: Float[Array, "..."],
+    bandit: Bandit | Tree,
+    old: Float[Array, "..."] | None = None,
+    sampler: Float[Array, "..."] | None = None,
 ) -> Tables:
     """The tables of a step, with what the method pays in place of the reward."""
     log_old = log_p if old is None else old
     log_sampler = log_old if sampler is None else sampler
-    tables = Tables(paid_rewards(bandit), log_p, log_old, log_sampler, bandit.log_ref, bandit.label)
+    laws, leaves, steps = (log_p, log_old, log_sampler), leaves_of(bandit), None
+    if isinstance(bandit, Tree):
+        steps = _steps(bandit, *laws)
+        laws = bandit.leaves(log_p), bandit.leaves(log_old), bandit.leaves(log_sampler)
+    paid = paid_rewards(leaves)
+    tables = Tables(paid, laws[0], laws[1], laws[2], leaves.log_ref, leaves.label, steps)
     if method.signal is None:
         return tables
     return dataclasses.replace(tables, reward=method.signal(tables))
+
+
+def _steps(tree: Tree, log_p: Array, log_old: Array, log_sampler: Array) -> Steps:
+    """The steps of a tree, each law a table of all of them, flat."""
+    paths = tree.paths
+    tables = Tables(
+        reward=jnp.zeros(log_p.size, log_p.dtype),
+        log_p=log_p.reshape(-1),
+        log_old=log_old.reshape(-1),
+        log_sampler=log_sampler.reshape(-1),
+        log_ref=tree.log_ref.reshape(-1),
+        label=jnp.zeros(log_p.size, int),
+        rows=tree.num_states,
+        log_even=tree.even(log_p.dtype).reshape(-1),
+    )
+    own = jnp.broadcast_to(tree.chooses[:, None], log_p.shape)
+    return Steps(
+        tables=tables,
+        path=paths.steps,
+        there=paths.there,
+        own=paths.there & own.reshape(-1)[paths.steps],
+        log_reach=paths.log_reach(log_p).reshape(-1),
+    )
 
 
 @full_precision
@@ -171,16 +251,23 @@ def expected_pull(
 ) -> Pull:
     """What multiplies grad log p_i, regularizer included."""
     gain, weighted = expectation.pull(method, tables, lists, on_policy)
-    if method.regularizer is not None:
-        gain = gain - method.regularizer.slope(tables.log_p, tables.log_ref)
-        weighted = weighted - method.regularizer.weighted_slope(tables.log_p, tables.log_ref)
-    return Pull(gain, weighted)
+    if method.regularizer is None:
+        return Pull(gain, weighted)
+    lost = method.regularizer.weighted_slope(tables.log_p, tables.log_ref)
+    if tables.steps is not None:
+        lost = contract(tables, total=by_step(tables.steps, lost[:, None]))
+        return Pull(gain - lost.gain, weighted - lost.weighted)
+    gain = gain - method.regularizer.slope(tables.log_p, tables.log_ref)
+    return Pull(gain, weighted - lost)
 
 
 @full_precision
-def push(method: Method, policy: Policy, params: Params, bandit: Bandit, pull: Pull) -> Params:
+def push(
+    method: Method, policy: Policy, params: Params, bandit: Bandit | Tree, pull: Pull
+) -> Params:
     """The direction on the parameters, in the geometry of the method."""
-    forbidden = jnp.isneginf(bandit.reward)
-    gain, weighted = (jnp.where(forbidden, 0, x) for x in pull)
+    is_tree = isinstance(bandit, Tree)
+    forbidden = bandit.forbidden if is_tree else jnp.isneginf(bandit.reward)
+    gain, weighted = (jnp.where(forbidden, 0, x.reshape(forbidden.shape)) for x in pull)
     toward = GEOMETRIES[method.geometry](policy, params, gain, weighted)
     return policy.freeze(toward, forbidden)

@@ -12,7 +12,7 @@ from regdist.policies.policy import Params, Policy
 
 
 def softmax_gradient(
-    policy: Policy, params: Params, gain: Float[Array, " K"], weighted: Float[Array, " K"]
+    policy: Policy, params: Params, gain: Float[Array, "*K"], weighted: Float[Array, "*K"]
 ) -> Params:
     """The gradient in the parameters; of a softmax table p_i (w_i - sum_j p_j w_j)."""
     del gain
@@ -20,14 +20,14 @@ def softmax_gradient(
 
 
 def natural_gradient(
-    policy: Policy, params: Params, gain: Float[Array, " K"], weighted: Float[Array, " K"]
+    policy: Policy, params: Params, gain: Float[Array, "*K"], weighted: Float[Array, "*K"]
 ) -> Params:
     """The natural gradient; of a softmax table, w_i - sum_j p_j w_j: mirror descent in KL."""
     return policy.natural(params, gain, weighted)
 
 
 def sign_gradient(
-    policy: Policy, params: Params, gain: Float[Array, " K"], weighted: Float[Array, " K"]
+    policy: Policy, params: Params, gain: Float[Array, "*K"], weighted: Float[Array, "*K"]
 ) -> Params:
     """The sign of the gradient: what Adam does to a gradient that does not change."""
     return jax.tree.map(jnp.sign, softmax_gradient(policy, params, gain, weighted))

@@ -16,7 +16,7 @@ from regdist.methods.batch import Batch, Tables, facts, paid_rewards, whole_tabl
 from regdist.methods.method import Method
 from regdist.numerics.logspace import normalize, times_exp
 from regdist.numerics.records import is_concrete
-from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import Bandit, Outcomes
 
 _CHILDREN = 16  # of a node in `draw`: two levels reach 256 actions, and a level is one gather
 
@@ -133,22 +133,30 @@ def by_class(
 def each_coefficient(method: Method, tables: Tables, groups: Classes) -> Float[Array, "M K"]:
     """The coefficient of each action's score in each group."""
     every = whole_table(tables, jnp.exp(tables.log_sampler), 1 / groups.size)
-    return jax.vmap(lambda a: method.coefficients(every, a[groups.member]))(groups.advantage)
+    return jax.vmap(lambda a: method.step_coefficients(every, a[groups.member]))(groups.advantage)
 
 
-def mean_coefficient(method: Method, tables: Tables, groups: Classes) -> Float[Array, " K"]:
-    """The coefficient of each action's score, its mean over the groups that hold the action."""
-    given = groups.given()
+def mean_coefficient(
+    method: Method, tables: Tables, groups: Classes, share: Float[Array, "M K"] | None = None
+) -> Array:
+    """The coefficient of each action's score, its mean over the groups that hold the action.
+
+    Of sequences, the coefficients of their steps in order. `share` is a factor on an action in each
+    group, in place of the method's averaging.
+    """
+    given, advantage = groups.given(), groups.advantage
     if any(penalty.placement == "reward" for penalty in method.penalties):
-        given = given[:, groups.member]
         coefficient = each_coefficient(method, tables, groups)
+        given = given[:, groups.member]
+        given = jnp.repeat(given, coefficient.shape[1] // given.shape[1], axis=1)
         return jnp.sum(jnp.where(given > 0, given * coefficient, 0), axis=0)
-    up, down = (
-        groups.belongs @ jnp.sum(given * jnp.maximum(sign * groups.advantage, 0), axis=0)
-        for sign in (1, -1)
-    )
     every = whole_table(tables, jnp.exp(tables.log_sampler), 1 / groups.size)
-    return method.mean_coefficients(every, up, down)
+    if share is not None:
+        given, advantage = given[:, groups.member] * share, advantage[:, groups.member]
+    up, down = (jnp.sum(given * jnp.maximum(s * advantage, 0), axis=0) for s in (1, -1))
+    if share is not None:
+        return method.mean_coefficients(every, up, down, jnp.sum(given, axis=0))
+    return method.mean_coefficients(every, groups.belongs @ up, groups.belongs @ down)
 
 
 def every_list(tables: Tables, size: int) -> tuple[Int[Array, "M G"], Float[Array, " M"]]:
@@ -163,7 +171,7 @@ def every_list(tables: Tables, size: int) -> tuple[Int[Array, "M G"], Float[Arra
 def listed(
     method: Method, tables: Tables, index: Int[Array, "M G"], log_weight: Float[Array, " M"]
 ) -> Float[Array, "M K"]:
-    """For each group, weight times the mean over samples of coefficient, by action."""
+    """For each group, weight times the mean over samples of coefficient, by action or step."""
     dtype, size = tables.reward.dtype, index.shape[1]
     share = jnp.full(size, 1 / size, dtype)
     inv_size = jnp.full((), 1 / size, dtype)
@@ -172,14 +180,15 @@ def listed(
         present = ~jnp.isneginf(tables.log_sampler[actions])
         reward = tables.reward[actions]
         batch = Batch(reward, share, present, inv_size, *facts(tables), tables, actions)
-        coefficient = method.coefficients(batch, method.advantages(batch))
-        value = times_exp(jnp.where(present, coefficient, 0) / size, log_chance)
-        return jnp.zeros(tables.reward.shape[0], dtype).at[actions].add(value)
+        coefficient = method.step_coefficients(batch, method.advantages(batch))
+        tokens = batch.tokens
+        value = times_exp(jnp.where(tokens.present, coefficient, 0) / size, log_chance)
+        return jnp.zeros(tokens.tables.reward.shape[0], dtype).at[tokens.actions].add(value)
 
     return jax.vmap(one)(index, log_weight)
 
 
-def check_exchangeable(method: Method, bandit: Bandit, size: int) -> None:
+def check_exchangeable(method: Method, bandit: Bandit | Outcomes, size: int) -> None:
     """Refuses a method that is seen to pay a sample for its place in the group.
 
     Groups are enumerated without order, so that its exact mean would be another one. Parts of this
@@ -220,7 +229,7 @@ _PROBES = 24
 """Actions that are split, of a table with more."""
 
 
-def check_weighted(method: Method, bandit: Bandit) -> None:
+def check_weighted(method: Method, bandit: Bandit | Outcomes) -> None:
     """Refuses a method that is seen to count actions where it should weigh them.
 
     The population is a batch of all K actions with weights. Splitting one into two entries that

@@ -38,11 +38,11 @@ class Policy:
 
     excludes: ClassVar[bool] = False
 
-    def log_probs(self, params: Params) -> Float[Array, " K"]:
+    def log_probs(self, params: Params) -> Float[Array, "*K"]:
         """Log p, normalized, in nats."""
         raise NotImplementedError
 
-    def start(self, log_ref: Float[Array, " K"]) -> Params:
+    def start(self, log_ref: Float[Array, "*K"]) -> Params:
         """The parameters of the reference policy, where a run begins unless told otherwise."""
         del log_ref
         raise ValueError(
@@ -50,12 +50,12 @@ class Policy:
             "the policy have start(log_ref)"
         )
 
-    def pull_back(self, params: Params, weighted: Float[Array, " K"]) -> Params:
+    def pull_back(self, params: Params, weighted: Float[Array, "*K"]) -> Params:
         """sum_i weighted_i grad log p_i, shaped like the parameters."""
         return jax.vjp(self.log_probs, params)[1](weighted)[0]
 
     def natural(
-        self, params: Params, gain: Float[Array, " K"], weighted: Float[Array, " K"]
+        self, params: Params, gain: Float[Array, "*K"], weighted: Float[Array, "*K"]
     ) -> Params:
         """The natural gradient, the inverse Fisher matrix times `pull_back`.
 
@@ -76,12 +76,12 @@ class Policy:
         wanted = jnp.where(inside, root * (gain - jnp.sum(weighted)), 0)
         return shape_back(jnp.linalg.lstsq(scores, wanted)[0])
 
-    def exclude(self, params: Params, gone: Bool[Array, " K"]) -> Params:
+    def exclude(self, params: Params, gone: Bool[Array, "*K"]) -> Params:
         """The parameters with some actions at probability 0, if the policy `excludes`."""
         del gone
         return params
 
-    def freeze(self, direction: Params, gone: Bool[Array, " K"]) -> Params:
+    def freeze(self, direction: Params, gone: Bool[Array, "*K"]) -> Params:
         """A direction that leaves the parameters of some actions alone, if they have their own."""
         del gone
         return direction

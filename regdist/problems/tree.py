@@ -77,6 +77,12 @@ class Tree:
         return jnp.all(jnp.isneginf(self.log_chance), axis=1)
 
     @property
+    def forbidden(self) -> Bool[Array, "S V"]:
+        """The steps beyond which every sequence is forbidden (reward -inf)."""
+        allowed = jnp.where(jnp.isneginf(self.bandit.reward), 0.0, 1.0)
+        return self.paths.exists & (self.paths.sums(allowed) == 0)
+
+    @property
     def log_ref(self) -> Float[Array, "S V"]:
         """The reference's law of steps, and chance's own, in nats."""
         return self.conditionals(self.bandit.log_ref)
@@ -214,7 +220,7 @@ def check_tree(tree: Any) -> None:
     check_kind("tree", tree, Tree, "Make one: rd.tree(sequences, reward)")
 
 
-def check_steps(tree: Tree, log_steps: Any, where: str) -> Array:
+def check_steps(tree: Tree, log_steps: Any, where: str, name: str = "log_steps") -> Array:
     """A law of steps of a tree, as an array.
 
     Raises:
@@ -224,15 +230,15 @@ def check_steps(tree: Tree, log_steps: Any, where: str) -> Array:
     """
     check_tree(tree)
     exists = tree.paths.exists
-    steps = as_array(f"log_steps of {where}", log_steps, None)
+    steps = as_array(f"{name} of {where}", log_steps, None)
     if steps.shape != exists.shape:
         raise ValueError(
-            f"log_steps of {where} must be a law of steps, a row for each state, shape "
+            f"{name} of {where} must be a law of steps, a row for each state, shape "
             f"{exists.shape}; got {steps.shape}. tree.conditionals(log_probs) makes one of a law "
             "of whole sequences"
         )
     if is_concrete(steps, exists):
-        refuse_rows(tree, np.asarray(steps), f"log_steps of {where}")
+        refuse_rows(tree, np.asarray(steps), f"{name} of {where}")
     return steps
 
 
