@@ -82,3 +82,78 @@ def answers(leaves, label, chances, prefix):
 def every_pair(states, vocabulary):
     """All states with all tokens."""
     return itertools.product(enumerate(states), range(vocabulary))
+
+
+class Group:
+    """What a trainer's loss sees of a list of sequences: padded tables [G, T] and a mask."""
+
+    def __init__(self, rows, weights, logits, old, ref, reward, steps, mask, chooses):
+        import jax
+        import jax.numpy as jnp
+
+        table = jnp.where(chooses[:, None], jax.nn.log_softmax(logits, axis=1), old)
+        mask, steps = jnp.asarray(mask), jnp.asarray(steps)
+        self.mask = mask[rows].astype(float)
+        at = steps[rows]
+        self.lp, self.old, self.ref = (
+            jnp.where(mask[rows], x.ravel()[at], 0.0) for x in (table, old, ref)
+        )
+        self.r, self.n, self.w, self.size = reward[rows], self.mask.sum(1), weights, len(rows)
+        self.endless = False
+
+    def mean(self, x):
+        """The mean over samples, exact where all are equal."""
+        return x[0] + (self.w * (x - x[0])).sum()
+
+    def std(self):
+        """The unbiased deviation of the rewards; of the law itself where it has no end."""
+        square = (self.w * (self.r - self.mean(self.r)) ** 2).sum()
+        if not self.endless:
+            square = square * self.size / max(self.size - 1, 1)
+        return (square + 1e-60) ** 0.5
+
+    def z(self):
+        """GRPO's advantage; a group of one keeps its reward."""
+        if self.size == 1 and not self.endless:
+            return self.r / (1 + 1e-6)
+        return (self.r - self.mean(self.r)) / (self.std() + 1e-6)
+
+    def total(self, x):
+        """The sum over the tokens of each sample."""
+        return (x * self.mask).sum(1)
+
+    def by_sequence(self, x):
+        """Trainers' seq-mean-token-mean."""
+        return (self.w * self.total(x) / self.n).sum()
+
+    def by_token(self, x):
+        """Trainers' token-mean."""
+        return (self.w * self.total(x)).sum() / (self.w * self.n).sum()
+
+    def by_sum(self, x, most=1.0):
+        """Trainers' seq-mean-token-sum, over a constant."""
+        return (self.w * self.total(x)).sum() / most
+
+
+def expected(loss, size, logits, old, ref, reward, steps, there, mask, chooses, exists):
+    """Minus the gradient of a loss, averaged over all L^G groups; of the law itself for None."""
+    import jax
+    import jax.numpy as jnp
+
+    logits = jnp.where(exists, logits, -1e300)
+    count = len(reward)
+    chance = jnp.exp(jnp.where(there, old.ravel()[steps], 0).sum(1))
+
+    def at(z, rows, weights, endless):
+        group = Group(rows, weights, z, old, ref, reward, steps, mask, chooses)
+        group.endless = endless
+        return loss(group)
+
+    if size is None:
+        slope = jax.jit(jax.grad(lambda z: at(z, jnp.arange(count), chance, True)))(logits)
+        return -np.where(exists, slope, 0)
+    groups = jnp.asarray(list(itertools.product(range(count), repeat=size)))
+    even = jnp.full(size, 1 / size)
+    each = jax.jit(jax.vmap(jax.grad(lambda z, rows: at(z, rows, even, False)), in_axes=(None, 0)))
+    slopes = each(logits, groups)
+    return -np.where(exists, np.einsum("n,nsv->sv", chance[groups].prod(1), slopes), 0)

@@ -1,0 +1,333 @@
+"""Methods on trees against losses written over padded tokens, differentiated over all groups."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import regdist as rd
+from regdist.methods.field import tables_of
+from regdist.methods.groups import every_list, listed
+from tests import written_trees as w
+from tests.test_method_groups import PRESETS
+
+m = rd.methods
+TREES = {
+    "three": ([[0], [1, 0], [1, 1]], [0.0, 0.3, 1.0], None),
+    "forced": ([[0], [1, 0, 0], [1, 0, 1], [1, 1]], [1.0, 0.0, 1.0, 0.5], None),
+    "chance": ([[0], [1, 0], [1, 1, 0], [1, 1, 1]], [0.4, 0.0, 1.0, 0.2], {(1,): [0.3, 0.7]}),
+}
+
+
+@functools.cache
+def problem(name):
+    """A tree with a policy, an old one near it, and what the judge reads."""
+    sequences, reward, chance = TREES[name]
+    random = np.random.default_rng(len(sequences))
+    tree = rd.tree(sequences, reward, chance=chance)
+    shape = tree.paths.exists.shape
+    logits, drift, ref = (jnp.asarray(random.normal(size=shape)) * s for s in (0.7, 0.35, 0.5))
+    table = rd.problems.StateTable(tree)
+    log_ref, old = table.log_probs(ref), table.log_probs(logits + drift)
+    tree = rd.tree(sequences, reward, chance=chance, step_log_reference=log_ref)
+    chooses = np.asarray(tree.chooses)
+    steps, there = np.asarray(tree.paths.steps), np.asarray(tree.paths.there)
+    mask = there & chooses[steps // shape[1]]
+    facts = steps, there, mask, chooses, np.asarray(tree.paths.exists)
+    return tree, logits, old, log_ref, jnp.asarray(reward), facts
+
+
+def clipped(g, a, low=0.2, high=0.2, dual=jnp.inf):
+    """PPO's objective of each token, with a dual clip."""
+    rho = jnp.exp(g.lp - g.old)
+    gain = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
+    return jnp.where(
+        a < 0, jnp.maximum(gain, jnp.where(jnp.isfinite(dual), dual * a, -jnp.inf)), gain
+    )
+
+
+def k3(g):
+    return jnp.exp(g.ref - g.lp) - (g.ref - g.lp) - 1
+
+
+def sequence_ratio(g, mean):
+    total = g.total(g.lp - g.old)
+    return jnp.exp(total / g.n if mean else total)
+
+
+def of_sequence(g, a, mean):
+    s = sequence_ratio(g, mean)
+    return -(g.w * jnp.minimum(s * a, jnp.clip(s, 0.8, 1.2) * a)).sum()
+
+
+def geometric(g, low=0.4, high=0.4):
+    a, d = g.z()[:, None], g.lp - g.old
+    side = jnp.where(a > 0, jnp.minimum(d, high), jnp.maximum(d, -low))
+    return -(g.w * g.z() * jnp.exp(g.total(side) / g.n)).sum()
+
+
+def paid(g, beta=0.3):
+    """k1 summed over a sequence, before the group's mean."""
+    reward = jax.lax.stop_gradient(g.r - beta * g.total(g.old - g.ref))
+    a = reward - g.mean(reward) if g.size > 1 or g.endless else reward
+    return -g.by_sum(clipped(g, a[:, None]))
+
+
+def balance(g, beta=0.4):
+    residual = g.total(g.lp - g.ref) - g.r / beta
+    return (g.w * (residual - g.mean(residual)) ** 2).sum()
+
+
+GEOMETRIC = m.compose(
+    m.advantage.GroupRelative(1e-6, "mean", "std", "raw"),
+    m.surrogate.GeometricMean(0.4, 0.4),
+    averaging="sequence",
+)
+METHODS = {
+    "grpo, 1/|o|, k3": (
+        m.grpo(0.04, averaging="sequence"),
+        lambda g: g.by_sequence(-clipped(g, g.z()[:, None]) + 0.04 * k3(g)),
+    ),
+    "dr_grpo, constant": (
+        m.dr_grpo(averaging="constant", max_length=3.0),
+        lambda g: -g.by_sum(clipped(g, alone(g)[:, None]), 3.0),
+    ),
+    "dapo, tokens": (
+        m.dapo(averaging="token"),
+        lambda g: -g.by_token(clipped(g, g.z()[:, None], 0.2, 0.28, 3.0)),
+    ),
+    "dapo, tokens, k3": (
+        m.dapo(beta=0.1, averaging="token"),
+        lambda g: g.by_token(-clipped(g, g.z()[:, None], 0.2, 0.28, 3.0) + 0.1 * k3(g)),
+    ),
+    "gspo": (
+        m.gspo(averaging="sequence", ratio="sequence"),
+        lambda g: of_sequence(g, g.z(), True),
+    ),
+    "rloo, product": (
+        m.rloo(clip_dual=np.inf, ratio="product"),
+        lambda g: of_sequence(g, others(g), False),
+    ),
+    "gmpo": (GEOMETRIC, geometric),
+    "reinforce, 1/|o|": (
+        m.reinforce(averaging="sequence"),
+        lambda g: -g.by_sequence(g.lp * g.r[:, None]),
+    ),
+    "k1 in the reward": (
+        m.dr_grpo(beta=0.3, estimator="k1", placement="reward"),
+        paid,
+    ),
+    "k1 in the reward, tokens": (
+        m.dr_grpo(beta=0.3, estimator="k1", placement="reward", averaging="token"),
+        lambda g: paid(g) * (1 / (g.w * g.n).sum()),
+    ),
+    "vargrad": (m.vargrad(0.4), balance),
+}
+
+
+def alone(g):
+    """Centred, but for a group of one."""
+    return g.r - g.mean(g.r) if g.size > 1 or g.endless else g.r
+
+
+def others(g):
+    """RLOO: less the mean of the others."""
+    if g.endless:
+        return g.r - g.mean(g.r)
+    return (g.r - g.mean(g.r)) * g.size / (g.size - 1) if g.size > 1 else g.r
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_is_the_gradient_of_the_written_loss(name, tree):
+    """Under the law itself and over all groups of one to three, on and off policy."""
+    method, loss = METHODS[name]
+    t, logits, old, log_ref, reward, facts = problem(tree)
+    own = rd.problems.StateTable(t).log_probs(logits)
+    for size in (None, 1, 2, 3):
+        over = rd.Population() if size is None else rd.Group(size)
+        for law in (own, old):
+            want = w.expected(loss, size, logits, law, log_ref, reward, *facts)
+            given = None if law is own else law
+            got = rd.field(method, logits, t, over, old=given)
+            scale = 1 + np.abs(want).max()
+            assert np.allclose(got, want, rtol=0, atol=1e-13 * scale), (size, law is own)
+
+
+BANDIT = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3])
+ONE_STATE = rd.tree([[0], [1], [2]], [1.0, 0.0, 0.5], reference=[0.2, 0.5, 0.3])
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_one_state_is_the_bandit_bit_for_bit(turn):
+    """Every preset, in turn under each expectation and average, which are all 1 there."""
+    over = (rd.Population(), rd.Group(3), rd.Sampled(3, 2))[turn]
+    logits, old = jnp.array([0.3, -0.2, 0.1]), rd.log_softmax(jnp.array([0.5, 0.0, -0.3]))
+    key = jax.random.key(4) if over.draws else None
+    for i, (name, (method, _)) in enumerate(PRESETS.items()):
+        if i % 3 != turn or (turn == 0 and method.advantage.needs == "group"):
+            continue
+        averaging = ("sum", "sequence", "token")[i // 3 % 3]
+        asked = dataclasses.replace(method, averaging=m.averaging.Averaging(None, averaging))
+        law = (None, old)[i // 9 % 2]
+        one = rd.field(method, logits, BANDIT, over, key=key, old=law)
+        rows = None if law is None else law[None]
+        got = rd.field(asked, logits[None], ONE_STATE, over, key=key, old=rows)
+        assert np.array_equal(got[0], one), (name, averaging, law is None)
+
+
+def test_the_smallest_tree_where_averages_part():
+    """{0, 10, 11}, only the last is right, from even steps: its first step against its second.
+
+    A sum pushes both alike, 1/length the first half as hard again at every size; a token mean has
+    no bias in a large batch and one in small ones: 8/7 for pairs.
+    """
+    tree = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+
+    def tilt(averaging, over):
+        field = rd.field(m.dr_grpo(averaging=averaging), tree.log_ref, tree, over)
+        return field[0, 1] / field[1, 1]
+
+    for over in (rd.Population(), rd.Group(2), rd.Group(5)):
+        assert np.isclose(tilt("sum", over), 1, rtol=1e-14)
+        assert np.isclose(tilt("sequence", over), 3 / 2, rtol=1e-14)
+    assert np.isclose(tilt("token", rd.Population()), 1, rtol=1e-14)
+    assert np.isclose(tilt("token", rd.Group(2)), 8 / 7, rtol=1e-14)
+    assert np.isclose(tilt("token", rd.Group(16)), by_counts(16), rtol=1e-13)
+    assert 1 < tilt("token", rd.Group(64)) < tilt("token", rd.Group(16)) < 8 / 7
+
+
+def by_counts(size):
+    """The same ratio under a token mean, summed over how many of a group are 0, 10 and 11."""
+    first = second = 0.0
+    for none, wrong in itertools.product(range(size + 1), repeat=2):
+        right = size - none - wrong
+        if right < 0:
+            continue
+        ways = math.comb(size, none) * math.comb(size - none, wrong)
+        chance = ways * 0.5**none * 0.25 ** (wrong + right)
+        mean = right / size
+        up, down, tokens = right * (1 - mean), -mean, none + 2 * (wrong + right)
+        # a score is +-1/2 at even steps
+        first += chance * (up + wrong * down - none * down) / 2 / tokens
+        second += chance * (up - wrong * down) / 2 / tokens
+    return first / second
+
+
+def test_a_constant_is_not_free_under_one_over_length():
+    """Reward 1 for all: REINFORCE stands still in a sum, and shortens answers under 1/length."""
+    tree = rd.tree([[0], [1, 0], [1, 1]], [1.0, 1.0, 1.0])
+    for averaging in ("sum", "token"):
+        field = rd.field(m.reinforce(averaging=averaging), tree.log_ref, tree)
+        assert np.abs(field).max() <= 1e-16
+    field = rd.field(m.reinforce(averaging="sequence"), tree.log_ref, tree)
+    assert field[0, 0] > 0.1
+
+
+def test_chance_is_moved_by_no_method():
+    tree, logits, old, *_ = problem("chance")
+    table = rd.problems.StateTable(tree)
+    for method, _ in METHODS.values():
+        for geometry in ("softmax", "natural", "sign"):
+            asked = dataclasses.replace(method, geometry=geometry)
+            field = rd.field(asked, logits, tree, rd.Group(2), old=old)
+            assert np.all(field[~tree.chooses] == 0)
+    moved = table.log_probs(
+        logits + 5.0 * jnp.arange(logits.size, dtype=float).reshape(logits.shape)
+    )
+    assert np.allclose(moved[~tree.chooses], tree.log_chance[~tree.chooses], rtol=0, atol=0)
+
+
+def test_the_natural_field_is_flat_in_the_value_alone():
+    """Plain rewards: Q less its mean in each state, wherever the policy comes."""
+    for name in TREES:
+        tree, logits, *_ = problem(name)
+        law = rd.problems.StateTable(tree).log_probs(logits)
+        q = tree.values(law)
+        want = q - jnp.sum(jnp.where(jnp.isneginf(law), 0, jnp.exp(law)) * q, axis=1, keepdims=True)
+        want = jnp.where(tree.paths.exists & tree.chooses[:, None], want, 0)
+        got = rd.field(m.natural_policy_gradient(), logits, tree)
+        assert np.allclose(got, want, rtol=0, atol=1e-14)
+
+
+def test_where_penalties_of_steps_stand_still():
+    """k1 in the reward and the exact KL of sequences at the leaf target; k2 and k3 in the loss at
+    the recursion on plain futures; nothing at 1/length."""
+    tree, *_ = problem("forced")
+    beta = 0.4
+    leaf = tree.conditionals(rd.target(tree.bandit, rd.ReverseKL(beta)).log_probs)
+    plain = {
+        "k2": rd.stepwise(tree, rd.ReverseKL(beta), future="reward").log_steps,
+        "k3": rd.stepwise(tree, rd.ForwardKL(beta), future="reward").log_steps,
+    }
+
+    def norm(method, law):
+        return float(jnp.abs(rd.field(method, law, tree)).max())
+
+    assert norm(m.policy_gradient(rd.ReverseKL(beta)), leaf) <= 1e-15
+    assert norm(m.dr_grpo(beta=beta, estimator="k1", placement="reward"), leaf) <= 1e-15
+    for estimator, law in plain.items():
+        for averaging in ("sum", "token"):
+            method = m.dr_grpo(beta=beta, estimator=estimator, averaging=averaging)
+            assert norm(method, law) <= 1e-15
+            assert norm(method, leaf) >= 1e-3
+        method = m.dr_grpo(beta=beta, estimator=estimator, averaging="sequence")
+        assert min(norm(method, law), norm(method, leaf)) >= 1e-5
+
+
+@rd.record
+class Shared(rd.policies.Policy):
+    """One logit a token, the same in every state."""
+
+    tree: rd.Tree
+
+    def log_probs(self, params):
+        logits = jnp.where(self.tree.paths.exists, params, -jnp.inf)
+        return jax.vmap(jax.nn.log_softmax)(logits)
+
+
+def test_a_policy_with_shared_parameters_pulls_back():
+    """The gradient through the tokens' logits, against that of the written expected reward."""
+    tree, _, _, _, reward, _ = problem("three")
+    policy, params = Shared(tree), jnp.array([0.2, -0.3])
+
+    def value(x):
+        return jnp.exp(tree.leaves(policy.log_probs(x))) @ reward
+
+    got = rd.field(m.reinforce(), params, tree, policy=policy)
+    assert np.allclose(got, jax.grad(value)(params), rtol=0, atol=1e-15)
+    with pytest.raises(ValueError, match="natural gradient of Shared on a tree"):
+        rd.field(m.natural_policy_gradient(), params, tree, policy=policy)
+
+
+def test_drawn_groups_have_the_enumerated_mean():
+    """Averaged over every pair that can be drawn: the exact field of pairs."""
+    tree, logits, *_ = problem("forced")
+    law = rd.problems.StateTable(tree).log_probs(logits)
+    method = m.dapo(averaging="token", beta=0.1)
+    horizon = tree.paths.steps.shape[1]
+    tables = tables_of(method, law, tree)
+    index, log_weight = every_list(tables, 2)
+    lists = listed(method, tables, index, log_weight)
+    exact = rd.field(method, logits, tree, rd.Group(2))
+    total = jnp.sum(lists, axis=0).reshape(logits.shape)
+    pulled = rd.problems.StateTable(tree).pull_back(logits, total)
+    assert horizon == 3
+    assert np.allclose(pulled, exact, rtol=0, atol=1e-14)
+
+
+def test_dapo_at_a_real_batch_size():
+    """Twenty lengths and groups of 64 have an exact answer, by counts and laws of total lengths."""
+    right = [[1] * n + [0] for n in range(20)]
+    wrong = [[1] * n + [2] for n in range(20)]
+    tree = rd.tree([*right, *wrong, [1] * 20], [1.0] * 20 + [0.0] * 21)
+    field = rd.field(m.dapo(averaging="token"), tree.log_ref, tree, rd.Group(64))
+    assert np.all(np.isfinite(field))
+    paid = m.dapo(averaging="token", beta=0.1, estimator="k1", placement="reward")
+    with pytest.raises(ValueError, match="groups times actions are enumerated"):
+        rd.field(paid, tree.log_ref, tree, rd.Group(64))
