@@ -169,15 +169,16 @@ def _add_atlas(parser: argparse.ArgumentParser) -> None:
             f"methods of the default:\n{drawn}",
         ]
     )
-    for option, text in (
+    for option, read, text in (
         (
             "--methods",
+            _words,
             "names that `regdist methods` shows, or mine.py:name, a function of your own from a "
             "coefficient to a method (default: those below)",
         ),
-        ("--problems", "those below, or a .csv or .jsonl file, as for report (default: all)"),
+        ("--problems", _problem_words, "those below, or what report takes (default: all)"),
     ):
-        parser.add_argument(option, metavar="N,N,...", type=_words, help=text)
+        parser.add_argument(option, metavar="N,N,...", type=read, help=text)
     _add_out(parser, "regdist-atlas")
 
 
@@ -205,6 +206,11 @@ def _add_out(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _words(text: str) -> list[str]:
     return text.split(",")
+
+
+def _problem_words(text: str) -> list[str]:
+    """The same of problems: the commas within a hand of the Game of 24 are its own."""
+    return re.findall(r"game24:[^,]*(?:,[\d=]+(?=,|$))*|[^,]+", text)
 
 
 def _number(text: str) -> float:
@@ -311,8 +317,9 @@ def _function(place: str) -> Callable[[float], Method]:
 
 
 def _problem(name: str) -> Task:
-    if not Path(name).suffix and name not in problems.NAMED:
-        known = ", ".join([*atlas.PROBLEMS, *problems.NAMED])
+    is_hand = name.startswith("game24:")
+    if not (is_hand or Path(name).suffix or name in problems.NAMED):
+        known = ", ".join([*atlas.PROBLEMS, *problems.NAMED, "game24:4,7,8,8 (any hand)"])
         raise ValueError(f"unknown problem: {name!r}. Known: {known}, or a .csv or .jsonl file")
     return problems.by_name(name)
 

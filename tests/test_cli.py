@@ -174,6 +174,21 @@ def test_an_atlas_that_is_stopped_says_what_is_kept_and_goes_on(tmp_path, monkey
     assert [names[2] for names in asked[2:]] == list(atlas.EXPECTATIONS)[1:]
 
 
+def test_a_hand_keeps_its_commas_in_a_list_of_problems(tmp_path, monkeypatch):
+    asked = []
+
+    def cell(names, method, problem):
+        asked.append((names[1], problem.num_actions))
+        return atlas.Cell(*names, "drawn", "", "", {"reverse KL": 0.5}, None, None, 0.0, 0.0)
+
+    monkeypatch.setattr(atlas, "cell", cell)
+    hands = "rare,game24:4,7,8,8,two-modes,game24:1,1,2,3=9"
+    main(["atlas", "--methods", "rloo", "--problems", hands, "--out", str(tmp_path / "out")])
+    sizes = dict(asked)
+    assert list(sizes) == ["rare", "game24-4-7-8-8", "two-modes", "game24-1-1-2-3-9"]
+    assert sizes["game24-4-7-8-8"] == 7680
+
+
 def test_a_report_shows_any_name_on_any_terminal(tmp_path, monkeypatch):
     """Markup, mathematics, scripts that font and encoding lack, and what would move the cursor."""
     names = ["[/bold]", r"$\frac$ $", "<script>x</script>", "\u6f22 \U0001f600", "\x1b[31m\n"]
