@@ -83,6 +83,46 @@ def balance(g, beta=0.4):
     return (g.w * (residual - g.mean(residual)) ** 2).sum()
 
 
+def entropy_of_state(g):
+    """Of the law of the step's own state, at each step of each sample."""
+    table = jnp.where(jnp.isfinite(g.table), g.table, 0)
+    each = -jnp.sum(jnp.where(jnp.isfinite(g.table), jnp.exp(table) * table, 0), axis=1)
+    return each[g.at // g.table.shape[1]]
+
+
+def steer(g, least=0.8, floor=0.02):
+    """Steps that move the entropy of their state most weigh less."""
+    a = g.z()[:, None]
+    p = jnp.exp(g.lp)
+    moved = jnp.abs(a / jnp.exp(g.old) * p * (1 - p) * (g.lp + entropy_of_state(g))) * g.mask
+    weight = jnp.exp(jnp.log(least) * moved / jnp.maximum(moved.max(), floor))
+    return -g.by_token(jax.lax.stop_gradient(weight) * clipped(g, a, dual=3.0))
+
+
+def bapo(g, share=1.0):
+    """Bounds that move, the lower one first, until positive steps weigh enough."""
+    a = g.z()[:, None] * g.mask * g.w[:, None]
+    rho = jax.lax.stop_gradient(jnp.exp(g.lp - g.old))
+    found, low, high = False, 0.8, 2.0
+    lows = [*np.arange(0.6, 0.8 + 1e-9, 0.05), *[0.8] * 17]
+    highs = [*[1.2] * 5, *np.arange(1.2, 2.0 + 1e-9, 0.05)]
+    for lo, hi in zip(lows, highs, strict=True):
+        up = jnp.sum(jnp.maximum(a, 0) * jnp.minimum(rho, hi))
+        down = jnp.sum(jnp.maximum(-a, 0) * jnp.maximum(rho, lo))
+        enough = up >= share * down
+        low = jnp.where(enough & ~jnp.asarray(found), lo, low)
+        high = jnp.where(enough & ~jnp.asarray(found), hi, high)
+        found = jnp.asarray(found) | enough
+    return -g.by_token(clipped(g, g.z()[:, None], 1 - low, high - 1, 3.0))
+
+
+def trust_region(g, beta=2.0, delta=0.01):
+    """PPO less (beta/2) [KL - delta]+^2, the KL estimated over all tokens at once."""
+    kl = g.by_token(g.old - g.lp)
+    bound = beta / 2 * jnp.maximum(kl - delta, 0) ** 2
+    return -g.by_token(clipped(g, g.z()[:, None])) + bound
+
+
 GEOMETRIC = m.compose(
     m.advantage.GroupRelative(1e-6, "mean", "std", "raw"),
     m.surrogate.GeometricMean(0.4, 0.4),
@@ -127,6 +167,18 @@ METHODS = {
         lambda g: paid(g) * (1 / (g.w * g.n).sum()),
     ),
     "vargrad": (m.vargrad(0.4), balance),
+    "steer": (m.steer(averaging="token"), steer),
+    "bapo": (m.bapo(averaging="token"), bapo),
+    "trust region": (
+        m.compose(
+            m.advantage.GroupRelative(1e-6, "mean", "std", "raw"),
+            clip_low=0.2,
+            clip_high=0.2,
+            penalties=m.penalty.TrustRegion(2.0, 0.01),
+            averaging="token",
+        ),
+        trust_region,
+    ),
 }
 
 

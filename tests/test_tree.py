@@ -301,6 +301,8 @@ def test_chance_is_averaged_and_never_tilted():
     assert np.allclose(best.probs, [p[0], p[1] * 0.1, p[1] * 0.9], rtol=0, atol=1e-15)
     assert np.isclose(best.value, 0.5 * np.log(weights.sum()), rtol=0, atol=1e-15)
     assert np.allclose(chancy.soft_values(0.5), best.values, rtol=0, atol=1e-15)
+    assert np.array_equal(chancy.log_ref[1], chancy.log_chance[1])
+    assert isinstance(rd.tree(SMALL, [0.4, 0.0, 1.0], chance={}).bandit, rd.Bandit)
 
 
 def test_many_leaves_in_little_memory():

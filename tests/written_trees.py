@@ -95,6 +95,7 @@ class Group:
         mask, steps = jnp.asarray(mask), jnp.asarray(steps)
         self.mask = mask[rows].astype(float)
         at = steps[rows]
+        self.at, self.table = at, table
         self.lp, self.old, self.ref = (
             jnp.where(mask[rows], x.ravel()[at], 0.0) for x in (table, old, ref)
         )

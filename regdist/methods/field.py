@@ -134,6 +134,11 @@ def check_problem(
     is_tree = trees and isinstance(bandit, Tree)
     if not is_tree:
         check_bandit(bandit)
+    elif not method.differentiable:
+        raise ValueError(
+            "a written loss has one term for each sample, and a tree has samples of many steps: "
+            "rd.methods.compose a method from parts, or give tree.bandit for whole sequences"
+        )
     if policy is None:
         return StateTable(bandit) if isinstance(bandit, Tree) else Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")

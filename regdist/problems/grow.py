@@ -120,9 +120,11 @@ def _ended(ended: Table | None, size: int) -> Array:
     return jnp.asarray(known)
 
 
-def _chance_laws(paths: Paths, chance: Mapping[tuple[int, ...], Any]) -> Array:
-    """The laws of chance as a table of steps, -inf where the policy moves."""
+def _chance_laws(paths: Paths, chance: Mapping[tuple[int, ...], Any]) -> Array | None:
+    """The laws of chance as a table of steps, -inf where the policy moves; None for no law."""
     check_kind("chance", chance, Mapping, "Such as {(1,): {0: 0.1, 1: 0.9}}, by prefixes")
+    if not chance:
+        return None
     states = {prefix: state for state, prefix in enumerate(paths.prefixes)}
     exists = np.asarray(paths.exists)
     laws = np.full(exists.shape, -np.inf)

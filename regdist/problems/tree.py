@@ -85,7 +85,7 @@ class Tree:
     @property
     def log_ref(self) -> Float[Array, "S V"]:
         """The reference's law of steps, and chance's own, in nats."""
-        return self.conditionals(self.bandit.log_ref)
+        return self.with_chance(self.conditionals(self.bandit.log_ref))
 
     def leaves(self, log_steps: Float[Array, "S V"]) -> Float[Array, " L"]:
         """The law of whole sequences under a law of steps: sums along paths.
