@@ -3,6 +3,7 @@
 Shares no code with the package. A law of steps is {prefix: {token: probability}}.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -138,23 +139,26 @@ class Group:
 
 def expected(loss, size, logits, old, ref, reward, steps, there, mask, chooses, exists):
     """Minus the gradient of a loss, averaged over all L^G groups; of the law itself for None."""
-    import jax
-    import jax.numpy as jnp
-
-    logits = jnp.where(exists, logits, -1e300)
+    logits = np.where(exists, logits, -1e300)
     count = len(reward)
-    chance = jnp.exp(jnp.where(there, old.ravel()[steps], 0).sum(1))
+    chance = np.exp(np.where(there, np.ravel(old)[steps], 0).sum(1))
+    facts = old, ref, reward, steps, mask, chooses
+    if size is None:
+        slope = _slopes(loss, True)(logits, np.arange(count)[None], chance, *facts)[0]
+        return -np.where(exists, slope, 0)
+    groups = np.array(list(itertools.product(range(count), repeat=size)))
+    slopes = _slopes(loss, False)(logits, groups, np.full(size, 1 / size), *facts)
+    return -np.where(exists, np.einsum("n,nsv->sv", chance[groups].prod(1), slopes), 0)
 
-    def at(z, rows, weights, endless):
-        group = Group(rows, weights, z, old, ref, reward, steps, mask, chooses)
+
+@functools.cache
+def _slopes(loss, endless):
+    """The gradient of a loss in each of many groups, as one program."""
+    import jax
+
+    def one(z, rows, weights, *facts):
+        group = Group(rows, weights, z, *facts)
         group.endless = endless
         return loss(group)
 
-    if size is None:
-        slope = jax.jit(jax.grad(lambda z: at(z, jnp.arange(count), chance, True)))(logits)
-        return -np.where(exists, slope, 0)
-    groups = jnp.asarray(list(itertools.product(range(count), repeat=size)))
-    even = jnp.full(size, 1 / size)
-    each = jax.jit(jax.vmap(jax.grad(lambda z, rows: at(z, rows, even, False)), in_axes=(None, 0)))
-    slopes = each(logits, groups)
-    return -np.where(exists, np.einsum("n,nsv->sv", chance[groups].prod(1), slopes), 0)
+    return jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0, *[None] * 7)))
