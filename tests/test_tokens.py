@@ -20,7 +20,11 @@ m = rd.methods
 TREES = {
     "three": ([[0], [1, 0], [1, 1]], [0.0, 0.3, 1.0], None),
     "forced": ([[0], [1, 0, 0], [1, 0, 1], [1, 1]], [1.0, 0.0, 1.0, 0.5], None),
-    "chance": ([[0], [1, 0], [1, 1, 0], [1, 1, 1]], [0.4, 0.0, 1.0, 0.2], {(1,): [0.3, 0.7]}),
+    "chance": (
+        [[0], [1, 0], [1, 1, 0], [1, 1, 1], [2, 0]],  # and a step that is forced
+        [0.4, 0.0, 1.0, 0.2, 0.7],
+        {(1,): {0: 0.3, 1: 0.7}},
+    ),
 }
 
 
@@ -194,7 +198,7 @@ def others(g):
     return (g.r - g.mean(g.r)) * g.size / (g.size - 1) if g.size > 1 else g.r
 
 
-@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("tree", ["three", "chance"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_field_is_the_gradient_of_the_written_loss(name, tree):
     """Under the law itself and over all groups of two and three, and of one, on and off policy."""
@@ -284,11 +288,10 @@ def test_a_constant_is_not_free_under_one_over_length():
 def test_chance_is_moved_by_no_method():
     tree, logits, old, *_ = problem("chance")
     table = rd.problems.StateTable(tree)
-    for method, _ in METHODS.values():
-        for geometry in ("softmax", "natural", "sign"):
-            asked = dataclasses.replace(method, geometry=geometry)
-            field = rd.field(asked, logits, tree, rd.Group(2), old=old)
-            assert np.all(field[~tree.chooses] == 0)
+    for i, (method, _) in enumerate(METHODS.values()):
+        asked = dataclasses.replace(method, geometry=("softmax", "natural", "sign")[i % 3])
+        field = rd.field(asked, logits, tree, rd.Group(2), old=old)
+        assert np.all(field[~tree.chooses] == 0)
     moved = table.log_probs(
         logits + 5.0 * jnp.arange(logits.size, dtype=float).reshape(logits.shape)
     )
