@@ -92,9 +92,11 @@ def _verdict(
     if case.asked.method.controller is not None:
         return "undecided", f"a controller moves the method as it runs; {after} it is {where}", None
     wrong = _not_a_limit(case, at, stationarity, stability)
+    # An action that the run has lost never comes back, and no flow over the others is made.
+    lost = math.isinf(distance.kl_from_target)
     if wrong is not None:
         word, why = wrong
-        plain = spread is None and case.own_samples and case.rate is not None
+        plain = spread is None and case.own_samples and case.rate is not None and not lost
         if word == "elsewhere" and plain and not stationarity.corner:
             onward = goes_on(case, at, None)
             word = "vertex" if onward.word == "vertex" else word
@@ -115,9 +117,9 @@ def _verdict(
         said = ", hopping about a corner by the length of its steps"
         said += ": shorter ones come nearer" if alone else ", as ever since it began there"
         return "converges", f"{after} it is {where}{said}", 0.0
-    if math.isinf(distance.kl_from_target):
-        lost = "the run has lost an action that the target needs"
-        return "elsewhere", f"{lost}; {after} it is {where}", None
+    if lost:
+        what = "the run has lost an action that the target needs"
+        return "elsewhere", f"{what}; {after} it is {where}", None
     if stationarity.corner or stability.kind == "undecided":
         word, said = _uphill(case, alone, stationarity.corner)
         return word, f"{after} it is {where}{said}", None

@@ -49,10 +49,6 @@ def goes_on(case: "Case", at: End | None, measured: float | None) -> Onward:
     flow, z = case.flow, case.last
     if flow.signed:
         return Onward("undecided", "; the sign of a gradient has no flow to follow")
-    if np.any(empty := np.isneginf(z)):
-        action = int(flow.index[np.argmax(empty)])
-        text = f"; it cannot come there: it has no mass on action {action}, and none comes back"
-        return Onward("undecided", f"{text}. Where it goes instead is not followed")
     if case.rate is not None and length(case, [z, case.goal]) > _LONG:
         return _by_steps(case)
     found = follow(flow, z)
