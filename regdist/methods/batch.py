@@ -46,6 +46,11 @@ class Tables:
     rows: int = static(default=1)
     log_even: Float[Array, " K"] | None = None
 
+    @property
+    def horizon(self) -> int:
+        """The most steps that an action is made of; 1 in a bandit."""
+        return 1 if self.steps is None else self.steps.path.shape[1]
+
     def each_row(self, fn: Callable[[Array], Array], table: Float[Array, " K"]) -> Array:
         """A function of the law in each state, at all of its actions; a bandit has one state."""
         if self.rows == 1:
@@ -133,7 +138,7 @@ class Batch:
         if steps is None:
             return self
         path, own = (x if self.index is None else x[self.index] for x in (steps.path, steps.own))
-        horizon, mean = path.shape[1], self.mean(self.length)
+        horizon, mean = self.tables.horizon, self.mean(self.length)
         mean = jnp.where(mean > 0, mean, 1)
         return Batch(
             reward=jnp.repeat(self.reward, horizon),

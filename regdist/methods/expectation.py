@@ -253,10 +253,9 @@ class Group(Expectation):
     ) -> Pull:
         """The sum over groups."""
         del lists, on_policy
-        horizon = 1 if tables.steps is None else tables.steps.path.shape[1]
-        if self._by_reward(method, horizon):
+        if self._by_reward(method, tables.horizon):
             groups = self.by_class(method, tables)
-            meet = method.averaging.couples() and horizon > 1
+            meet = method.averaging.couples() and tables.horizon > 1
             share = mean_shares(tables, groups) if meet else None
             return contract(tables, coefficient=mean_coefficient(method, tables, groups, share))
         each = listed(method, tables, *every_list(tables, self.size))

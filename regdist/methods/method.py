@@ -148,12 +148,12 @@ class Method:
         Where samples have one step these are their `coefficients`.
         """
         tokens = batch.tokens
-        return self._averaged(batch, self.coefficients(tokens, tokens.spread(advantage)))
+        return self._averaged(tokens, self.coefficients(tokens, tokens.spread(advantage)))
 
-    def _averaged(self, batch: Batch, coefficient: Array) -> Array:
-        if batch.tokens is batch:
+    def _averaged(self, tokens: Batch, coefficient: Array) -> Array:
+        if tokens.samples is None:
             return coefficient
-        return coefficient * batch.tokens.spread(self.averaging(batch))
+        return coefficient * tokens.spread(self.averaging(tokens.samples))
 
     def mean_coefficients(
         self,
@@ -175,7 +175,7 @@ class Method:
         lost = self._penalized(tokens, one)
         if share is not None:
             return earned - tokens.spread(share) * lost
-        return self._averaged(batch, earned - lost)
+        return self._averaged(tokens, earned - lost)
 
     def _earned(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         coefficient = self.surrogate(batch, advantage)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from regdist.metrics.entropies import entropy
 from regdist.numerics.checks import Function
-from regdist.numerics.logspace import times_exp
 from regdist.problems.tree import Tree, check_steps
 
 __all__ = [
@@ -49,11 +49,7 @@ def state_entropies(tree: Tree, log_steps: Float[Array, "S V"]) -> Float[Array, 
         [0.69314718 0.69314718]
     """
     del tree
-    return _entropies(log_steps)
-
-
-def _entropies(log_steps: Array) -> Array:
-    return jnp.sum(times_exp(-jnp.where(jnp.isneginf(log_steps), 0, log_steps), log_steps), axis=1)
+    return jax.vmap(entropy)(log_steps)
 
 
 @_of_steps
@@ -67,7 +63,7 @@ def path_entropies(tree: Tree, log_steps: Float[Array, "S V"]) -> Float[Array, "
          [0.69314718 0.69314718]
          [0.69314718 0.69314718]]
     """
-    each = _entropies(log_steps)
+    each = jax.vmap(entropy)(log_steps)
     return tree.paths.along(jnp.broadcast_to(each[:, None], log_steps.shape), jnp.nan)
 
 
@@ -118,13 +114,12 @@ def answer_entropies(tree: Tree, log_steps: Float[Array, "S V"]) -> Float[Array,
     """
     # By pairs of a state and an answer, one for each step of each leaf, sorted.
     paths, (num_states, vocabulary) = tree.paths, log_steps.shape
-    there = paths.there
     state = paths.steps // vocabulary
     # log p(the rest of the leaf | the prefix): sums from the end, so that no state need be visited.
     each = paths.along(log_steps)
     rest = jnp.cumsum(each[:, ::-1], axis=1)[:, ::-1]
     answer = jnp.broadcast_to(tree.bandit.label[:, None], state.shape)
-    state = jnp.where(there, state, num_states).reshape(-1)
+    state = jnp.where(paths.there, state, num_states).reshape(-1)
     order = jnp.lexsort((answer.reshape(-1), state))
     state, answer = state[order], answer.reshape(-1)[order]
     fresh = (jnp.diff(state, prepend=-1) != 0) | (jnp.diff(answer, prepend=-1) != 0)

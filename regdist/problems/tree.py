@@ -244,14 +244,15 @@ def check_steps(tree: Tree, log_steps: Any, where: str, name: str = "log_steps")
 
 def refuse_rows(tree: Tree, known: np.ndarray, name: str) -> None:
     """Refuses a table that is no law of steps, by the prefix of the first wrong state."""
-    exists, even = np.asarray(tree.paths.exists), np.asarray(tree.even(known.dtype))
+    exists, moved = np.asarray(tree.paths.exists), np.zeros(len(known), bool)
     tolerance = float(np.sqrt(np.finfo(known.dtype).eps))
     with np.errstate(over="ignore"):
         total = np.sum(np.exp(known), axis=1)
     off = ~(np.abs(total - 1) <= tolerance)
     stray = ~exists & (known > -np.inf)
-    chance = ~np.asarray(tree.chooses)
-    moved = chance & ~(np.abs(np.exp(known) - np.exp(even)).max(axis=1) <= tolerance)
+    if tree.log_chance is not None:
+        away = np.abs(np.exp(known) - np.exp(np.asarray(tree.log_chance))).max(axis=1)
+        moved = ~np.asarray(tree.chooses) & ~(away <= tolerance)
     wrong = np.flatnonzero(off | np.any(stray, axis=1) | moved)
     if not wrong.size:
         return
