@@ -58,20 +58,18 @@ def stepwise(tree: Tree, regularizer: Regularizer, future: str = "regularized") 
     penalty in the loss of each token stands still, for it has no part in what earlier tokens earn.
     Where chance moves, Q is the mean under its law, and Omega is of the policy's steps alone.
 
-    For reverse KL and entropies to the reference's own steps, without chance, the first is
-    `target(tree.bandit, regularizer)`: these divergences add up along a path. For all others the
-    divergence of the law of sequences and the sum over steps are two problems. (An entropy of whole
-    sequences is the sum of entropies of steps, weighted by visits.)
+    Without chance, for reverse KL and Shannon's entropy, which add up along a path, the first is
+    `target(tree.bandit, regularizer)`. For all others, Tsallis' entropies among them, a divergence
+    of the law of sequences and a sum over steps are two problems.
 
     Args:
         tree: L sequences.
-        regularizer: Omega, any regularizer or sum; an anchor that is a table is of one state, and
-            so only for trees of one.
+        regularizer: Omega, any regularizer or sum whose anchors are no tables.
         future: "regularized" or "reward".
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: an unknown future.
+        ValueError: an unknown future, or an anchor that is a table: it belongs to one state.
 
     Examples:
         >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
