@@ -335,6 +335,16 @@ def test_where_penalties_of_steps_stand_still():
         assert min(norm(method, law), norm(method, leaf)) >= 1e-5
 
 
+def test_a_table_on_a_tree_is_one_in_every_state():
+    for name in TREES:
+        tree, logits, old, *_ = problem(name)
+        for geometry in ("softmax", "natural"):
+            method = dataclasses.replace(m.grpo(0.1), geometry=geometry)
+            want = rd.field(method, logits, tree, rd.Group(2), old=old)
+            got = rd.field(method, logits, tree, rd.Group(2), old=old, policy=rd.policies.Table())
+            assert np.array_equal(got, want)
+
+
 @rd.record
 class Shared(rd.policies.Policy):
     """One logit a token, the same in every state."""

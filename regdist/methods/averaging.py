@@ -5,7 +5,7 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.methods.batch import Batch, Tables
-from regdist.numerics.records import choice, record
+from regdist.numerics.records import as_number, choice, looked_at, record
 
 AVERAGES = ("sum", "sequence", "token", "constant")
 """How the steps of a sample may be added up."""
@@ -21,7 +21,9 @@ class Averaging:
             paper); "token": 1/mean length of the batch (DAPO); "constant": 1/most (Dr. GRPO).
     """
 
-    most: Array | None = None
+    most: Array | None = looked_at(
+        lambda name, given: None if given is None else as_number(given, name), default=None
+    )
     over: str = choice(*AVERAGES, default="sum")
 
     def couples(self) -> bool:
@@ -33,8 +35,7 @@ class Averaging:
 
         1/length is not: E sum_t S_t/length is not 0, as the length depends on what comes later.
         """
-        one_step = tables.steps is None or tables.steps.path.shape[1] == 1
-        return one_step or self.over != "sequence"
+        return tables.horizon == 1 or self.over != "sequence"
 
     def __call__(self, batch: Batch) -> Float[Array, " n"]:
         """The factor of each sample."""
@@ -44,6 +45,10 @@ class Averaging:
         if self.over == "token":
             return jnp.full_like(length, 1) / batch.mean(length)
         if self.over == "constant":
-            assert self.most is not None
+            if self.most is None:
+                raise ValueError(
+                    'averaging "constant" divides by a number of steps: '
+                    'rd.methods.compose(..., averaging="constant", max_length=T)'
+                )
             return jnp.full_like(length, 1) / self.most
         return jnp.ones_like(length)

@@ -142,6 +142,8 @@ def check_problem(
     if policy is None:
         return StateTable(bandit) if isinstance(bandit, Tree) else Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
+    if isinstance(bandit, Tree) and isinstance(policy, Table):
+        return StateTable(bandit)
     if is_tree and method.geometry == "natural" and not isinstance(policy, StateTable):
         raise ValueError(
             f"the natural gradient of {type(policy).__name__} on a tree is not known here: leave "
@@ -210,17 +212,21 @@ def tables_of(
     sampler: Float[Array, "..."] | None = None,
 ) -> Tables:
     """The tables of a step, with what the method pays in place of the reward."""
-    log_old = log_p if old is None else old
-    log_sampler = log_old if sampler is None else sampler
-    laws, leaves, steps = (log_p, log_old, log_sampler), leaves_of(bandit), None
+    laws, leaves, steps = _laws(log_p, old, sampler), leaves_of(bandit), None
     if isinstance(bandit, Tree):
         steps = _steps(bandit, *laws)
-        laws = bandit.leaves(log_p), bandit.leaves(log_old), bandit.leaves(log_sampler)
-    paid = paid_rewards(leaves)
-    tables = Tables(paid, laws[0], laws[1], laws[2], leaves.log_ref, leaves.label, steps)
+        given = (None if law is None else bandit.leaves(law) for law in (old, sampler))
+        laws = _laws(bandit.leaves(log_p), *given)
+    tables = Tables(paid_rewards(leaves), *laws, leaves.log_ref, leaves.label, steps)
     if method.signal is None:
         return tables
     return dataclasses.replace(tables, reward=method.signal(tables))
+
+
+def _laws(log_p: Array, old: Array | None, sampler: Array | None) -> tuple[Array, Array, Array]:
+    """The policy, the one that drew the batch, and what it was drawn from, by their defaults."""
+    log_old = log_p if old is None else old
+    return log_p, log_old, log_old if sampler is None else sampler
 
 
 def _steps(tree: Tree, log_p: Array, log_old: Array, log_sampler: Array) -> Steps:

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from regdist.methods.batch import Batch, top_share
-from regdist.numerics.records import is_concrete, record, static
+from regdist.numerics.records import check_kind, is_concrete, looked_at, record, static
 from regdist.policies.laws import min_p
 
 
@@ -191,6 +191,11 @@ class LpReg(Surrogate):
         return take * moved + (1 - take) * self.clip(batch, advantage)
 
 
+def _inner(name: str, part: Surrogate) -> Surrogate:
+    check_kind(name, part, Surrogate, "Such as rd.methods.surrogate.Clip(0.8, 1.2, math.inf)")
+    return part
+
+
 @record
 class OfSequence(Surrogate):
     """A surrogate of the ratio of whole sequences, the same at all steps of one.
@@ -200,7 +205,7 @@ class OfSequence(Surrogate):
     1/length, which is the averaging "sequence" (GSPO 2507.18071; TRL's RLOO takes the product).
     """
 
-    inner: Surrogate
+    inner: Surrogate = looked_at(_inner)
     mean: bool = static(default=True)
 
     @property

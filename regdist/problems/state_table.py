@@ -6,9 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from regdist.numerics.records import record
+from regdist.numerics.records import looked_at, record
 from regdist.policies.policy import Policy
-from regdist.problems.tree import Tree
+from regdist.policies.table import Table
+from regdist.problems.tree import Tree, check_tree
+
+
+def _tree(_: str, given: Tree) -> Tree:
+    check_tree(given)
+    return given
 
 
 @record
@@ -28,15 +34,18 @@ class StateTable(Policy):
          [0.5 0.5]]
     """
 
-    tree: Tree
+    tree: Tree = looked_at(_tree)
 
     excludes: ClassVar[bool] = True
 
     def log_probs(self, params: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:
         """The logits of each state less the logarithm of their sum; -inf where there is no step."""
+        return self.tree.with_chance(jax.vmap(Table().log_probs)(self._logits(params)))
+
+    def _logits(self, params: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:
+        """The logits that count, a row of a table for each state; 0 where chance moves."""
         logits = jnp.where(self.tree.paths.exists, params, -jnp.inf)
-        moves = self.tree.chooses[:, None]
-        return self.tree.with_chance(jax.vmap(jax.nn.log_softmax)(jnp.where(moves, logits, 0)))
+        return jnp.where(self.tree.chooses[:, None], logits, 0)
 
     def start(self, log_ref: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:
         """The reference's law of steps."""
@@ -46,8 +55,7 @@ class StateTable(Policy):
         self, params: Float[jax.Array, "S V"], weighted: Float[jax.Array, "S V"]
     ) -> Float[jax.Array, "S V"]:
         """weighted less p times its sum over the state; 0 where chance moves."""
-        p = jnp.exp(self.log_probs(params))
-        moved = weighted - p * jnp.sum(weighted, axis=1, keepdims=True)
+        moved = jax.vmap(Table().pull_back)(self._logits(params), weighted)
         return jnp.where(self.tree.chooses[:, None], moved, 0)
 
     def natural(
