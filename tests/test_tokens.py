@@ -82,6 +82,13 @@ def paid(g, beta=0.3):
     return -g.by_sum(clipped(g, a[:, None]))
 
 
+def paid_after(g, beta=0.3):
+    """k1 of the tokens to come is taken off each token's normalized advantage."""
+    k1 = jax.lax.stop_gradient((g.old - g.ref) * g.mask)
+    to_go = jnp.stack([k1[:, t:].sum(1) for t in range(k1.shape[1])], axis=1)
+    return -g.by_sum(clipped(g, g.z()[:, None] - beta * to_go))
+
+
 def balance(g, beta=0.4):
     residual = g.total(g.lp - g.ref) - g.r / beta
     return (g.w * (residual - g.mean(residual)) ** 2).sum()
@@ -169,6 +176,10 @@ METHODS = {
     "k1 in the reward, tokens": (
         m.dr_grpo(beta=0.3, estimator="k1", placement="reward", averaging="token"),
         lambda g: paid(g) * (1 / (g.w * g.n).sum()),
+    ),
+    "k1 after": (
+        m.grpo(0.3, "k1", "reward", after_normalization=True),
+        paid_after,
     ),
     "vargrad": (m.vargrad(0.4), balance),
     "steer": (m.steer(averaging="token"), steer),
@@ -283,6 +294,20 @@ def test_a_constant_is_not_free_under_one_over_length():
         assert np.abs(field).max() <= 1e-16
     field = rd.field(m.reinforce(averaging="sequence"), tree.log_ref, tree)
     assert field[0, 0] > 0.1
+
+
+def test_greedy_is_step_by_step():
+    """The likeliest sequence is [0], and decoding goes to 1 first: ReMax takes off the reward 0.7.
+
+    Under 1/length it is not free, so that the field tells.
+    """
+    likely = np.log([[0.4, 0.6], [0.7, 0.3]])
+    tree = rd.tree([[0], [1, 0], [1, 1]], [1.0, 0.7, 0.0], step_log_reference=likely)
+    less = rd.tree([[0], [1, 0], [1, 1]], [0.3, 0.0, -0.7], step_log_reference=likely)
+    got = rd.field(m.remax(averaging="sequence"), tree.log_ref, tree)
+    want = rd.field(m.reinforce(averaging="sequence"), less.log_ref, less)
+    assert np.allclose(got, want, rtol=0, atol=1e-15)
+    assert np.abs(want - rd.field(m.reinforce(averaging="sequence"), likely, tree)).max() > 0.01
 
 
 def test_chance_is_moved_by_no_method():

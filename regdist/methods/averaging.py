@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.methods.batch import Batch, Tables
+from regdist.methods.batch import Batch
 from regdist.numerics.records import as_number, choice, looked_at, record
 
 AVERAGES = ("sum", "sequence", "token", "constant")
@@ -29,13 +29,6 @@ class Averaging:
     def couples(self) -> bool:
         """Whether the lengths of the others in a group matter."""
         return self.over == "token"
-
-    def is_even(self, tables: Tables) -> bool:
-        """Whether all steps of the policy's own samples count the same: a constant moves nothing.
-
-        1/length is not: E sum_t S_t/length is not 0, as the length depends on what comes later.
-        """
-        return tables.horizon == 1 or self.over != "sequence"
 
     def __call__(self, batch: Batch) -> Float[Array, " n"]:
         """The factor of each sample."""

@@ -291,7 +291,7 @@ def paid_rewards(bandit: Bandit | Outcomes) -> Float[Array, " K"]:
 def facts(tables: Tables) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The rewards of the likeliest action and, on average, of the old policy.
 
-    Of sequences the likeliest is what is decoded greedily, step by step.
+    Of sequences the likeliest is what is decoded greedily, step by step; chance does its likeliest.
     """
     steps, likeliest = tables.steps, jnp.argmax(tables.log_old)
     if steps is not None:

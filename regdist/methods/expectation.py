@@ -170,8 +170,7 @@ class Population(Expectation):
         del lists
         batch = whole_table(tables, jnp.exp(tables.log_sampler), 0.0)
         coefficient = method.step_coefficients(batch, method.advantages(batch))
-        # A constant moves nothing, and rounding is relative to what is left.
-        if on_policy and method.averaging.is_even(tables):
+        if on_policy:  # a constant moves nothing, and rounding is relative to what is left
             coefficient = coefficient - batch.tokens.largest(coefficient)
         return contract(tables, coefficient=coefficient)
 
