@@ -296,18 +296,22 @@ def test_a_constant_is_not_free_under_one_over_length():
     assert field[0, 0] > 0.1
 
 
-def test_greedy_is_step_by_step():
-    """The likeliest sequence is [0], and decoding goes to 1 first: ReMax takes off the reward 0.7.
+@pytest.mark.parametrize(("first", "greedy"), [(0.4, 0.7), (0.6, 0.1)])
+def test_greedy_is_step_by_step(first, greedy):
+    """Decoding goes to 1 first where 0 has less than half, though [0] may be the likeliest whole.
 
-    Under 1/length it is not free, so that the field tells.
+    What ReMax takes off is not free under 1/length, so that the field tells.
     """
-    likely = np.log([[0.4, 0.6], [0.7, 0.3]])
-    tree = rd.tree([[0], [1, 0], [1, 1]], [1.0, 0.7, 0.0], step_log_reference=likely)
-    less = rd.tree([[0], [1, 0], [1, 1]], [0.3, 0.0, -0.7], step_log_reference=likely)
-    got = rd.field(m.remax(averaging="sequence"), tree.log_ref, tree)
-    want = rd.field(m.reinforce(averaging="sequence"), less.log_ref, less)
+    law = np.log([[first, 1 - first], [0.6, 0.4]])
+    reward = np.array([0.1, 0.7, 1.0])
+    tree, less = (
+        rd.tree([[0], [1, 0], [1, 1]], paid, step_log_reference=law)
+        for paid in (reward, reward - greedy)
+    )
+    plain = m.reinforce(averaging="sequence")
+    got, want = rd.field(m.remax(averaging="sequence"), law, tree), rd.field(plain, law, less)
     assert np.allclose(got, want, rtol=0, atol=1e-15)
-    assert np.abs(want - rd.field(m.reinforce(averaging="sequence"), likely, tree)).max() > 0.01
+    assert np.abs(want - rd.field(plain, law, tree)).max() > 1e-3
 
 
 def test_chance_is_moved_by_no_method():
