@@ -303,9 +303,9 @@ def test_greedy_is_step_by_step(first, greedy):
     What ReMax takes off is not free under 1/length, so that the field tells.
     """
     law = np.log([[first, 1 - first], [0.6, 0.4]])
-    reward = np.array([0.1, 0.7, 1.0])
+    reward = np.array([0.7, 1.0, 0.1])
     tree, less = (
-        rd.tree([[0], [1, 0], [1, 1]], paid, step_log_reference=law)
+        rd.tree([[1, 0], [1, 1], [0]], paid, step_log_reference=law)
         for paid in (reward, reward - greedy)
     )
     plain = m.reinforce(averaging="sequence")
