@@ -25,6 +25,7 @@ from regdist.numerics.records import (
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
 from regdist.problems.bandit import Bandit, Outcomes, check_bandit
+from regdist.problems.on_tree import OnTree, policy_on
 from regdist.problems.state_table import StateTable
 from regdist.problems.tree import Tree, check_steps
 
@@ -66,8 +67,8 @@ def field(
     Raises:
         TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: `Sampled` without a key, a group size below 1, more groups than can be
-            enumerated, forbidden actions under a policy that cannot exclude them, or a natural
-            gradient of a policy on a tree that is not a table.
+            enumerated, forbidden actions under a policy that cannot exclude them, or a written
+            loss on a tree.
 
     Examples:
         >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
@@ -87,8 +88,7 @@ def field(
     """
     policy = check_problem(method, bandit, policy, trees=True)
     params = check_params(policy, params, bandit)
-    horizon = bandit.paths.steps.shape[1] if isinstance(bandit, Tree) else 1
-    expectation = prepared(expectation, method, leaves_of(bandit), horizon)
+    expectation = prepared(expectation, method, leaves_of(bandit), horizon_of(bandit))
     expectation.check_key(key)
     method = in_dtype(method, leaves_of(bandit).reward.dtype)
     where = "rd.field(method, params, bandit)"
@@ -105,6 +105,16 @@ def field(
 def leaves_of(problem: Bandit | Tree) -> Bandit | Outcomes:
     """The problem of one step: the bandit itself, or a tree's whole sequences."""
     return problem.bandit if isinstance(problem, Tree) else problem
+
+
+def horizon_of(problem: Bandit | Tree) -> int:
+    """The most steps of a sample."""
+    return problem.paths.steps.shape[1] if isinstance(problem, Tree) else 1
+
+
+def forbidden_of(problem: Bandit | Tree) -> Array:
+    """What no policy may do: actions, or steps of a tree, shaped like its table."""
+    return problem.forbidden if isinstance(problem, Tree) else jnp.isneginf(problem.reward)
 
 
 def _law(name: str, law: Any, problem: Bandit | Tree, where: str) -> Array:
@@ -127,12 +137,11 @@ def check_problem(
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: forbidden actions under a policy that cannot exclude them, or a natural gradient
-            on a tree of a policy that is no table.
+        ValueError: forbidden actions under a policy that cannot exclude them, or a written loss on
+            a tree.
     """
     check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
-    is_tree = trees and isinstance(bandit, Tree)
-    if not is_tree:
+    if not (trees and isinstance(bandit, Tree)):
         check_bandit(bandit)
     elif not method.differentiable:
         raise ValueError(
@@ -142,14 +151,9 @@ def check_problem(
     if policy is None:
         return StateTable(bandit) if isinstance(bandit, Tree) else Table()
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
-    if isinstance(bandit, Tree) and isinstance(policy, Table):
-        return StateTable(bandit)
-    if is_tree and method.geometry == "natural" and not isinstance(policy, StateTable):
-        raise ValueError(
-            f"the natural gradient of {type(policy).__name__} on a tree is not known here: leave "
-            'policy out for a table in every state, or use geometry="softmax"'
-        )
-    reward = leaves_of(bandit).reward
+    if isinstance(bandit, Tree):
+        return policy_on(bandit, policy)
+    reward = bandit.reward
     known = is_concrete(reward)
     if not policy.excludes and known and np.any(np.isneginf(np.asarray(reward))):
         raise ValueError(
@@ -173,8 +177,9 @@ def check_params(
             f"{name} must be parameters of the policy, such as bandit.log_ref; got "
             f"{described(params)}. The order is method, params, bandit"
         )
-    dtype, is_table = leaves_of(bandit).reward.dtype, isinstance(policy, Table | StateTable)
-    leaves, tree = ([params], None) if is_table else jax.tree.flatten(params)
+    dtype = leaves_of(bandit).reward.dtype
+    own = policy.policy if isinstance(policy, OnTree) else policy
+    leaves, tree = ([params], None) if own.is_array else jax.tree.flatten(params)
     leaves = [as_array(name, leaf, dtype) for leaf in leaves]  # a list is a table to people
     if is_concrete(leaves) and any(np.any(np.isnan(np.asarray(x))) for x in leaves):
         raise ValueError(f"{name} must be numbers; got NaN")
@@ -182,12 +187,12 @@ def check_params(
     wanted, of = leaves_of(bandit).reward.shape, "one logit for each action of the bandit"
     if isinstance(bandit, Tree):
         wanted, of = bandit.paths.exists.shape, "a row of logits for each state of the tree"
-    if is_table:
+    if isinstance(policy, Table | StateTable):
         shape = jnp.shape(params)
         what = f"{wanted}, {of}"
     else:
-        shape = jax.eval_shape(policy.log_probs, params).shape
-        what = f"such that {type(policy).__name__} has log-probabilities of shape {wanted}"
+        shape = jax.eval_shape(own.log_probs, params).shape
+        what = f"such that {type(own).__name__} has log-probabilities of shape {wanted}"
     if shape != wanted:
         raise ValueError(f"{name} must have shape {what}; got {shape}. For a batch use jax.vmap")
     return params
@@ -221,6 +226,28 @@ def tables_of(
     if method.signal is None:
         return tables
     return dataclasses.replace(tables, reward=method.signal(tables))
+
+
+@full_precision
+def with_policy(tables: Tables, problem: Bandit | Tree, log_p: Float[Array, "..."]) -> Tables:
+    """The tables of a step whose policy has moved since its samples were drawn."""
+    if not isinstance(problem, Tree):
+        return dataclasses.replace(tables, log_p=log_p)
+    assert tables.steps is not None
+    steps = dataclasses.replace(
+        tables.steps,
+        tables=dataclasses.replace(tables.steps.tables, log_p=log_p.reshape(-1)),
+        log_reach=problem.paths.log_reach(log_p).reshape(-1),
+    )
+    return dataclasses.replace(tables, log_p=problem.leaves(log_p), steps=steps)
+
+
+def with_reference(problem: Bandit | Tree, log_ref: Float[Array, "..."]) -> Bandit | Tree:
+    """A problem beside another reference: a law of actions, or of the steps of a tree."""
+    if not isinstance(problem, Tree):
+        return dataclasses.replace(problem, log_ref=log_ref)
+    leaves = dataclasses.replace(problem.bandit, log_ref=problem.leaves(log_ref))
+    return dataclasses.replace(problem, bandit=leaves)
 
 
 def _laws(log_p: Array, old: Array | None, sampler: Array | None) -> tuple[Array, Array, Array]:
@@ -277,8 +304,7 @@ def push(
     method: Method, policy: Policy, params: Params, bandit: Bandit | Tree, pull: Pull
 ) -> Params:
     """The direction on the parameters, in the geometry of the method."""
-    is_tree = isinstance(bandit, Tree)
-    forbidden = bandit.forbidden if is_tree else jnp.isneginf(bandit.reward)
+    forbidden = forbidden_of(bandit)
     gain, weighted = (jnp.where(forbidden, 0, x.reshape(forbidden.shape)) for x in pull)
     toward = GEOMETRIES[method.geometry](policy, params, gain, weighted)
     return policy.freeze(toward, forbidden)

@@ -20,23 +20,25 @@ class Policy:
     what it knows in closed form.
 
     `excludes` says that an action can be given probability 0 by its parameters, which problems
-    with forbidden actions need.
+    with forbidden actions need; `is_array` that its parameters are one array, which people may
+    write as a list.
 
     Examples:
-        Two actions that share a parameter:
+        Two actions that share a parameter, as `rd.policies.LogLinear` has them:
 
         >>> @rd.record
-        ... class LogLinear(rd.policies.Policy):
+        ... class Features(rd.policies.Policy):
         ...     features: jax.Array  # [K, D]
         ...     def log_probs(self, params):
         ...         return jax.nn.log_softmax(self.features @ params)
-        >>> policy = LogLinear(jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        >>> policy = Features(jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
         >>> b = rd.bandit([1.0, 0.0, 0.0])
         >>> rd.field(rd.methods.reinforce(), jnp.zeros(2), b, policy=policy).round(4)
         Array([ 0.1111, -0.1111], dtype=float64)
     """
 
     excludes: ClassVar[bool] = False
+    is_array: ClassVar[bool] = False
 
     def log_probs(self, params: Params) -> Float[Array, "*K"]:
         """Log p, normalized, in nats."""

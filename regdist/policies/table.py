@@ -36,6 +36,7 @@ class Table(Policy):
     """
 
     excludes: ClassVar[bool] = True
+    is_array: ClassVar[bool] = True
 
     def log_probs(self, params: Float[Array, " K"]) -> Float[Array, " K"]:
         """The logits less the logarithm of their sum."""

@@ -6,6 +6,7 @@ from regdist.problems.game24 import game_of_24 as game_of_24
 from regdist.problems.landscapes import landscape as landscape
 from regdist.problems.landscapes import two_modes as two_modes
 from regdist.problems.names import by_name as by_name
+from regdist.problems.on_tree import OnTree as OnTree
 from regdist.problems.state_table import StateTable as StateTable
 from regdist.problems.task import Task as Task
 

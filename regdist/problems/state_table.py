@@ -12,7 +12,8 @@ from regdist.policies.table import Table
 from regdist.problems.tree import Tree, check_tree
 
 
-def _tree(_: str, given: Tree) -> Tree:
+def as_tree(_: str, given: Tree) -> Tree:
+    """A tree, as an attribute of a policy."""
     check_tree(given)
     return given
 
@@ -21,8 +22,9 @@ def _tree(_: str, given: Tree) -> Tree:
 class StateTable(Policy):
     """A softmax over the steps of each state, whose parameters are its logits, shape [S, V].
 
-    Logits of steps that do not exist are not looked at. Where chance moves the law is chance's own,
-    and no logit moves it.
+    Logits of steps that do not exist are not looked at, and a state whose logits are all -inf, as
+    one beyond a forbidden step may be, is even. Where chance moves the law is chance's own, and no
+    logit moves it.
 
     Attributes:
         tree: whose states.
@@ -34,9 +36,10 @@ class StateTable(Policy):
          [0.5 0.5]]
     """
 
-    tree: Tree = looked_at(_tree)
+    tree: Tree = looked_at(as_tree)
 
     excludes: ClassVar[bool] = True
+    is_array: ClassVar[bool] = True
 
     def log_probs(self, params: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:
         """The logits of each state less the logarithm of their sum; -inf where there is no step."""
@@ -45,6 +48,8 @@ class StateTable(Policy):
     def _logits(self, params: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:
         """The logits that count, a row of a table for each state; 0 where chance moves."""
         logits = jnp.where(self.tree.paths.exists, params, -jnp.inf)
+        none = jnp.all(jnp.isneginf(logits), axis=1) & self.tree.chooses
+        logits = jnp.where(none[:, None], self.tree.even(logits.dtype), logits)
         return jnp.where(self.tree.chooses[:, None], logits, 0)
 
     def start(self, log_ref: Float[jax.Array, "S V"]) -> Float[jax.Array, "S V"]:

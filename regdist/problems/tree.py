@@ -87,6 +87,15 @@ class Tree:
         """The reference's law of steps, and chance's own, in nats."""
         return self.with_chance(self.conditionals(self.bandit.log_ref))
 
+    @property
+    def possible(self) -> Bool[Array, "S V"]:
+        """The steps that exist and are not forbidden; in a state where all are, those that exist.
+
+        The policy never comes to such a state.
+        """
+        open_steps = self.paths.exists & ~self.forbidden
+        return jnp.where(jnp.any(open_steps, axis=1, keepdims=True), open_steps, self.paths.exists)
+
     def leaves(self, log_steps: Float[Array, "S V"]) -> Float[Array, " L"]:
         """The law of whole sequences under a law of steps: sums along paths.
 

@@ -16,6 +16,7 @@ from regdist.numerics.records import (
 )
 from regdist.policies.policy import Params, Policy
 from regdist.problems.bandit import Bandit
+from regdist.problems.tree import Tree, check_steps
 from regdist.runs.loop import Loop
 
 
@@ -34,20 +35,20 @@ def check_surroundings(optimizer: Any, loop: Any) -> None:
         check_kind("loop", loop, Loop, "Make one: rd.loop(epochs=2)")
 
 
-def as_limit(tolerance: Number, bandit: Bandit) -> Array:
+def as_limit(tolerance: Number, dtype: Any) -> Array:
     """The field norm at which a run stops, in the dtype of the problem.
 
     Raises:
         TypeError: not a number.
         ValueError: below 0.
     """
-    limit = as_array("tolerance", tolerance, bandit.reward.dtype)
+    limit = as_array("tolerance", tolerance, dtype)
     if is_concrete(limit) and not np.all(np.asarray(limit) >= 0):
         raise ValueError(f"tolerance must be a number >= 0; got tolerance={tolerance!r}")
     return limit
 
 
-def check_sampler(loop: Loop, policy: Policy, start: Params, bandit: Bandit) -> None:
+def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Bandit | Tree) -> None:
     """Asks the sampler of a loop once, so that what is no law is refused before the run.
 
     Raises:
@@ -55,8 +56,12 @@ def check_sampler(loop: Loop, policy: Policy, start: Params, bandit: Bandit) -> 
         ValueError: it returns probabilities, or laws over other actions.
     """
     if loop.sampler:
-        law = loop.sampler(policy.log_probs(start))
-        check_log_probs("what sampler returns", law, "rd.loop(sampler=...)", bandit.num_actions)
+        name, where = "what sampler returns", "rd.loop(sampler=...)"
+        law = loop.law_of_samples(policy.log_probs(start), problem)
+        if isinstance(problem, Tree):
+            check_steps(problem, law, where, name)
+        else:
+            check_log_probs(name, law, where, problem.num_actions)
 
 
 def check_target(target: Any, bandit: Bandit) -> None:

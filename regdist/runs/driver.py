@@ -1,6 +1,5 @@
 """The one driver: any method, expectation and optax optimizer, one scan. N records, K actions."""
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,16 +15,23 @@ from regdist.methods.field import (
     check_params,
     check_problem,
     expected_pull,
+    forbidden_of,
+    horizon_of,
     in_dtype,
+    leaves_of,
     push,
     tables_of,
+    with_policy,
+    with_reference,
 )
 from regdist.methods.method import Method
 from regdist.methods.short import Direction
 from regdist.numerics.records import Law, Number, as_number, check_count, is_concrete, record
 from regdist.policies.policy import Params, Policy
-from regdist.policies.table import Table, log_softmax
+from regdist.policies.table import Table
 from regdist.problems.bandit import Bandit
+from regdist.problems.state_table import StateTable
+from regdist.problems.tree import Tree
 from regdist.runs.checks import as_limit, check_sampler, check_surroundings
 from regdist.runs.loop import Loop
 
@@ -68,7 +74,7 @@ class Trajectory(Law):
 
 def run(
     method: Method,
-    bandit: Bandit,
+    bandit: Bandit | Tree,
     steps: int = 2000,
     optimizer: "optax.GradientTransformation | None" = None,
     expectation: Expectation | None = None,
@@ -87,7 +93,7 @@ def run(
 
     Args:
         method: from `rd.methods`.
-        bandit: K actions.
+        bandit: K actions; or a tree, whose whole sequences are the K that are recorded.
         steps: at most this many.
         optimizer: any optax gradient transformation; default `optax.sgd(0.1)`. Pass the same
             object again to reuse the compiled run; a learning rate under vmap is fine.
@@ -95,7 +101,8 @@ def run(
             `Sampled(group_size, num_groups)` draws groups at each step.
         key: for `Sampled`. Step t draws with `jax.random.fold_in(key, t)`: how often is recorded
             changes no number.
-        init: starting parameters: of a table, logits, shape [K]; default the reference policy.
+        init: starting parameters: of a table, logits, shape [K], of a tree [S, V]; default the
+            reference policy.
             Forbidden actions (reward -inf) start, and stay, at probability 0.
         record_every: steps between records; the last record is the end, whatever is left.
         tolerance: stop at the first record where no component of the field is larger; 0 stops
@@ -120,21 +127,23 @@ def run(
         >>> bool(jnp.allclose(path.log_probs[-1], rd.target(b, rd.ReverseKL(0.5)).log_probs))
         True
     """
-    policy = check_problem(method, bandit, policy)
+    policy = check_problem(method, bandit, policy, trees=True)
+    leaves = leaves_of(bandit)
     loop = Loop(as_number(1.0)) if loop is None else loop
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_count("steps", steps)
     check_count("record_every", record_every)
     check_surroundings(optimizer, loop)
-    expectation = prepared(expectation, method, bandit)
+    expectation = prepared(expectation, method, leaves, horizon_of(bandit))
     expectation.check_key(key)
     expectation.check_split(loop.minibatches)
     start = policy.start(bandit.log_ref) if init is None else init
     start = check_params(policy, start, bandit, "init")
-    start = policy.exclude(start, jnp.isneginf(bandit.reward))
-    limit = as_limit(tolerance, bandit)
+    start = policy.exclude(start, forbidden_of(bandit))
+    limit = as_limit(tolerance, leaves.reward.dtype)
     check_sampler(loop, policy, start, bandit)
-    within = isinstance(policy, Table) and (init is None or _inside(start, bandit))
+    within = isinstance(bandit, Bandit) and isinstance(policy, Table)
+    within = within and (init is None or _inside(start, bandit.log_ref))
     known = is_concrete(method, bandit, policy, start, limit, key, loop)
     drive = _compiled_drive if known else _drive
     return drive(
@@ -149,11 +158,11 @@ def run(
     )
 
 
-def _inside(start: Array, bandit: Bandit) -> bool:
+def _inside(start: Array, log_ref: Array) -> bool:
     """Whether it is known that a table starts on the support of the reference."""
-    if not is_concrete(start, bandit.log_ref):
+    if not is_concrete(start, log_ref):
         return False
-    return bool(np.all(np.isneginf(start) | np.isfinite(bandit.log_ref)))
+    return bool(np.all(np.isneginf(start) | np.isfinite(log_ref)))
 
 
 @functools.cache
@@ -169,7 +178,7 @@ class _Given:
     """What a run is asked to do, fixed from its first step to its last."""
 
     method: Method
-    bandit: Bandit
+    problem: Bandit | Tree
     policy: Policy
     expectation: Expectation
     loop: Loop
@@ -214,7 +223,7 @@ class _Trainer:
 
     def __init__(self, given: _Given, start: Params, optimizer: "optax.GradientTransformation"):
         self.given = given
-        self.method = in_dtype(given.method, given.bandit.reward.dtype)
+        self.method = in_dtype(given.method, leaves_of(given.problem).reward.dtype)
         self.optimizer = optimizer
         # Parameters at -inf are probability 0 for ever: no optimizer sees them.
         self.gone = jax.tree.map(jnp.isneginf, start)
@@ -223,7 +232,7 @@ class _Trainer:
         """The state before the first step."""
         loop, controller = self.given.loop, self.method.controller
         zero = jnp.zeros((), int)
-        control = jnp.zeros((), self.given.bandit.reward.dtype)
+        control = jnp.zeros((), leaves_of(self.given.problem).reward.dtype)
         return _State(
             params=start,
             memory=self.optimizer.init(self.held(start)),
@@ -233,12 +242,18 @@ class _Trainer:
             past=jax.tree.map(lambda x: jnp.stack([x] * (loop.staleness + 1)), start)
             if loop.staleness
             else None,
-            reference=self.given.bandit.log_ref if loop.sync_every else None,
+            reference=self.given.problem.log_ref if loop.sync_every else None,
         )
 
     def held(self, params: Params) -> Params:
         """Parameters as the optimizer sees them: weight decay of -inf would be NaN."""
         return jax.tree.map(lambda gone, x: jnp.where(gone, 0, x), self.gone, params)
+
+    def law(self, logits: Array) -> Array:
+        """The law of logits of a table."""
+        problem = self.given.problem
+        table = StateTable(problem) if isinstance(problem, Tree) else Table()
+        return table.log_probs(logits)
 
     def ascend(self, toward: Params, params: Params, memory: Any) -> tuple[Params, Any]:
         """One step of the optimizer."""
@@ -258,14 +273,14 @@ class _Trainer:
     def gather(self, state: _State) -> tuple[Method, Tables, Array | None]:
         """The method, the tables and the groups that a step starts with."""
         given = self.given
-        loop, policy, bandit = given.loop, given.policy, given.bandit
+        loop, policy, problem = given.loop, given.policy, given.problem
         log_p = log_old = policy.log_probs(state.params)
         if loop.staleness:
             log_old = policy.log_probs(jax.tree.map(lambda x: x[0], state.past))
         if state.reference is not None:
-            bandit = dataclasses.replace(bandit, log_ref=log_softmax(state.reference))
-        log_sampler = loop.sampler(log_old) if loop.sampler else log_old
-        tables = tables_of(self.method, log_p, bandit, log_old, log_sampler)
+            problem = with_reference(problem, self.law(state.reference))
+        log_sampler = loop.law_of_samples(log_old, problem)
+        tables = tables_of(self.method, log_p, problem, log_old, log_sampler)
         lists = given.expectation.draw(tables, self.key_at(state))
         method = self.method
         if method.controller is not None:
@@ -281,7 +296,7 @@ class _Trainer:
             split = lists.reshape(given.loop.minibatches, -1, lists.shape[1])
             lists = split[i % given.loop.minibatches]
         pull = expected_pull(method, tables, given.expectation, lists, given.loop.on_policy)
-        return push(method, given.policy, params, given.bandit, pull)
+        return push(method, given.policy, params, given.problem, pull)
 
     def first_direction(self, state: _State) -> Params:
         """The direction of the first update of the next step."""
@@ -295,7 +310,7 @@ class _Trainer:
 
         def update(moving: tuple[Params, Any], i: Array) -> tuple[tuple[Params, Any], None]:
             params, memory = moving
-            here = dataclasses.replace(tables, log_p=policy.log_probs(params))
+            here = with_policy(tables, self.given.problem, policy.log_probs(params))
             toward = self.direction(method, params, here, lists, i)
             return self.ascend(toward, params, memory), None
 
@@ -310,11 +325,11 @@ class _Trainer:
             past = jax.tree.map(lambda x, new: jnp.concatenate([x[1:], new[None]]), past, params)
         if reference is not None and loop.sync_every:
             mix = loop.sync_mix.astype(reference.dtype)
-            moved = mix * policy.log_probs(params) + (1 - mix) * log_softmax(reference)
+            moved = mix * policy.log_probs(params) + (1 - mix) * self.law(reference)
             moved = jnp.where(jnp.isneginf(reference), -jnp.inf, moved)
             reference = jnp.where(taken % loop.sync_every == 0, moved, reference)
         if method.controller is not None:
-            after = dataclasses.replace(tables, log_p=policy.log_probs(params))
+            after = with_policy(tables, self.given.problem, policy.log_probs(params))
             control = method.controller.move(control, after)
         return _State(params, memory, taken, state.nonfinite, control, past, reference)
 
@@ -334,7 +349,9 @@ class _Trainer:
         """What is recorded of a state."""
         sizes = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(self.first_direction(state))]
         norm = functools.reduce(jnp.maximum, sizes)
-        return _Look(state.taken, self.given.policy.log_probs(state.params), norm, state.control)
+        log_p, problem = self.given.policy.log_probs(state.params), self.given.problem
+        log_p = problem.leaves(log_p) if isinstance(problem, Tree) else log_p
+        return _Look(state.taken, log_p, norm, state.control)
 
 
 class _ShortTrainer(_Trainer):
@@ -374,7 +391,9 @@ def _drive(
 ) -> Trajectory:
     """Blocks of steps between records, none of them once the run has settled or broken."""
     trainer = _Trainer(given, start, optimizer)
-    toward = given.expectation.short(trainer.method, given.bandit) if short else None
+    toward = None
+    if short and isinstance(given.problem, Bandit):
+        toward = given.expectation.short(trainer.method, given.problem)
     if toward is not None:
         trainer = _ShortTrainer(given, start, optimizer, toward)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -14,6 +15,8 @@ from regdist.numerics.records import (
     record,
     static,
 )
+from regdist.problems.bandit import Bandit
+from regdist.problems.tree import Tree
 
 
 @record
@@ -41,6 +44,14 @@ class Loop:
         """Whether every update is made with samples of the policy that it moves."""
         return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
 
+    def law_of_samples(self, log_old: Array, problem: Bandit | Tree) -> Array:
+        """What samples are drawn from: of a tree the sampler's law in every state."""
+        if self.sampler is None:
+            return log_old
+        if not isinstance(problem, Tree):
+            return self.sampler(log_old)
+        return problem.with_chance(jax.vmap(self.sampler)(log_old))
+
     @property
     def is_bare(self) -> bool:
         """Whether it adds nothing to the method."""
@@ -65,7 +76,8 @@ def loop(
         minibatches: parts that the groups of a step are split into, in order, one update each.
         staleness: the samples of a step come from the policy that many steps before.
         sampler: a law other than the trainer's own old policy: `lambda log_p:
-            rd.laws.temper(log_p, 1.1)`. Reuse one function object, to reuse the compiled run.
+            rd.laws.temper(log_p, 1.1)`; on a tree it is asked in every state. Reuse one function
+            object, to reuse the compiled run.
         sync_every: every so many steps the reference moves: its logits become
             sync_mix * policy + (1 - sync_mix) * reference (TR-DPO 2404.09656).
         sync_mix: in (0, 1]; 1 replaces the reference.
