@@ -11,7 +11,7 @@ import numpy as np
 from regdist.problems.bandit import bandit
 from regdist.problems.task import Task
 
-_OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
@@ -29,6 +29,11 @@ class Expression(NamedTuple):
     text: str
     value: Fraction | None
     form: tuple
+
+    @property
+    def shown(self) -> str:
+        """The text without the brackets around all of it."""
+        return self.text[1:-1] if self.text.startswith("(") else self.text
 
 
 def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
@@ -54,12 +59,11 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
         ['8 / (3 - (8 / 3))']
     """
     cards = tuple(hand) if isinstance(hand, Iterable) else ()
-    if len(cards) != 4 or not all(_is_integer(c) and c > 0 for c in cards):
+    if len(cards) != 4 or not all(is_integer(c) and c > 0 for c in cards):
         raise ValueError(
             f"a hand is four positive integers, repeats allowed, like [4, 7, 8, 8]; got {hand!r}"
         )
-    if not _is_integer(target):
-        raise ValueError(f"target must be an integer; got {target!r}")
+    check_target(target)
     outcomes = sorted(_postfix(tuple(sorted(int(c) for c in cards)), ()), key=lambda e: e[0].text)
     expressions = [expression for expression, _ in outcomes]
     reward = [float(e.value == target) for e in expressions]
@@ -74,12 +78,28 @@ def game_of_24(hand: Sequence[int], target: int = 24) -> Task:
         f"re-associating these are {solutions} different solutions. The reference writes postfix "
         "notation, choosing uniformly among its legal next symbols."
     )
-    names = tuple(_strip(e.text) for e in expressions)
+    names = tuple(e.shown for e in expressions)
     return Task(bandit(reward, log_reference=log_q, label=np.array(label)), names, about)
 
 
-def _is_integer(x: object) -> bool:
+def is_integer(x: object) -> bool:
+    """Whether it is an integer; True and False are none."""
     return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def check_target(target: object) -> None:
+    """Refuses a number to reach that is no integer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_integer(target):
+        raise ValueError(f"target must be an integer; got {target!r}")
+
+
+def card(value: int) -> Expression:
+    """A number that stands alone."""
+    return Expression(str(value), Fraction(value), ("card", value))
 
 
 def _postfix(
@@ -90,24 +110,25 @@ def _postfix(
         yield stack[0], Fraction(1)
         return
     choices = len(cards) + (4 if len(stack) >= 2 else 0)
-    for card in sorted(set(cards)):
+    for value in sorted(set(cards)):
         rest = list(cards)
-        rest.remove(card)
-        pushed = (*stack, Expression(str(card), Fraction(card), ("card", card)))
-        chance = Fraction(cards.count(card), choices)
+        rest.remove(value)
+        pushed = (*stack, card(value))
+        chance = Fraction(cards.count(value), choices)
         for expression, p in _postfix(tuple(rest), pushed):
             yield expression, chance * p
     if len(stack) >= 2:
-        for symbol in _OPERATORS:
-            joined = (*stack[:-2], _combine(symbol, stack[-2], stack[-1]))
+        for symbol in OPERATORS:
+            joined = (*stack[:-2], combine(symbol, stack[-2], stack[-1]))
             for expression, p in _postfix(cards, joined):
                 yield expression, p / choices
 
 
-def _combine(symbol: str, a: Expression, b: Expression) -> Expression:
+def combine(symbol: str, a: Expression, b: Expression) -> Expression:
+    """Two expressions joined by one of + - * /; its value is None if that divides by 0."""
     value = None
     if a.value is not None and b.value is not None and not (symbol == "/" and b.value == 0):
-        value = _OPERATORS[symbol](a.value, b.value)
+        value = OPERATORS[symbol](a.value, b.value)
     kind = "sum" if symbol in "+-" else "product"
     power = 1 if symbol in "+*" else -1
     parts = [*_parts(kind, a.form, 1), *_parts(kind, b.form, power)]
@@ -119,7 +140,3 @@ def _parts(kind: str, form: tuple, power: int) -> list[tuple[int, tuple]]:
     if form[0] == kind:
         return [(power * inner, part) for inner, part in form[1:]]
     return [(power, form)]
-
-
-def _strip(text: str) -> str:
-    return text[1:-1] if text.startswith("(") else text
