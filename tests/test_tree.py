@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -303,6 +306,20 @@ def test_chance_is_averaged_and_never_tilted():
     assert np.allclose(chancy.soft_values(0.5), best.values, rtol=0, atol=1e-15)
     assert np.array_equal(chancy.log_ref[1], chancy.log_chance[1])
     assert isinstance(rd.tree(SMALL, [0.4, 0.0, 1.0], chance={}).bandit, rd.Bandit)
+
+
+def test_chance_may_be_decimals_in_single_precision():
+    """0.1 and 0.9 do not sum to 1 there."""
+    program = """
+import regdist as rd
+tree = rd.tree([[0], [1, 0], [1, 1]], [0.4, 0.0, 1.0], chance={(1,): {0: 0.1, 1: 0.9}})
+print(tree.log_chance.dtype)
+"""
+    given = {**os.environ, "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=given, check=True, capture_output=True
+    )
+    assert done.stdout.decode().strip() == "float32"
 
 
 def test_many_leaves_in_little_memory():

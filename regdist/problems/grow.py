@@ -142,11 +142,16 @@ def _chance_laws(paths: Paths, chance: Mapping[tuple[int, ...], Any]) -> Array |
             raise ValueError(
                 f"{place} gives {law[token]:.6g} to token {token}, but no sequence has it there"
             )
-        if abs(law.sum() - 1) > 1e-8:  # what people round decimals to
+        if abs(law.sum() - 1) > rounding():
             raise ValueError(f"{place} must sum to 1; it sums to {law.sum():.10g}")
         with np.errstate(divide="ignore"):
             laws[state] = np.log(law / law.sum())
     return jnp.asarray(laws, float)
+
+
+def rounding() -> float:
+    """How far a sum of probabilities may be from 1: the root of epsilon of jax's usual floats."""
+    return float(np.sqrt(jnp.finfo(jnp.asarray(0.0).dtype).eps))
 
 
 def _probabilities(place: str, given: Any, vocabulary: int) -> np.ndarray:
