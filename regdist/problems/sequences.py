@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regdist.numerics.records import Number, Table, as_array, check_count
-from regdist.problems.grow import tree
+from regdist.problems.grow import rounding, tree
 from regdist.problems.task import TreeTask, check_tokens
 
 
@@ -57,7 +57,7 @@ def one_or_two(
         [0.8333 0.1667 0.    ]
     """
     said = _probabilities("words", words, 2)
-    if sum(said) > 1 + CLOSE:
+    if sum(said) > 1 + rounding():
         raise ValueError(f"words must have a sum of at most 1; they sum to {sum(said):.10g}")
     paid = _numbers("rewards", rewards, 2)
     again = _probability("talk", talk)
@@ -303,9 +303,6 @@ def tool_call(
 FAR = 64
 """A power of two or more beyond which no tree is written: larger ones need not be known."""
 
-CLOSE = 1e-8
-"""How far sums of probabilities may be from 1: what people round decimals to."""
-
 
 def _named(
     leaves: Sequence[Leaf],
@@ -350,6 +347,6 @@ def _probability(name: str, given: Number) -> float:
 def _law(name: str, given: Table) -> list[float]:
     """Probabilities that sum to 1."""
     row = _probabilities(name, given)
-    if abs(sum(row) - 1) > CLOSE:
+    if abs(sum(row) - 1) > rounding():
         raise ValueError(f"{name} must sum to 1; the sum is {sum(row):.10g}")
     return [x / sum(row) for x in row]
