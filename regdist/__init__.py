@@ -12,6 +12,7 @@ from regdist.numerics.records import choice, record, static
 from regdist.policies import laws
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
+from regdist.problems.contexts import Contexts, contexts
 from regdist.problems.grow import tree
 from regdist.problems.rational import Rational, rational
 from regdist.problems.tree import Tree
@@ -63,6 +64,7 @@ __all__ = [
     "Betas",
     "Certificate",
     "Constrained",
+    "Contexts",
     "Crossings",
     "Divergence",
     "Enclosure",
@@ -97,6 +99,7 @@ __all__ = [
     "certify",
     "choice",
     "constrained",
+    "contexts",
     "critical_beta",
     "crossings",
     "divergences",

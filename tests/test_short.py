@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import regdist as rd
-from regdist.methods.field import expected_pull, push, tables_of
+from regdist.methods.step import expected_pull, push, tables_of
 
 
 @pytest.mark.parametrize(

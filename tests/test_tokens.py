@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import regdist as rd
-from regdist.methods.field import tables_of
 from regdist.methods.groups import every_list, listed
+from regdist.methods.step import tables_of
 from tests import written_trees as w
 from tests.test_method_groups import PRESETS
 

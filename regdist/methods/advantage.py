@@ -51,6 +51,10 @@ class GroupRelative(Advantage):
             "sqrt_mean"; "nonzero", the share of nonzero rewards.
         singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
             counts as 0, its standard deviation as 1.
+        pooled: over many prompts, what the scale is of the whole batch of, and its mean what is
+            subtracted: "rewards"; "centered", rewards less their group's mean; "advantages", those
+            less the prompt's value. "none": every group has its own. On one prompt, whose batch is
+            its group, it says nothing.
     """
 
     eps: Array
@@ -67,6 +71,7 @@ class GroupRelative(Advantage):
         default="none",
     )
     singleton: str = choice("formula", "raw", default="formula")
+    pooled: str = choice("none", "rewards", "centered", "advantages", default="none")
 
     def __call__(self, batch: Batch) -> Array:
         """(r - b)/(s + eps)."""
@@ -93,14 +98,10 @@ class GroupRelative(Advantage):
 
     def _scale(self, batch: Batch) -> Array:
         r = batch.reward
-        if self.scale == "std":
-            return batch.std(r, unbiased=True) + self.eps
-        if self.scale == "std_biased":
-            return batch.std(r, unbiased=False) + self.eps
-        if self.scale == "whiten":
-            return jnp.sqrt(batch.std(r, unbiased=True) ** 2 + self.eps)
-        if self.scale == "whiten_biased":
-            return jnp.sqrt(jnp.maximum(batch.std(r, unbiased=False) ** 2, self.eps))
+        if self.scale in ("std", "whiten"):
+            return self.of_deviation(batch.std(r, unbiased=True))
+        if self.scale in ("std_biased", "whiten_biased"):
+            return self.of_deviation(batch.std(r, unbiased=False))
         if self.scale == "nonzero":
             return batch.sum(jnp.where(r != 0, 1.0, 0.0).astype(r.dtype)) + self.eps
         mean = batch.mean(r)
@@ -108,6 +109,39 @@ class GroupRelative(Advantage):
             return mean + self.eps
         safe = mean > 0
         return jnp.where(safe, jnp.sqrt(jnp.where(safe, mean, 1)), 0) + self.eps
+
+    def of_deviation(self, std: Array) -> Array:
+        """The scale of a standard deviation."""
+        if self.scale == "whiten":
+            return jnp.sqrt(std**2 + self.eps)
+        if self.scale == "whiten_biased":
+            return jnp.sqrt(jnp.maximum(std**2, self.eps))
+        return std + self.eps
+
+
+@record
+class Standardized(Advantage):
+    """(reward - baseline - center)/scale, by numbers: what whitening over a large batch comes to.
+
+    Attributes:
+        center: subtracted from all.
+        scale: divides all; 0 leaves nothing.
+        baseline: "none"; "mean" of the group; "value", the old policy's expected reward.
+    """
+
+    center: Array
+    scale: Array
+    baseline: str = choice("none", "mean", "value", default="none")
+
+    def __call__(self, batch: Batch) -> Array:
+        """(r - b - c)/s."""
+        r = batch.reward
+        if self.baseline == "mean":
+            r = r - batch.mean(r)
+        elif self.baseline == "value":
+            r = r - batch.value
+        empty = self.scale == 0
+        return jnp.where(empty, 0, (r - self.center) / jnp.where(empty, 1, self.scale))
 
 
 @record

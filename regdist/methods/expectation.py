@@ -87,6 +87,11 @@ class Expectation:
 
     draws: ClassVar[bool] = False
 
+    @property
+    def inv_size(self) -> float:
+        """1/G, 0 for the population."""
+        return 0.0
+
     def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Refuses methods that do not exist under it, or are seen to count where they should weigh.
 
@@ -205,9 +210,22 @@ class Group(Expectation):
         known = "" if self.classes is None else f", classes={self.classes}"
         return f"Group({self.size}{known})"
 
+    @property
+    def inv_size(self) -> float:
+        """1/G."""
+        return 1 / self.size
+
     def on(self, reward: Array) -> "Group":
-        """This expectation for tables with these rewards, known now; then usable under jit."""
-        levels, member = np.unique(np.asarray(reward), return_inverse=True)
+        """This expectation for tables with these rewards, known now; then usable under jit.
+
+        Of many prompts, shape [C, K], each has its own classes, as many as the most of one.
+        """
+        known = np.asarray(reward)
+        if known.ndim == 2:
+            rows = [np.unique(row, return_inverse=True) for row in known]
+            member = np.stack([of_action.ravel() for _, of_action in rows])
+            return Group(self.size, max(len(levels) for levels, _ in rows), jnp.asarray(member))
+        levels, member = np.unique(known, return_inverse=True)
         return Group(self.size, len(levels), jnp.asarray(member.ravel()))
 
     def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
@@ -218,13 +236,14 @@ class Group(Expectation):
     def fitted(self, method: Method, bandit: Bandit | Outcomes, horizon: int = 1) -> "Group":
         """With its classes, where equal rewards are one."""
         by_reward = self._by_reward(method, horizon)
-        looks = self.classes is None and by_reward
+        looks = by_reward and (self.classes is None or np.ndim(bandit.reward) == 2)
         group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
         classes = group.classes or bandit.num_actions
         count, size = num_groups(self.size, classes), bandit.num_actions
         row = max(classes, size) * horizon
         if method.averaging.couples() and by_reward and horizon > 1:
             row = max(classes * (self.size * horizon + 1), size)  # laws of total lengths
+        row *= int(np.prod(np.shape(bandit.reward)[:-1]))  # prompts
         if count * row > MOST_ENTRIES:
             why = "different rewards" if group.classes else "actions, each a class of its own,"
             raise ValueError(
@@ -302,6 +321,11 @@ class Sampled(Expectation):
 
     draws: ClassVar[bool] = True
 
+    @property
+    def inv_size(self) -> float:
+        """1/G."""
+        return 1 / self.group_size
+
     def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
         """Methods must exist in groups."""
         del bandit
@@ -351,15 +375,24 @@ def prepared(
     method: Method,
     bandit: Bandit | Outcomes,
     horizon: int = 1,
+    one: Bandit | Outcomes | None = None,
 ) -> Expectation:
-    """The expectation asked for, by default `Population()`, made ready for a problem."""
+    """The expectation asked for, by default `Population()`, made ready for a problem.
+
+    Args:
+        expectation: or None.
+        method: whose update.
+        bandit: the problem, the whole sequences of a tree, or those of many prompts, stacked.
+        horizon: the most steps of a sequence.
+        one: of many prompts, one.
+    """
     expectation = Population() if expectation is None else expectation
     if not isinstance(cast(object, expectation), Expectation):
         raise TypeError(
             "expectation must be rd.Population(), rd.Group(size) or "
             f"rd.Sampled(group_size, num_groups); got {described(expectation)}"
         )
-    expectation.check(method, bandit)
+    expectation.check(method, bandit if one is None else one)
     return expectation.fitted(method, bandit, horizon)
 
 

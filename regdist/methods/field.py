@@ -1,19 +1,26 @@
 """The update of a method on the parameters of a policy, under every expectation."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Key
 
-from regdist.methods.batch import Steps, Tables, by_step, paid_rewards
-from regdist.methods.expectation import Expectation, Pull, contract, prepared
-from regdist.methods.geometry import GEOMETRIES
+from regdist.methods.expectation import Expectation
 from regdist.methods.method import Method
-from regdist.numerics.logspace import full_precision
+from regdist.methods.step import (
+    Problem,
+    drawn,
+    expected_pull,
+    fitted,
+    horizon_of,
+    in_dtype,
+    leaves_of,
+    push,
+    tables_of,
+)
 from regdist.numerics.records import (
     Law,
     as_array,
@@ -24,8 +31,9 @@ from regdist.numerics.records import (
 )
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
-from regdist.problems.bandit import Bandit, Outcomes, check_bandit
-from regdist.problems.on_tree import OnTree, policy_on
+from regdist.problems.bandit import Bandit, check_bandit
+from regdist.problems.contexts import Contexts
+from regdist.problems.placed import EachTable, own_policy, policy_on, table_on
 from regdist.problems.state_table import StateTable
 from regdist.problems.tree import Tree, check_steps
 
@@ -33,7 +41,7 @@ from regdist.problems.tree import Tree, check_steps
 def field(
     method: Method,
     params: Params,
-    bandit: Bandit | Tree,
+    bandit: Problem,
     expectation: Expectation | None = None,
     *,
     policy: Policy | None = None,
@@ -50,12 +58,16 @@ def field(
     On a tree samples are its sequences, and c_i grad log p_i is a sum over the policy's own steps
     of one, each counted as `averaging` says; a `regularizer` is of the law of whole sequences.
 
+    Over contexts it is the mean over prompts by their weights; groups are of one prompt each. What
+    a trainer takes over its whole batch (token means, whitened advantages) has its limit in a batch
+    of many groups of every prompt; small batches are not enumerated.
+
     Args:
         method: from `rd.methods`.
         params: the parameters: of a table, its logits, shape [K]; -inf is probability 0, which a
             forbidden action (reward -inf) should have: its direction is 0. Of a tree, logits of
-            its steps, shape [S, V].
-        bandit: rewards and reference, or a tree.
+            its steps, shape [S, V]; of contexts a table for each, stacked.
+        bandit: rewards and reference, or a tree; or contexts, many of either.
         expectation: `Population()`, the default: the exact average over actions; `Group(size)`:
             the exact average over groups; `Sampled(group_size, num_groups)`: one draw.
         policy: from parameters to log-probabilities; default `rd.policies.Table()`.
@@ -88,7 +100,7 @@ def field(
     """
     policy = check_problem(method, bandit, policy, trees=True)
     params = check_params(policy, params, bandit)
-    expectation = prepared(expectation, method, leaves_of(bandit), horizon_of(bandit))
+    expectation = fitted(expectation, method, bandit)
     expectation.check_key(key)
     method = in_dtype(method, leaves_of(bandit).reward.dtype)
     where = "rd.field(method, params, bandit)"
@@ -97,35 +109,32 @@ def field(
         for name, law in (("old", old), ("sampler", sampler))
     )
     tables = tables_of(method, policy.log_probs(params), bandit, old, sampler)
-    lists = expectation.draw(tables, key)
-    pull = expected_pull(method, tables, expectation, lists, old is None and sampler is None)
+    lists = drawn(expectation, tables, key, bandit)
+    own = old is None and sampler is None
+    pull = expected_pull(method, tables, expectation, lists, own, bandit)
     return push(method, policy, params, bandit, pull)
 
 
-def leaves_of(problem: Bandit | Tree) -> Bandit | Outcomes:
-    """The problem of one step: the bandit itself, or a tree's whole sequences."""
-    return problem.bandit if isinstance(problem, Tree) else problem
-
-
-def horizon_of(problem: Bandit | Tree) -> int:
-    """The most steps of a sample."""
-    return problem.paths.steps.shape[1] if isinstance(problem, Tree) else 1
-
-
-def forbidden_of(problem: Bandit | Tree) -> Array:
-    """What no policy may do: actions, or steps of a tree, shaped like its table."""
-    return problem.forbidden if isinstance(problem, Tree) else jnp.isneginf(problem.reward)
-
-
-def _law(name: str, law: Any, problem: Bandit | Tree, where: str) -> Array:
-    """A law over actions, or of the steps of a tree."""
+def _law(name: str, law: Any, problem: Problem, where: str) -> Array:
+    """A law over actions, or of the steps of a tree; or a row of such for each context."""
+    if isinstance(problem, Contexts):
+        rows = as_array(f"{name} of {where}", law, None)
+        if rows.shape != problem.log_ref.shape:
+            raise ValueError(
+                f"{name} of {where} must be laws, one for each context, shape "
+                f"{problem.log_ref.shape}; got {rows.shape}"
+            )
+        if is_concrete(rows, problem):
+            for c, (one, row) in enumerate(zip(problem.each, rows, strict=True)):
+                _law(f"row {c} of {name}", row, one, where)
+        return rows
     if isinstance(problem, Tree):
         return check_steps(problem, law, where, name)
     return check_log_probs(name, law, where, problem.num_actions)
 
 
 def check_problem(
-    method: Method, bandit: Bandit | Tree, policy: Policy | None, trees: bool = False
+    method: Method, bandit: Problem, policy: Policy | None, trees: bool = False
 ) -> Policy:
     """The policy asked for, by default a table, where method, problem and policy are such.
 
@@ -133,7 +142,7 @@ def check_problem(
         method: what must be one.
         bandit: what must be a problem.
         policy: or None for the table.
-        trees: whether a tree is one.
+        trees: whether a tree is one, and contexts are.
 
     Raises:
         TypeError: an argument of another kind.
@@ -141,17 +150,17 @@ def check_problem(
             a tree.
     """
     check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
-    if not (trees and isinstance(bandit, Tree)):
+    if not (trees and isinstance(bandit, Tree | Contexts)):
         check_bandit(bandit)
-    elif not method.differentiable:
+    if horizon_of(bandit) > 1 and not method.differentiable:
         raise ValueError(
             "a written loss has one term for each sample, and a tree has samples of many steps: "
             "rd.methods.compose a method from parts, or give tree.bandit for whole sequences"
         )
     if policy is None:
-        return StateTable(bandit) if isinstance(bandit, Tree) else Table()
+        return table_on(bandit)
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")
-    if isinstance(bandit, Tree):
+    if not isinstance(bandit, Bandit):
         return policy_on(bandit, policy)
     reward = bandit.reward
     known = is_concrete(reward)
@@ -163,22 +172,20 @@ def check_problem(
     return policy
 
 
-def check_params(
-    policy: Policy, params: Params, bandit: Bandit | Tree, name: str = "params"
-) -> Params:
+def check_params(policy: Policy, params: Params, bandit: Problem, name: str = "params") -> Params:
     """The parameters as arrays, where the policy makes K log-probabilities of them.
 
     Raises:
         TypeError: not numbers: a record, a function.
         ValueError: parameters of another shape.
     """
-    if isinstance(params, Bandit | Tree | Method | Expectation | Law):
+    if isinstance(params, Bandit | Tree | Contexts | Method | Expectation | Law):
         raise TypeError(
             f"{name} must be parameters of the policy, such as bandit.log_ref; got "
             f"{described(params)}. The order is method, params, bandit"
         )
     dtype = leaves_of(bandit).reward.dtype
-    own = policy.policy if isinstance(policy, OnTree) else policy
+    own = own_policy(policy)
     leaves, tree = ([params], None) if own.is_array else jax.tree.flatten(params)
     leaves = [as_array(name, leaf, dtype) for leaf in leaves]  # a list is a table to people
     if is_concrete(leaves) and any(np.any(np.isnan(np.asarray(x))) for x in leaves):
@@ -187,7 +194,9 @@ def check_params(
     wanted, of = leaves_of(bandit).reward.shape, "one logit for each action of the bandit"
     if isinstance(bandit, Tree):
         wanted, of = bandit.paths.exists.shape, "a row of logits for each state of the tree"
-    if isinstance(policy, Table | StateTable):
+    elif isinstance(bandit, Contexts):
+        wanted, of = bandit.log_ref.shape, "a table of logits for each context"
+    if isinstance(policy, Table | StateTable | EachTable):
         shape = jnp.shape(params)
         what = f"{wanted}, {of}"
     else:
@@ -196,115 +205,3 @@ def check_params(
     if shape != wanted:
         raise ValueError(f"{name} must have shape {what}; got {shape}. For a batch use jax.vmap")
     return params
-
-
-def in_dtype(method: Method, dtype: Any) -> Method:
-    """The method with its real numbers in the dtype of a table; indices and masks stay."""
-
-    def cast(x: Any) -> Array:
-        x = jnp.asarray(x)
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, method)
-
-
-@full_precision
-def tables_of(
-    method: Method,
-    log_p: Float[Array, "..."],
-    bandit: Bandit | Tree,
-    old: Float[Array, "..."] | None = None,
-    sampler: Float[Array, "..."] | None = None,
-) -> Tables:
-    """The tables of a step, with what the method pays in place of the reward."""
-    laws, leaves, steps = _laws(log_p, old, sampler), leaves_of(bandit), None
-    if isinstance(bandit, Tree):
-        steps = _steps(bandit, *laws)
-        given = (None if law is None else bandit.leaves(law) for law in (old, sampler))
-        laws = _laws(bandit.leaves(log_p), *given)
-    tables = Tables(paid_rewards(leaves), *laws, leaves.log_ref, leaves.label, steps)
-    if method.signal is None:
-        return tables
-    return dataclasses.replace(tables, reward=method.signal(tables))
-
-
-@full_precision
-def with_policy(tables: Tables, problem: Bandit | Tree, log_p: Float[Array, "..."]) -> Tables:
-    """The tables of a step whose policy has moved since its samples were drawn."""
-    if not isinstance(problem, Tree):
-        return dataclasses.replace(tables, log_p=log_p)
-    assert tables.steps is not None
-    steps = dataclasses.replace(
-        tables.steps,
-        tables=dataclasses.replace(tables.steps.tables, log_p=log_p.reshape(-1)),
-        log_reach=problem.paths.log_reach(log_p).reshape(-1),
-    )
-    return dataclasses.replace(tables, log_p=problem.leaves(log_p), steps=steps)
-
-
-def with_reference(problem: Bandit | Tree, log_ref: Float[Array, "..."]) -> Bandit | Tree:
-    """A problem beside another reference: a law of actions, or of the steps of a tree."""
-    if not isinstance(problem, Tree):
-        return dataclasses.replace(problem, log_ref=log_ref)
-    leaves = dataclasses.replace(problem.bandit, log_ref=problem.leaves(log_ref))
-    return dataclasses.replace(problem, bandit=leaves)
-
-
-def _laws(log_p: Array, old: Array | None, sampler: Array | None) -> tuple[Array, Array, Array]:
-    """The policy, the one that drew the batch, and what it was drawn from, by their defaults."""
-    log_old = log_p if old is None else old
-    return log_p, log_old, log_old if sampler is None else sampler
-
-
-def _steps(tree: Tree, log_p: Array, log_old: Array, log_sampler: Array) -> Steps:
-    """The steps of a tree, each law a table of all of them, flat."""
-    paths = tree.paths
-    tables = Tables(
-        reward=jnp.zeros(log_p.size, log_p.dtype),
-        log_p=log_p.reshape(-1),
-        log_old=log_old.reshape(-1),
-        log_sampler=log_sampler.reshape(-1),
-        log_ref=tree.log_ref.reshape(-1),
-        label=jnp.zeros(log_p.size, int),
-        rows=tree.num_states,
-        log_even=tree.even(log_p.dtype).reshape(-1),
-    )
-    own = jnp.broadcast_to(tree.chooses[:, None], log_p.shape)
-    return Steps(
-        tables=tables,
-        path=paths.steps,
-        there=paths.there,
-        own=paths.there & own.reshape(-1)[paths.steps],
-        log_reach=paths.log_reach(log_p).reshape(-1),
-    )
-
-
-@full_precision
-def expected_pull(
-    method: Method,
-    tables: Tables,
-    expectation: Expectation,
-    lists: Int[Array, "M G"] | None,
-    on_policy: bool,
-) -> Pull:
-    """What multiplies grad log p_i, regularizer included."""
-    gain, weighted = expectation.pull(method, tables, lists, on_policy)
-    if method.regularizer is None:
-        return Pull(gain, weighted)
-    lost = method.regularizer.weighted_slope(tables.log_p, tables.log_ref)
-    if tables.steps is not None:
-        lost = contract(tables, total=by_step(tables.steps, lost[:, None]))
-        return Pull(gain - lost.gain, weighted - lost.weighted)
-    gain = gain - method.regularizer.slope(tables.log_p, tables.log_ref)
-    return Pull(gain, weighted - lost)
-
-
-@full_precision
-def push(
-    method: Method, policy: Policy, params: Params, bandit: Bandit | Tree, pull: Pull
-) -> Params:
-    """The direction on the parameters, in the geometry of the method."""
-    forbidden = forbidden_of(bandit)
-    gain, weighted = (jnp.where(forbidden, 0, x.reshape(forbidden.shape)) for x in pull)
-    toward = GEOMETRIES[method.geometry](policy, params, gain, weighted)
-    return policy.freeze(toward, forbidden)

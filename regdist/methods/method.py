@@ -126,14 +126,18 @@ class Method:
         penalties = [c for penalty in self.penalties for c in penalty.coefficients()]
         return (*penalties, *(term.beta for term in terms), *self.advantage.coefficients())
 
-    def advantages(self, batch: Batch) -> Float[Array, " n"]:
-        """The advantage of each entry of a batch, before penalties that come after it."""
+    def paid(self, batch: Batch) -> Float[Array, " n"]:
+        """The rewards less the penalties that are taken before the advantage."""
         reward = batch.reward
         for penalty in self.penalties:
             if penalty.regroups:
                 tokens = batch.tokens
                 reward = reward - tokens.whole(penalty.in_reward(tokens))
-        return self.advantage(dataclasses.replace(batch, reward=reward))
+        return reward
+
+    def advantages(self, batch: Batch) -> Float[Array, " n"]:
+        """The advantage of each entry of a batch, before penalties that come after it."""
+        return self.advantage(dataclasses.replace(batch, reward=self.paid(batch)))
 
     def coefficients(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         """What multiplies the score of each entry of a batch, given its advantage."""

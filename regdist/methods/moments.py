@@ -8,9 +8,10 @@ from jax import Array
 from jaxtyping import Float
 
 from regdist.methods.expectation import Group, Sampled, contract, prepared
-from regdist.methods.field import check_params, check_problem, field, in_dtype, tables_of
+from regdist.methods.field import check_params, check_problem, field
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
+from regdist.methods.step import in_dtype, tables_of
 from regdist.numerics.logspace import full_precision
 from regdist.numerics.records import check_kind
 from regdist.policies.table import Table

@@ -6,7 +6,9 @@ from regdist.problems.game24 import game_of_24 as game_of_24
 from regdist.problems.landscapes import landscape as landscape
 from regdist.problems.landscapes import two_modes as two_modes
 from regdist.problems.names import by_name as by_name
-from regdist.problems.on_tree import OnTree as OnTree
+from regdist.problems.placed import EachTable as EachTable
+from regdist.problems.placed import OnContexts as OnContexts
+from regdist.problems.placed import OnTree as OnTree
 from regdist.problems.postfix import game_of_24_postfix as game_of_24_postfix
 from regdist.problems.sequences import forks as forks
 from regdist.problems.sequences import long_and_short as long_and_short

@@ -41,7 +41,7 @@ class Tree:
 
     bandit: Any
     paths: Paths
-    log_chance: Float[Array, "S V"] | None
+    log_chance: Float[Array, "*batch S V"] | None
     ended: Bool[Array, " L"]
 
     no_bandit: ClassVar[str] = (

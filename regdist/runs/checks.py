@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from regdist.methods.step import Problem
 from regdist.numerics.records import (
     Law,
     Number,
@@ -16,6 +17,8 @@ from regdist.numerics.records import (
 )
 from regdist.policies.policy import Params, Policy
 from regdist.problems.bandit import Bandit
+from regdist.problems.contexts import Contexts
+from regdist.problems.placed import table_on
 from regdist.problems.tree import Tree, check_steps
 from regdist.runs.loop import Loop
 
@@ -48,7 +51,7 @@ def as_limit(tolerance: Number, dtype: Any) -> Array:
     return limit
 
 
-def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Bandit | Tree) -> None:
+def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Problem) -> None:
     """Asks the sampler of a loop once, so that what is no law is refused before the run.
 
     Raises:
@@ -57,6 +60,10 @@ def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Bandit | T
     """
     if loop.sampler:
         name, where = "what sampler returns", "rd.loop(sampler=...)"
+        if isinstance(problem, Contexts):
+            for one, law in zip(problem.each, policy.log_probs(start), strict=True):
+                check_sampler(loop, table_on(one), law, one)
+            return
         law = loop.law_of_samples(policy.log_probs(start), problem)
         if isinstance(problem, Tree):
             check_steps(problem, law, where, name)

@@ -10,28 +10,27 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
 from regdist.methods.batch import Tables
-from regdist.methods.expectation import Expectation, prepared
-from regdist.methods.field import (
-    check_params,
-    check_problem,
+from regdist.methods.expectation import Expectation
+from regdist.methods.field import check_params, check_problem
+from regdist.methods.method import Method
+from regdist.methods.short import Direction
+from regdist.methods.step import (
+    Problem,
+    drawn,
     expected_pull,
-    forbidden_of,
-    horizon_of,
+    fitted,
     in_dtype,
     leaves_of,
     push,
     tables_of,
     with_policy,
-    with_reference,
 )
-from regdist.methods.method import Method
-from regdist.methods.short import Direction
 from regdist.numerics.records import Law, Number, as_number, check_count, is_concrete, record
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
 from regdist.problems.bandit import Bandit
-from regdist.problems.state_table import StateTable
-from regdist.problems.tree import Tree
+from regdist.problems.contexts import Contexts, forbidden_of, whole_law, with_reference
+from regdist.problems.placed import table_on
 from regdist.runs.checks import as_limit, check_sampler, check_surroundings
 from regdist.runs.loop import Loop
 
@@ -48,7 +47,7 @@ class Trajectory(Law):
 
     Attributes:
         step: steps taken at each record, shape [N]. After an early stop the last policy repeats.
-        log_probs: the policies, in nats, shape [N, K].
+        log_probs: the policies, in nats, shape [N, K]; of contexts [N, C, K].
         field_norm: largest |update direction| over actions at each record, shape [N]: expected,
             or of the groups drawn next under `Sampled`.
         steps: steps taken in all.
@@ -63,7 +62,7 @@ class Trajectory(Law):
     """
 
     step: Int[Array, "*batch N"]
-    log_probs: Float[Array, "*batch N K"]
+    log_probs: Float[Array, "..."]
     field_norm: Float[Array, "*batch N"]
     steps: Int[Array, "*batch"]
     settled: Bool[Array, "*batch"]
@@ -74,7 +73,7 @@ class Trajectory(Law):
 
 def run(
     method: Method,
-    bandit: Bandit | Tree,
+    bandit: Problem,
     steps: int = 2000,
     optimizer: "optax.GradientTransformation | None" = None,
     expectation: Expectation | None = None,
@@ -93,7 +92,8 @@ def run(
 
     Args:
         method: from `rd.methods`.
-        bandit: K actions; or a tree, whose whole sequences are the K that are recorded.
+        bandit: K actions; or a tree, whose whole sequences are the K that are recorded; or
+            contexts, of which [C, K] are.
         steps: at most this many.
         optimizer: any optax gradient transformation; default `optax.sgd(0.1)`. Pass the same
             object again to reuse the compiled run; a learning rate under vmap is fine.
@@ -117,7 +117,8 @@ def run(
     Raises:
         TypeError: an argument of another kind, such as a regularizer for the method.
         ValueError: steps or record_every is not positive, init has another shape, `Sampled`
-            without a key, or groups that cannot be split into so many minibatches.
+            without a key, groups that cannot be split into so many minibatches, or a controller
+            over contexts.
 
     Examples:
         >>> import optax
@@ -129,12 +130,17 @@ def run(
     """
     policy = check_problem(method, bandit, policy, trees=True)
     leaves = leaves_of(bandit)
+    if isinstance(bandit, Contexts) and method.controller is not None:
+        raise ValueError(
+            f"{type(method.controller).__name__} follows one policy's law, and contexts have "
+            "many: run each of contexts.each, or leave the controller out"
+        )
     loop = Loop(as_number(1.0)) if loop is None else loop
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_count("steps", steps)
     check_count("record_every", record_every)
     check_surroundings(optimizer, loop)
-    expectation = prepared(expectation, method, leaves, horizon_of(bandit))
+    expectation = fitted(expectation, method, bandit)
     expectation.check_key(key)
     expectation.check_split(loop.minibatches)
     start = policy.start(bandit.log_ref) if init is None else init
@@ -178,7 +184,7 @@ class _Given:
     """What a run is asked to do, fixed from its first step to its last."""
 
     method: Method
-    problem: Bandit | Tree
+    problem: Problem
     policy: Policy
     expectation: Expectation
     loop: Loop
@@ -251,9 +257,7 @@ class _Trainer:
 
     def law(self, logits: Array) -> Array:
         """The law of logits of a table."""
-        problem = self.given.problem
-        table = StateTable(problem) if isinstance(problem, Tree) else Table()
-        return table.log_probs(logits)
+        return table_on(self.given.problem).log_probs(logits)
 
     def ascend(self, toward: Params, params: Params, memory: Any) -> tuple[Params, Any]:
         """One step of the optimizer."""
@@ -281,7 +285,7 @@ class _Trainer:
             problem = with_reference(problem, self.law(state.reference))
         log_sampler = loop.law_of_samples(log_old, problem)
         tables = tables_of(self.method, log_p, problem, log_old, log_sampler)
-        lists = given.expectation.draw(tables, self.key_at(state))
+        lists = drawn(given.expectation, tables, self.key_at(state), problem)
         method = self.method
         if method.controller is not None:
             method = method.controller.apply(method, state.control, tables)
@@ -293,9 +297,12 @@ class _Trainer:
         """The update direction of the i-th update of a step."""
         given = self.given
         if lists is not None and given.loop.minibatches > 1:
-            split = lists.reshape(given.loop.minibatches, -1, lists.shape[1])
-            lists = split[i % given.loop.minibatches]
-        pull = expected_pull(method, tables, given.expectation, lists, given.loop.on_policy)
+            parts = given.loop.minibatches
+            *prompts, groups, size = lists.shape
+            split = lists.reshape(*prompts, parts, groups // parts, size)
+            lists = jnp.take(split, i % parts, axis=len(prompts))
+        own = given.loop.on_policy
+        pull = expected_pull(method, tables, given.expectation, lists, own, given.problem)
         return push(method, given.policy, params, given.problem, pull)
 
     def first_direction(self, state: _State) -> Params:
@@ -349,8 +356,7 @@ class _Trainer:
         """What is recorded of a state."""
         sizes = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(self.first_direction(state))]
         norm = functools.reduce(jnp.maximum, sizes)
-        log_p, problem = self.given.policy.log_probs(state.params), self.given.problem
-        log_p = problem.leaves(log_p) if isinstance(problem, Tree) else log_p
+        log_p = whole_law(self.given.problem, self.given.policy.log_probs(state.params))
         return _Look(state.taken, log_p, norm, state.control)
 
 

@@ -21,7 +21,8 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from regdist.methods import Expectation, Method
-from regdist.methods.field import expected_pull, field, in_dtype, tables_of
+from regdist.methods.field import field
+from regdist.methods.step import expected_pull, in_dtype, tables_of
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
 from regdist.runs.loop import Loop

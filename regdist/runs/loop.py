@@ -16,6 +16,7 @@ from regdist.numerics.records import (
     static,
 )
 from regdist.problems.bandit import Bandit
+from regdist.problems.contexts import Contexts
 from regdist.problems.tree import Tree
 
 
@@ -44,10 +45,12 @@ class Loop:
         """Whether every update is made with samples of the policy that it moves."""
         return self.epochs * self.minibatches == 1 and not self.staleness and not self.sampler
 
-    def law_of_samples(self, log_old: Array, problem: Bandit | Tree) -> Array:
+    def law_of_samples(self, log_old: Array, problem: Bandit | Tree | Contexts) -> Array:
         """What samples are drawn from: of a tree the sampler's law in every state."""
         if self.sampler is None:
             return log_old
+        if isinstance(problem, Contexts):
+            return problem.map(lambda one, row: self.law_of_samples(row, one), log_old)
         if not isinstance(problem, Tree):
             return self.sampler(log_old)
         return problem.with_chance(jax.vmap(self.sampler)(log_old))

@@ -110,7 +110,7 @@ def ppo(whiten: str = "none", **options: Unpack[Options]) -> Method:
             (A - mean)/sqrt(max(biased variance, 1e-8)), OpenRLHF's.
         options: as in `compose`.
     """
-    advantage = relative("value") if whiten == "none" else whitened(whiten)
+    advantage = relative("value") if whiten == "none" else whitened(whiten, "advantages")
     return compose(advantage, **options)
 
 
@@ -267,15 +267,15 @@ def sapo(
 def reinforce_plus_plus(whiten: str = "unbiased", **options: Unpack[Options]) -> Method:
     """REINFORCE++ (2501.03262): rewards whitened over the batch.
 
-    The batch is the one group here; over many prompts the scale is common to all of them. verl and
-    SkyRL refuse to whiten one number; here it becomes 0.
+    The batch of one prompt is its group; over `rd.contexts` mean and scale are common to all
+    prompts. verl and SkyRL refuse to whiten one number; here it becomes 0.
 
     Args:
         whiten: "unbiased", (r - mean)/sqrt(unbiased variance + 1e-8), as in verl and SkyRL;
             "biased", (r - mean)/sqrt(max(biased variance, 1e-8)), as in OpenRLHF and NeMo-RL.
         options: as in `compose`.
     """
-    return compose(whitened(whiten), **options)
+    return compose(whitened(whiten, "rewards"), **options)
 
 
 @preset(
@@ -291,9 +291,9 @@ def reinforce_plus_plus_baseline(whiten: str = "unbiased", **options: Unpack[Opt
     """REINFORCE++ with the group mean removed before whitening (2501.03262).
 
     Whitening removes the mean of the batch anyway: on one prompt this is `reinforce_plus_plus`,
-    whose arguments it has.
+    whose arguments it has. Over `rd.contexts` only the scale is common to all prompts.
     """
-    return compose(whitened(whiten), **options)
+    return compose(whitened(whiten, "centered"), **options)
 
 
 @preset(papers=("2505.23585",), code=("verl core_algos.compute_opo_outcome_advantage",))

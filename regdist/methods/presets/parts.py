@@ -18,10 +18,14 @@ NO_DUAL_CLIP = math.inf
 
 
 def relative(
-    baseline: str, scale: str = "none", eps: Number = 0.0, singleton: str = "formula"
+    baseline: str,
+    scale: str = "none",
+    eps: Number = 0.0,
+    singleton: str = "formula",
+    pooled: str = "none",
 ) -> GroupRelative:
     """(r - baseline)/scale; the words are those of `GroupRelative`."""
-    return GroupRelative(as_number(eps), baseline, scale, singleton)
+    return GroupRelative(as_number(eps), baseline, scale, singleton, pooled)
 
 
 def standardized(normalize_std: bool = True, eps: Number = 1e-6) -> GroupRelative:
@@ -32,20 +36,21 @@ def standardized(normalize_std: bool = True, eps: Number = 1e-6) -> GroupRelativ
     return relative("mean", "std" if normalize_std else "none", eps, "raw")
 
 
-def whitened(form: str) -> GroupRelative:
-    """Rewards whitened over the batch, which is the one group here; 1e-8 is everybody's.
+def whitened(form: str, pooled: str) -> GroupRelative:
+    """Rewards whitened over the batch, of one prompt its group; 1e-8 is everybody's.
 
     Args:
         form: "unbiased", (r - mean)/sqrt(unbiased variance + 1e-8): verl and SkyRL `masked_whiten`;
             "biased", (r - mean)/sqrt(max(biased variance, 1e-8)): OpenRLHF
             `compute_advantages_and_returns`, NeMo-RL.
+        pooled: what is whitened where there are many prompts, as in `GroupRelative`.
 
     Raises:
         ValueError: another form.
     """
     scales = {"unbiased": "whiten", "biased": "whiten_biased"}
     check_choice("whiten", form, scales)
-    return relative("mean", scales[form], 1e-8)
+    return relative("mean", scales[form], 1e-8, pooled=pooled)
 
 
 def with_weight(weight: Weight, options: Options) -> Options:
