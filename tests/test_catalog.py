@@ -48,7 +48,7 @@ def test_every_public_function_of_the_presets_is_an_entry():
     """In the order of the files, and what `rd.methods` shows under its name."""
     found = []
     for module in pkgutil.iter_modules(presets.__path__):
-        if module.name in ("catalog", "parts"):
+        if module.name in ("aggregation", "catalog", "parts"):
             continue
         file = importlib.import_module(f"{presets.__name__}.{module.name}")
         own = [
@@ -132,7 +132,8 @@ def test_what_own_defaults_leave_out_compose_has(name):
 
 
 def test_own_defaults_are_what_a_preset_is_told_apart_by():
-    assert CATALOG["dr_grpo"].own_defaults == {"clip_low": 0.2, "clip_high": 0.2}
+    clip = {"clip_low": 0.2, "clip_high": 0.2}
+    assert CATALOG["dr_grpo"].own_defaults == {**clip, "averaging": "constant"}
     assert CATALOG["mpo"].own_defaults == {"epsilon": 0.1}
     assert CATALOG["policy_gradient"].own_defaults == {}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import regdist as rd
+from regdist.methods.batch import Batch
 from regdist.methods.groups import every_list, listed
 from regdist.methods.step import tables_of
 from tests import written_trees as w
@@ -134,14 +135,10 @@ def trust_region(g, beta=2.0, delta=0.01):
     return -g.by_token(clipped(g, g.z()[:, None])) + bound
 
 
-GEOMETRIC = m.compose(
-    m.advantage.GroupRelative(1e-6, "mean", "std", "raw"),
-    m.surrogate.GeometricMean(0.4, 0.4),
-    averaging="sequence",
-)
+PRODUCT = {"ratio": "product", "clip_dual": np.inf}
 METHODS = {
     "grpo, 1/|o|, k3": (
-        m.grpo(0.04, averaging="sequence"),
+        m.grpo(0.04),
         lambda g: g.by_sequence(-clipped(g, g.z()[:, None]) + 0.04 * k3(g)),
     ),
     "dr_grpo, constant": (
@@ -149,28 +146,28 @@ METHODS = {
         lambda g: -g.by_sum(clipped(g, alone(g)[:, None]), 3.0),
     ),
     "dapo, tokens": (
-        m.dapo(averaging="token"),
+        m.dapo(),
         lambda g: -g.by_token(clipped(g, g.z()[:, None], 0.2, 0.28, 3.0)),
     ),
     "dapo, tokens, k3": (
-        m.dapo(beta=0.1, averaging="token"),
+        m.dapo(beta=0.1),
         lambda g: g.by_token(-clipped(g, g.z()[:, None], 0.2, 0.28, 3.0) + 0.1 * k3(g)),
     ),
     "gspo": (
-        m.gspo(averaging="sequence", ratio="sequence"),
+        m.gspo(),
         lambda g: of_sequence(g, g.z(), True),
     ),
     "rloo, product": (
-        m.rloo(clip_dual=np.inf, ratio="product"),
+        m.rloo(**m.aggregation("verl", loss_agg_mode="seq-mean-token-sum") | PRODUCT),
         lambda g: of_sequence(g, others(g), False),
     ),
-    "gmpo": (GEOMETRIC, geometric),
+    "gmpo": (m.gmpo(), geometric),
     "reinforce, 1/|o|": (
         m.reinforce(averaging="sequence"),
         lambda g: -g.by_sequence(g.lp * g.r[:, None]),
     ),
     "k1 in the reward": (
-        m.dr_grpo(beta=0.3, estimator="k1", placement="reward"),
+        m.dr_grpo(beta=0.3, estimator="k1", placement="reward", averaging="sum"),
         paid,
     ),
     "k1 in the reward, tokens": (
@@ -178,12 +175,12 @@ METHODS = {
         lambda g: paid(g) * (1 / (g.w * g.n).sum()),
     ),
     "k1 after": (
-        m.grpo(0.3, "k1", "reward", after_normalization=True),
+        m.grpo(0.3, "k1", "reward", after_normalization=True, averaging="sum"),
         paid_after,
     ),
     "vargrad": (m.vargrad(0.4), balance),
-    "steer": (m.steer(averaging="token"), steer),
-    "bapo": (m.bapo(averaging="token"), bapo),
+    "steer": (m.steer(), steer),
+    "bapo": (m.bapo(), bapo),
     "trust region": (
         m.compose(
             m.advantage.GroupRelative(1e-6, "mean", "std", "raw"),
@@ -411,6 +408,102 @@ def test_drawn_groups_have_the_enumerated_mean():
     pulled = rd.problems.StateTable(tree).pull_back(logits, total)
     assert horizon == 3
     assert np.allclose(pulled, exact, rtol=0, atol=1e-14)
+
+
+# What each option makes of the terms of two sequences of one and three tokens: a factor each.
+AGGREGATIONS = {
+    "verl": [
+        ({}, [2 / 4, 2 / 4]),
+        ({"loss_agg_mode": "token-mean"}, [2 / 4, 2 / 4]),
+        ({"loss_agg_mode": "seq-mean-token-sum"}, [1, 1]),
+        ({"loss_agg_mode": "seq-mean-token-mean"}, [1, 1 / 3]),
+        ({"loss_agg_mode": "seq-mean-token-sum-norm", "loss_scale_factor": 8}, [1 / 8, 1 / 8]),
+        ({"loss_agg_mode": "seq-mean-token-sum-norm"}, [1 / 3, 1 / 3]),
+        ({"loss_mode": "gspo"}, [1, 1 / 3]),
+    ],
+    "trl": [
+        ({}, [2 / 4, 2 / 4]),
+        ({"loss_type": "grpo"}, [1, 1 / 3]),
+        ({"loss_type": "bnpo"}, [2 / 4, 2 / 4]),
+        ({"loss_type": "dr_grpo", "max_completion_length": 5}, [1 / 5, 1 / 5]),
+        ({"loss_type": "luspo", "importance_sampling_level": "sequence"}, [1, 1]),
+        ({"loss_type": "dapo", "importance_sampling_level": "sequence"}, [2 / 4, 2 / 4]),
+    ],
+    "openrlhf": [
+        ({}, [2 / 4, 2 / 4]),
+        ({"token_level_loss": False}, [1, 1 / 3]),
+        ({"policy_loss_type": "gspo"}, [1, 1 / 3]),
+    ],
+    "skyrl": [
+        ({}, [2 / 4, 2 / 4]),
+        ({"loss_reduction": "sequence_mean"}, [1, 1 / 3]),
+        ({"loss_reduction": "seq_mean_token_sum_norm", "max_seq_len": 4}, [1 / 4, 1 / 4]),
+    ],
+    "nemo_rl": [
+        ({}, [2 / 4, 2 / 4]),
+        (
+            {"token_level_loss": False, "sequence_level_importance_ratios": True},
+            [1, 1 / 3],
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("trainer", AGGREGATIONS)
+def test_trainers_own_names_for_averages(trainer):
+    tree = rd.tree([[0], [1, 0, 0], [1, 1]], [1.0, 0.0, 0.5])
+    for options, factors in AGGREGATIONS[trainer]:
+        levels = m.aggregation(trainer, **options)
+        method = m.reinforce(**levels)
+        tables = tables_of(method, tree.log_ref, tree)
+        share = jnp.array([0.5, 0.5])
+        batch = Batch(
+            reward=jnp.zeros(2),
+            weight=share,
+            present=share > 0,
+            inv_size=share[0],
+            greedy=share[0],
+            value=share[0],
+            step=tables,
+            index=jnp.array([0, 1]),
+        )
+        assert np.allclose(method.averaging(batch), factors, rtol=1e-15), (trainer, options)
+        level = options.get("importance_sampling_level", "token")
+        whole = options.get("sequence_level_importance_ratios", False)
+        gspo = "gspo" in options.values()
+        assert levels["ratio"] == ("sequence" if whole or gspo else level)
+
+
+def test_every_preset_says_its_averaging_and_ratio():
+    """The published ones of GRPO's kin by hand; where no length is known, the longest sequence."""
+    said = {
+        entry.name: (entry.defaults["averaging"], entry.defaults["ratio"])
+        for entry in m.catalog()
+        if "averaging" in entry.defaults
+    }
+    assert {entry.name for entry in m.catalog()} - set(said) == {
+        "policy_gradient",
+        "natural_policy_gradient",
+    }
+    expected = {
+        "grpo": ("sequence", "token"),
+        "dr_grpo": ("constant", "token"),
+        "dapo": ("token", "token"),
+        "gspo": ("sequence", "sequence"),
+        "sapo": ("sequence", "token"),
+        "vcpo": ("sequence", "product"),
+        "ppo": ("token", "token"),
+        "online_dpo": ("sum", "token"),
+    }
+    assert {name: said[name] for name in expected} == expected
+    trl = m.named("rloo/trl", beta=0.05)
+    assert isinstance(trl.surrogate, m.surrogate.OfSequence)
+    assert not trl.surrogate.mean
+    assert m.named("grpo/trl").averaging.over == m.named("grpo/verl").averaging.over == "token"
+    tree, *_ = problem("forced")
+    plain, scaled = m.dr_grpo(), m.dr_grpo(max_length=3.0)
+    law = tree.log_ref
+    assert np.array_equal(rd.field(plain, law, tree), rd.field(scaled, law, tree))
 
 
 def test_dapo_at_a_real_batch_size():

@@ -19,6 +19,7 @@ from regdist.methods.loss import from_loss as from_loss
 from regdist.methods.method import Method as Method
 from regdist.methods.moments import Moments as Moments
 from regdist.methods.moments import update_moments as update_moments
+from regdist.methods.presets.aggregation import aggregation as aggregation
 from regdist.methods.presets.catalog import Preset as Preset
 from regdist.methods.presets.catalog import catalog as catalog
 from regdist.methods.presets.catalog import named as named

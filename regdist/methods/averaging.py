@@ -16,7 +16,7 @@ class Averaging:
     """The factor on every step of a sample.
 
     Attributes:
-        most: what "constant" divides by.
+        most: what "constant" divides by; default the length of the longest sequence.
         over: "sum": 1, the gradient of the sample's log-probability; "sequence": 1/length (GRPO's
             paper); "token": 1/mean length of the batch (DAPO); "constant": 1/most (Dr. GRPO).
     """
@@ -38,10 +38,6 @@ class Averaging:
         if self.over == "token":
             return jnp.full_like(length, 1) / batch.mean(length)
         if self.over == "constant":
-            if self.most is None:
-                raise ValueError(
-                    'averaging "constant" divides by a number of steps: '
-                    'rd.methods.compose(..., averaging="constant", max_length=T)'
-                )
-            return jnp.full_like(length, 1) / self.most
+            most = float(batch.tables.horizon) if self.most is None else self.most
+            return jnp.full_like(length, 1) / most
         return jnp.ones_like(length)

@@ -121,7 +121,7 @@ def compose(
         geometry: "softmax", "natural" or "sign".
         averaging: what a step of a sequence counts: "sum", 1; "sequence", 1 over the length of its
             own; "token", 1 over the mean length of the group; "constant", 1 over `max_length`.
-        max_length: for averaging "constant".
+        max_length: for averaging "constant"; default the longest sequence of the tree.
         ratio: of the policy to the old one: "token", each step its own; "sequence", the geometric
             mean over the steps of a sequence; "product", that of whole sequences.
 
@@ -178,7 +178,7 @@ RATIOS = ("token", "sequence", "product")
 
 def _averaging(over: str, max_length: Number | None) -> Averaging:
     check_choice("averaging", over, AVERAGES)
-    if (over == "constant") != (max_length is not None):
+    if over != "constant" and max_length is not None:
         raise ValueError(
             'averaging="constant" divides by max_length, and nothing else does; got '
             f"averaging={over!r}, max_length={max_length!r}"

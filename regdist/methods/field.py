@@ -90,10 +90,11 @@ def field(
         [ 0.25 -0.25]
 
         Of three sequences only the last is right. GRPO's 1/length pushes its first step, away from
-        the short wrong one, half as hard again as its second; a sum pushes both alike.
+        the short wrong one, half as hard again as its second; a sum, or a sum over a constant,
+        pushes both alike.
 
         >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
-        >>> print(field(rd.methods.dr_grpo(), t.log_ref, t)[:, 1])
+        >>> print(field(rd.methods.dr_grpo(averaging="sum"), t.log_ref, t)[:, 1])
         [0.125 0.125]
         >>> print(field(rd.methods.dr_grpo(averaging="sequence"), t.log_ref, t)[:, 1])
         [0.09375 0.0625 ]

@@ -93,6 +93,8 @@ def preset(
     code: tuple[str, ...] = (),
     unsourced: str = "",
     options: Options | None = None,
+    averaging: str = "sum",
+    ratio: str = "token",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     coefficient: str | None = None,
 ) -> Callable[[Maker], Maker]:
@@ -105,19 +107,23 @@ def preset(
         code: what it follows, as "project module.function".
         unsourced: why there is neither.
         options: defaults that differ from those of `compose`.
+        averaging: of the steps of a sequence, as its source does by default.
+        ratio: whether to the old policy of a step or of a sequence, likewise.
         variants: suffix -> arguments; those of a penalty are there by themselves.
         coefficient: if it is not called beta.
     """
-    own_defaults: Mapping[str, Any] = cast(Mapping[str, Any], options or {})
+    levels: Options = {"averaging": averaging, "ratio": ratio}
+    own_defaults: Mapping[str, Any] = cast(Mapping[str, Any], {**levels, **(options or {})})
 
     def enter(function: Maker) -> Maker:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Method:
             _check_options(function.__name__, args, kwargs, shown)
-            return function(*args, **{**own_defaults, **kwargs})
+            return function(*args, **{**taken, **kwargs})
 
         shown = _signature(function, own_defaults)
         checked.__signature__ = shown  # pyright: ignore[reportAttributeAccessIssue]
+        taken = {k: v for k, v in own_defaults.items() if k in shown.parameters}
         parameters = shown.parameters.values()
         required = tuple(p.name for p in parameters if p.default is p.empty)
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -82,7 +82,12 @@ def adaptive_entropy(
     return compose(standardized(normalize_std, eps), controller=control, **options)
 
 
-@preset(papers=("1909.08593",), code=("verl core_algos.AdaptiveKLController",), options=PPO)
+@preset(
+    papers=("1909.08593",),
+    code=("verl core_algos.AdaptiveKLController",),
+    options=PPO,
+    averaging="token",
+)
 def ppo_adaptive_kl(
     target: Number,
     beta: Number = 0.2,
@@ -105,7 +110,12 @@ def ppo_adaptive_kl(
     )
 
 
-@preset(papers=("2505.22617",), code=("verl core_algos.compute_policy_loss_clip_cov",), options=PPO)
+@preset(
+    papers=("2505.22617",),
+    code=("verl core_algos.compute_policy_loss_clip_cov",),
+    options=PPO,
+    averaging="token",
+)
 def clip_cov(
     fraction: Number = 2e-4,
     low: Number = 1.0,
@@ -120,7 +130,9 @@ def clip_cov(
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
 
 
-@preset(papers=("2505.22617",), code=("verl core_algos.compute_policy_loss_kl_cov",))
+@preset(
+    papers=("2505.22617",), code=("verl core_algos.compute_policy_loss_kl_cov",), averaging="token"
+)
 def kl_cov(
     fraction: Number = 2e-4,
     kl_coef: Number = 0.1,
@@ -139,7 +151,11 @@ def kl_cov(
     return compose(standardized(normalize_std, eps), ratio, penalties=(penalty,), **options)
 
 
-@preset(papers=("2510.10150",), options=PPO)
+@preset(
+    papers=("2510.10150",),
+    options=PPO,
+    averaging="token",
+)
 def steer(
     least: Number = 0.8,
     *,
@@ -152,7 +168,7 @@ def steer(
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
 
 
-@preset(papers=("2510.03222",))
+@preset(papers=("2510.03222",), averaging="token")
 def lp_reg(
     fraction: Number = 0.01,
     floor: Number = 0.02,
@@ -172,7 +188,7 @@ def lp_reg(
     return compose(standardized(normalize_std, eps), gate, **options)
 
 
-@preset(papers=("2510.18927",))
+@preset(papers=("2510.18927",), averaging="token")
 def bapo(
     share: Number = 1.0,
     lower: tuple[float, float] = (0.6, 0.8),
@@ -195,7 +211,11 @@ def bapo(
     return compose(standardized(normalize_std, eps), gate, **options)
 
 
-@preset(papers=("2510.08141",), options=PPO)
+@preset(
+    papers=("2510.08141",),
+    options=PPO,
+    averaging="token",
+)
 def aepo(
     target: Number,
     share: Number = 60 / 2560,
@@ -217,7 +237,11 @@ def aepo(
     return compose(TemperedBonus(inner, *numbers), **options)
 
 
-@preset(code=("597358816/DCPO",), options=PPO)
+@preset(
+    code=("597358816/DCPO",),
+    options=PPO,
+    averaging="token",
+)
 def dcpo(
     target: Number = 0.5,
     most: Number = 0.1,

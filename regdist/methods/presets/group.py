@@ -8,22 +8,20 @@ group size.
 
 from typing import Unpack
 
-import jax.numpy as jnp
-
 from regdist.methods.advantage import OptimalBaseline, RangeAtRisk
 from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import (
     CLIP,
-    NO_DUAL_CLIP,
     PPO,
+    TRL_RLOO,
     relative,
     standardized,
     whitened,
     with_weight,
 )
-from regdist.methods.surrogate import CappedRatio, Clip, SoftGate
+from regdist.methods.surrogate import CappedRatio, GeometricMean, SoftGate
 from regdist.methods.weight import SamplerRatio
 from regdist.numerics.records import Number, as_number
 from regdist.regularizers.regularizer import Regularizer
@@ -95,6 +93,7 @@ def reinforce(**options: Unpack[Options]) -> Method:
     ),
     options=PPO,
     variants={"whitened": {"whiten": "unbiased"}, "whitened-biased": {"whiten": "biased"}},
+    averaging="token",
 )
 def ppo(whiten: str = "none", **options: Unpack[Options]) -> Method:
     """PPO (1707.06347) with dual clip (1912.09729) and a perfect critic: A = r - E r.
@@ -118,6 +117,7 @@ def ppo(whiten: str = "none", **options: Unpack[Options]) -> Method:
     papers=("2310.10505",),
     code=("verl core_algos.compute_remax_outcome_advantage",),
     options=PPO,
+    averaging="token",
 )
 def remax(**options: Unpack[Options]) -> Method:
     """ReMax (2310.10505): the baseline is the reward of the likeliest action."""
@@ -128,7 +128,8 @@ def remax(**options: Unpack[Options]) -> Method:
     papers=("2402.14740",),
     code=("verl core_algos.compute_rloo_outcome_advantage", "TRL rloo_trainer"),
     options=PPO,
-    variants={"trl": {"estimator": "k1", "placement": "reward", "clip_dual": NO_DUAL_CLIP}},
+    variants={"trl": TRL_RLOO},
+    averaging="token",
 )
 def rloo(**options: Unpack[Options]) -> Method:
     """RLOO (2402.14740): the baseline is the mean of the others; unbiased for grad E R.
@@ -146,9 +147,15 @@ def rloo(**options: Unpack[Options]) -> Method:
     options=CLIP,
     variants={
         "no-penalty": {"beta": 0.0},
-        "trl": {"eps": 1e-4},
-        "verl": {"clip_dual": 3.0, "clamp_ratio": 20.0, "clamp_value": 10.0},
+        "trl": {"eps": 1e-4, "averaging": "token"},
+        "verl": {
+            "averaging": "token",
+            "clip_dual": 3.0,
+            "clamp_ratio": 20.0,
+            "clamp_value": 10.0,
+        },
     },
+    averaging="sequence",
 )
 def grpo(
     beta: Number = 0.04,
@@ -177,13 +184,17 @@ def grpo(
     return compose(advantage, beta=beta, estimator=estimator, placement=placement, **options)
 
 
-@preset(papers=("2503.20783",), options=CLIP)
+@preset(papers=("2503.20783",), options=CLIP, averaging="constant")
 def dr_grpo(**options: Unpack[Options]) -> Method:
     """Dr. GRPO (2503.20783): r - mean, no standard deviation; 1 - 1/G times grad E R."""
     return compose(relative("mean", singleton="raw"), **options)
 
 
-@preset(papers=("2503.14476",), options={"clip_low": 0.2, "clip_high": 0.28, "clip_dual": 3.0})
+@preset(
+    papers=("2503.14476",),
+    options={"clip_low": 0.2, "clip_high": 0.28, "clip_dual": 3.0},
+    averaging="token",
+)
 def dapo(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """DAPO (2503.14476): GRPO's advantage, clip 0.2 below and 0.28 above, no penalty.
 
@@ -193,13 +204,23 @@ def dapo(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Op
     return compose(standardized(normalize_std, eps), **options)
 
 
-@preset(papers=("2507.18071",), code=("verl core_algos.compute_policy_loss_gspo",), options=CLIP)
+@preset(
+    papers=("2507.18071",),
+    code=("verl core_algos.compute_policy_loss_gspo",),
+    options=CLIP,
+    averaging="sequence",
+    ratio="sequence",
+)
 def gspo(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """GSPO (2507.18071): the ratio of the sequence; in one step that is PPO without dual clip."""
     return compose(standardized(normalize_std, eps), **options)
 
 
-@preset(papers=("2507.20673",), code=("verl core_algos.compute_policy_loss_geo_mean",))
+@preset(
+    papers=("2507.20673",),
+    code=("verl core_algos.compute_policy_loss_geo_mean",),
+    averaging="sequence",
+)
 def gmpo(
     clip_low: Number = 0.4,
     clip_high: Number = 0.4,
@@ -209,8 +230,7 @@ def gmpo(
     **options: Unpack[Penalized],
 ) -> Method:
     """GMPO (2507.20673): the ratio clipped in log space, between e^-low and e^high."""
-    bounds = jnp.exp(-as_number(clip_low)), jnp.exp(as_number(clip_high))
-    gate = Clip(*bounds, as_number(NO_DUAL_CLIP))
+    gate = GeometricMean(as_number(clip_low), as_number(clip_high))
     return compose(standardized(normalize_std, eps), gate, **options)
 
 
@@ -218,6 +238,7 @@ def gmpo(
     papers=("2506.13585",),
     code=("verl core_algos.compute_policy_loss_cispo", "TRL grpo_trainer"),
     variants={"trl": {"clip_low": 1.0, "clip_high": -0.8, "eps": 1e-4}},
+    averaging="token",
 )
 def cispo(
     clip_low: Number = 0.2,
@@ -240,6 +261,7 @@ def cispo(
     papers=("2511.20347",),
     code=("verl core_algos.compute_policy_loss_sapo", "TRL grpo_trainer"),
     variants={"trl": {"eps": 1e-4}},
+    averaging="sequence",
 )
 def sapo(
     tau_positive: Number = 1.0,
@@ -263,6 +285,7 @@ def sapo(
     ),
     options=PPO,
     variants={"biased": {"whiten": "biased"}},
+    averaging="token",
 )
 def reinforce_plus_plus(whiten: str = "unbiased", **options: Unpack[Options]) -> Method:
     """REINFORCE++ (2501.03262): rewards whitened over the batch.
@@ -286,6 +309,7 @@ def reinforce_plus_plus(whiten: str = "unbiased", **options: Unpack[Options]) ->
     ),
     options=PPO,
     variants={"biased": {"whiten": "biased"}},
+    averaging="token",
 )
 def reinforce_plus_plus_baseline(whiten: str = "unbiased", **options: Unpack[Options]) -> Method:
     """REINFORCE++ with the group mean removed before whitening (2501.03262).
@@ -296,13 +320,17 @@ def reinforce_plus_plus_baseline(whiten: str = "unbiased", **options: Unpack[Opt
     return compose(whitened(whiten, "centered"), **options)
 
 
-@preset(papers=("2505.23585",), code=("verl core_algos.compute_opo_outcome_advantage",))
+@preset(
+    papers=("2505.23585",),
+    code=("verl core_algos.compute_opo_outcome_advantage",),
+    averaging="token",
+)
 def opo(**options: Unpack[Options]) -> Method:
     """OPO (2505.23585): the length-weighted mean as baseline; without lengths r - mean."""
     return compose(relative("mean", singleton="raw"), **options)
 
 
-@preset(code=("verl core_algos.compute_gpg_outcome_advantage",))
+@preset(code=("verl core_algos.compute_gpg_outcome_advantage",), averaging="token")
 def gpg(**options: Unpack[Options]) -> Method:
     """GPG: (r - mean) over the share of samples with a nonzero reward (verl `compute_gpg`).
 
@@ -312,7 +340,12 @@ def gpg(**options: Unpack[Options]) -> Method:
     return compose(relative("mean", "nonzero", singleton="raw"), **options)
 
 
-@preset(papers=("2602.17616",), variants={"paper": {"paper": True}})
+@preset(
+    papers=("2602.17616",),
+    variants={"paper": {"paper": True}},
+    averaging="sequence",
+    ratio="product",
+)
 def vcpo(paper: bool = False, cap: Number = 8.0, **options: Unpack[Penalized]) -> Method:
     """VCPO (2602.17616): the baseline of least variance, ratios cut at `cap`.
 
@@ -324,7 +357,11 @@ def vcpo(paper: bool = False, cap: Number = 8.0, **options: Unpack[Penalized]) -
     return compose(advantage, CappedRatio(as_number(0), as_number(cap)), **options)
 
 
-@preset(papers=("2510.00911",), options=PPO)
+@preset(
+    papers=("2510.00911",),
+    options=PPO,
+    averaging="token",
+)
 def riskpo(
     low: Number = 0.2,
     high: Number = 0.9,
@@ -337,7 +374,11 @@ def riskpo(
     return compose(RangeAtRisk(*map(as_number, (low, high, weight, eps))), **options)
 
 
-@preset(code=("verl rollout_corr_helper",), options=PPO)
+@preset(
+    code=("verl rollout_corr_helper",),
+    options=PPO,
+    averaging="token",
+)
 def tis(
     cap: Number = 2.0,
     *,
@@ -350,7 +391,11 @@ def tis(
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
 
 
-@preset(code=("OpenRLHF models.loss.PolicyLoss",), options=PPO)
+@preset(
+    code=("OpenRLHF models.loss.PolicyLoss",),
+    options=PPO,
+    averaging="token",
+)
 def icepop(
     low: Number = 0.5,
     high: Number = 5.0,

@@ -16,6 +16,15 @@ CLIP: Options = {"clip_low": 0.2, "clip_high": 0.2}
 
 NO_DUAL_CLIP = math.inf
 
+TRL_RLOO: Options = {
+    "estimator": "k1",
+    "placement": "reward",
+    "clip_dual": NO_DUAL_CLIP,
+    "averaging": "sum",
+    "ratio": "product",
+}
+"""TRL's RLOO trainer: whole sequences, the penalty before the baseline, and no dual clip."""
+
 
 def relative(
     baseline: str,

@@ -30,6 +30,7 @@ __all__ = [
     papers=("2602.02710",),
     code=("tajwarfahim/maxrl core_algos.compute_p_normalization_outcome_advantage",),
     options=PPO,
+    averaging="token",
 )
 def maxrl(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """MaxRL (2602.02710): (r - mean)/(mean + 1e-6); sum over k < G of grad pass@k / k, binary."""
@@ -37,7 +38,9 @@ def maxrl(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
 
 
 @preset(
-    code=("tajwarfahim/maxrl core_algos.compute_one_sided_grpo_outcome_advantage",), options=PPO
+    code=("tajwarfahim/maxrl core_algos.compute_one_sided_grpo_outcome_advantage",),
+    options=PPO,
+    averaging="token",
 )
 def one_sided_grpo(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     """(r - mean)/(sqrt(mean) + 1e-6), beside MaxRL in its repository."""
@@ -49,6 +52,7 @@ def one_sided_grpo(*, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
     code=("verl core_algos.compute_grpo_passk_outcome_advantage",),
     options=PPO,
     variants={"no-std": {"normalize_std": False}},
+    averaging="token",
 )
 def pass_at_k_grpo(
     normalize_std: bool = True, *, eps: Number = 1e-6, **options: Unpack[Options]
@@ -62,31 +66,44 @@ def pass_at_k_grpo(
     return compose(BestMinusSecond(as_number(eps), scale), **options)
 
 
-@preset(papers=("2508.10751",), options=PPO, variants={"pass-at-2": {"k": 2}})
+@preset(
+    papers=("2508.10751",),
+    options=PPO,
+    variants={"pass-at-2": {"k": 2}},
+    averaging="token",
+)
 def pass_at_k_training(k: Number = 4, **options: Unpack[Options]) -> Method:
     """Pass@k training (2508.10751): the analytic advantage of pass@k over groups of k."""
     return compose(PassAtK(positive("k", k, "k is how many tries count")), **options)
 
 
-@preset(papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}})
+@preset(
+    papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}}, averaging="token"
+)
 def psr(subset: bool = False, **options: Unpack[Options]) -> Method:
     """Positive samples alone (2506.01347). The code averages over them: `subset=True`."""
     return compose(Signed(as_number(1), as_number(0), subset), **options)
 
 
-@preset(papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}})
+@preset(
+    papers=("2506.01347",), options=PPO, variants={"subset": {"subset": True}}, averaging="token"
+)
 def nsr(subset: bool = False, **options: Unpack[Options]) -> Method:
     """Negative samples alone (2506.01347). The code averages over them: `subset=True`."""
     return compose(Signed(as_number(0), as_number(1), subset), **options)
 
 
-@preset(papers=("2506.01347",), options=PPO)
+@preset(
+    papers=("2506.01347",),
+    options=PPO,
+    averaging="token",
+)
 def w_reinforce(weight: Number = 0.1, **options: Unpack[Options]) -> Method:
     """W-REINFORCE (2506.01347): `weight` on positive samples, 1 on negative ones."""
     return compose(Signed(as_number(weight), as_number(1)), **options)
 
 
-@preset(papers=("2304.06767", "2504.11343"))
+@preset(papers=("2304.06767", "2504.11343"), averaging="token")
 def raft(**options: Unpack[Options]) -> Method:
     """RAFT (2304.06767; Minimal-RL 2504.11343): rewards below 0 count as 0.
 
@@ -96,7 +113,7 @@ def raft(**options: Unpack[Options]) -> Method:
     return compose(Signed(as_number(1), as_number(0)), **options)
 
 
-@preset(papers=("2504.11343",))
+@preset(papers=("2504.11343",), averaging="token")
 def reinforce_rej(**options: Unpack[Options]) -> Method:
     """Reinforce-Rej (2504.11343): the raw reward, groups of equal rewards dropped."""
     return compose(MixedOnly(), **options)
