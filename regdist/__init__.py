@@ -47,6 +47,7 @@ from regdist.targets.enclose import Enclosure, enclose
 from regdist.targets.fixed_points import FixedPoints, fixed_points
 from regdist.targets.inverse import Betas, beta_for
 from regdist.targets.odds import Crossings, critical_beta, crossings, log_odds, odds_parts
+from regdist.targets.restricted import Restricted, project, restricted
 from regdist.targets.selection import Selection, best_of_n, rejection
 from regdist.targets.solve import Target, objective, target
 from regdist.targets.stepwise import Stepwise, stepwise
@@ -83,6 +84,7 @@ __all__ = [
     "Population",
     "Rational",
     "Regularizer",
+    "Restricted",
     "ReverseKL",
     "Sampled",
     "Selection",
@@ -124,9 +126,11 @@ __all__ = [
     "policies",
     "preferences",
     "problems",
+    "project",
     "rational",
     "record",
     "rejection",
+    "restricted",
     "reward_kl_frontier",
     "run",
     "static",

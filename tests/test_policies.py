@@ -13,13 +13,16 @@ import regdist as rd
 from tests.test_tokens import TREES, problem
 
 m, policies = rd.methods, rd.policies
-RANDOM = np.random.default_rng(14)
+
+
+def normal(shape, seed=14):
+    return np.random.default_rng(seed).normal(size=shape)
 
 
 def members(shape):
     """Every kind of policy for a table of a shape, with parameters near nothing special."""
-    features = RANDOM.normal(size=(*shape, 3))
-    low = policies.LowRank(1, offset=RANDOM.normal(size=shape))
+    features = normal((*shape, 3))
+    low = policies.LowRank(1, offset=normal(shape))
     left, _ = low.draw(jax.random.key(0), shape)
     return {
         "log-linear": (policies.LogLinear(features), jnp.array([0.3, -0.5, 0.2])),
@@ -96,8 +99,8 @@ def test_starts_are_the_reference_or_refused():
     shape, log_ref = tree.paths.exists.shape, tree.log_ref
     finite = jnp.where(tree.paths.exists, log_ref, 0)
     for policy in (
-        policies.LogLinear(RANDOM.normal(size=(*shape, 2)), offset=finite),
-        policies.LogLinear(np.concatenate([RANDOM.normal(size=(*shape, 1)), finite[..., None]], 2)),
+        policies.LogLinear(normal((*shape, 2)), offset=finite),
+        policies.LogLinear(np.concatenate([normal((*shape, 1)), finite[..., None]], 2)),
         policies.Tied(np.arange(finite.size).reshape(shape)),
     ):
         start = policy.start(log_ref)
@@ -124,7 +127,7 @@ def test_a_state_beyond_a_forbidden_step_stays_even():
     assert np.all(np.isfinite(rd.field(m.grpo(), logits, tree)))
     assert np.all(np.asarray(path.log_probs)[:, 1:3] == -np.inf)
     assert float(path.probs[-1].sum()) == pytest.approx(1, abs=1e-14)
-    shared = policies.LogLinear(RANDOM.normal(size=(2, 3, 2)))
+    shared = policies.LogLinear(normal((2, 3, 2)))
     ends = rd.run(m.reinforce(), tree, 20, policy=shared, init=jnp.zeros(2))
     assert np.all(np.asarray(ends.log_probs)[:, 1:3] == -np.inf)
 
