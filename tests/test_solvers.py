@@ -190,6 +190,21 @@ def test_total_variation_by_hand():
     assert np.allclose(edge.probs, 0.5)
 
 
+def test_total_variation_of_rewards_made_in_the_same_program():
+    """A compiler may round them in two ways there: what ties with itself must still do so."""
+    random, reg = np.random.default_rng(0), rd.TotalVariation(0.4)
+    base = random.normal(size=(4, 3))
+    to, v = random.dirichlet(np.ones(4), size=(4, 3)), 3 * random.normal(size=(50, 4))
+    log_q = jnp.asarray(np.log(random.dirichlet(np.ones(3), size=4)))
+    each = jax.vmap(lambda r, q: rd.target(rd.Bandit(r, q, jnp.arange(3)), reg))
+    made = jax.jit(jax.vmap(lambda b, p, v: each(b + 0.9 * (p @ v), log_q), (None, None, 0)))
+    got = made(jnp.asarray(base), jnp.asarray(to), jnp.asarray(v))
+    rewards = jnp.asarray(base + 0.9 * np.einsum("sat,nt->nsa", to, v))
+    known = jax.vmap(each, (0, None))(rewards, log_q)
+    assert np.all(got.converged)
+    assert np.allclose(got.probs, known.probs, rtol=0, atol=1e-14)
+
+
 def test_a_kink_pins_actions_to_the_anchor():
     """Reverse KL + TV: where the pull is weaker than beta/2 on either side, p stays at q."""
     bandit = rd.bandit([1.0, 0.0, 0.5], [0.3, 0.3, 0.4])

@@ -36,8 +36,13 @@ def polyhedral(reward: Array, parts: list[Reduced]) -> Optimum:
     last = jnp.zeros_like(length, bool).at[-1].set(True).ravel()
     ranked = jnp.argsort(flat_cost)
     rounding = 4 * len(reward) * jnp.finfo(flat.dtype).eps  # of a sum over all actions
-    level = flat_cost[ranked[jnp.argmax(jnp.cumsum(flat[ranked]) >= 1 - rounding)]]
-    below, tied = flat_cost < level, flat_cost == level
+    place = jnp.zeros_like(ranked).at[ranked].set(jnp.arange(len(ranked), dtype=ranked.dtype))
+    final = jnp.argmax(jnp.cumsum(flat[ranked]) >= 1 - rounding)  # the place of the last mass
+    level = flat_cost[ranked[final]]
+    # By places: where the reward is computed in the same program, a compiler may round a cost in
+    # two ways, so that it is not equal to itself.
+    tied = (flat_cost == level) | (place == final)
+    below = (place < final) & ~tied
     held = jnp.sum(jnp.where(~last & ~below, flat, 0)) - jnp.sum(corner[-1] - anchors[0])
     left = jnp.maximum(held - jnp.sum(jnp.where(last & below, flat, 0)), 0)
     near = tied & ~last
