@@ -14,6 +14,7 @@ from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit, bandit
 from regdist.problems.contexts import Contexts, contexts
 from regdist.problems.grow import tree
+from regdist.problems.mdp import MDP, mdp
 from regdist.problems.rational import Rational, rational
 from regdist.problems.tree import Tree
 from regdist.regularizers import divergence as divergences
@@ -40,7 +41,7 @@ from regdist.runs.identify import Identification, identify
 from regdist.runs.loop import Loop, loop
 from regdist.runs.verdicts import VERDICTS
 from regdist.scale.sweep import Sweep, sweep
-from regdist.targets import feedback, preferences, transform
+from regdist.targets import feedback, planning, preferences, transform
 from regdist.targets.ball import kl_ball, reward_kl_frontier
 from regdist.targets.constraints import Constrained, constrained, moment_matched
 from regdist.targets.enclose import Enclosure, enclose
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("regdist")
 
 __all__ = [
+    "MDP",
     "VERDICTS",
     "AlphaDivergence",
     "Bandit",
@@ -117,11 +119,13 @@ __all__ = [
     "logspace",
     "loop",
     "mara",
+    "mdp",
     "methods",
     "metrics",
     "moment_matched",
     "objective",
     "odds_parts",
+    "planning",
     "plot",
     "policies",
     "preferences",
