@@ -75,6 +75,7 @@ def names() -> dict[str, Any]:
     b, two = rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3]), rd.bandit([1.0, 0.0])
     reg, m = rd.ReverseKL(0.1), rd.methods.grpo(beta=0.1)
     leaves, paid = [[0], [1, 0], [1, 1]], [0.4, 0.0, 1.0]
+    lead, paid2 = jnp.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]]]), jnp.array([[0.0, 0], [1, 0]])
     return {
         "rd": rd,
         "jax": jax,
@@ -100,6 +101,10 @@ def names() -> dict[str, Any]:
         "paid": paid,
         "T": rd.tree(leaves, paid),
         "C": rd.tree(leaves, paid, chance={(1,): {0: 0.1, 1: 0.9}}),
+        "D": rd.mdp(lead, paid2, 0.9),
+        "lead": lead,
+        "paid2": paid2,
+        "N": rd.planning,
         "inf": float("inf"),
         "path": rd.run(m, b, 10),
         "key": jax.random.key(0),
