@@ -198,12 +198,12 @@ def plain_optimum(m):
 def test_what_the_penalty_costs():
     """V* - U/(1 - g) <= V_reg* <= V* - L/(1 - g), L <= Omega <= U; and the law's plain return.
 
-    Proposition 3 and theorem 2 of arXiv 1901.11275.
+    The bounds of arXiv 1901.11275, for penalties that are bounded.
     """
     m = PROBLEMS["plain"]
     best, lost = plain_optimum(m), 1 - float(m.discount)
     far = -float(jnp.min(m.log_ref))
-    ranges = {  # of penalties that are bounded
+    ranges = {  # L and U
         rd.ReverseKL: (0.0, BETA * far),
         rd.Entropy: (-BETA * np.log(A), 0.0),
         rd.TotalVariation: (0.0, BETA),
@@ -229,7 +229,7 @@ def test_mirror_descent_comes_to_the_plain_optimum():
         values.append(rd.planning.evaluate(m, log_p))
         onward = dataclasses.replace(m, log_ref=log_p)
         log_p = rd.planning.bellman(onward, rd.ReverseKL(beta), values[-1]).log_probs
-        rate = beta * far / lost + span / lost**2  # arXiv 1908.00261, theorem 5.3
+        rate = beta * far / lost + span / lost**2  # of natural gradients, arXiv 1908.00261
         assert np.all(best - rd.planning.evaluate(m, log_p) <= rate / k)
     rise = np.asarray(jnp.diff(jnp.stack(values), axis=0))
     assert rise.min() >= -1e-12
