@@ -88,7 +88,7 @@ def every_pair(states, vocabulary):
 class Group:
     """What a trainer's loss sees of a list of sequences: padded tables [G, T] and a mask."""
 
-    def __init__(self, rows, weights, logits, old, ref, reward, steps, mask, chooses):
+    def __init__(self, rows, weights, logits, old, ref, reward, steps, mask, chooses, there):
         import jax
         import jax.numpy as jnp
 
@@ -96,7 +96,8 @@ class Group:
         mask, steps = jnp.asarray(mask), jnp.asarray(steps)
         self.mask = mask[rows].astype(float)
         at = steps[rows]
-        self.at, self.table = at, table
+        self.at, self.table, self.old_table, self.ref_table = at, table, old, ref
+        self.every = steps, jnp.asarray(mask).astype(float), jnp.asarray(there), reward
         self.lp, self.old, self.ref = (
             jnp.where(mask[rows], x.ravel()[at], 0.0) for x in (table, old, ref)
         )
@@ -142,7 +143,7 @@ def expected(loss, size, logits, old, ref, reward, steps, there, mask, chooses, 
     logits = np.where(exists, logits, -1e300)
     count = len(reward)
     chance = np.exp(np.where(there, np.ravel(old)[steps], 0).sum(1))
-    facts = old, ref, reward, steps, mask, chooses
+    facts = old, ref, reward, steps, mask, chooses, there
     if size is None:
         slope = _slopes(loss, True)(logits, np.arange(count)[None], chance, *facts)[0]
         return -np.where(exists, slope, 0)
@@ -161,4 +162,4 @@ def _slopes(loss, endless):
         group.endless = endless
         return loss(group)
 
-    return jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0, *[None] * 7)))
+    return jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0, *[None] * 8)))

@@ -8,6 +8,7 @@ from regdist.methods import matching as matching
 from regdist.methods import penalty as penalty
 from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
+from regdist.methods import token_advantage as token_advantage
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
 from regdist.methods.expectation import Expectation as Expectation
@@ -31,5 +32,7 @@ from regdist.numerics.face import shown
 
 
 def __dir__() -> list[str]:
-    parts = "advantage averaging controller matching penalty signal surrogate weight"
+    parts = (
+        "advantage averaging controller matching penalty signal surrogate token_advantage weight"
+    )
     return shown(globals(), tuple(parts.split()))

@@ -34,9 +34,14 @@ def with_statistics(
         most = weights @ jax.vmap(_mean_length)(tables)
         averaging = Averaging(most, "constant")
     if isinstance(advantage, GroupRelative) and advantage.pooled != "none":
-        paid = jax.vmap(lambda one: method.paid(whole_table(one, jnp.exp(one.log_sampler), 0.0)))
-        advantage = _pooled(advantage, tables, paid(tables), weights, inv_size)
+        paid = jax.vmap(lambda one: _whole(one, method))(tables)
+        advantage = _pooled(advantage, tables, paid, weights, inv_size)
     return dataclasses.replace(method, advantage=advantage, averaging=averaging)
+
+
+def _whole(tables: Tables, method: Method) -> Array:
+    """What each sample of a prompt is paid, less the penalties before the advantage."""
+    return method.paid(whole_table(tables, jnp.exp(tables.log_sampler), 0.0)).reward
 
 
 def _mean_length(tables: Tables) -> Array:

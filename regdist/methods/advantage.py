@@ -32,6 +32,17 @@ class Advantage:
         """The advantage of each entry, shape [n]."""
         raise NotImplementedError
 
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """The advantage of each step, where samples are sequences: by default their sample's.
+
+        Args:
+            tokens: the steps, whose `reward` is what each is paid: the sample's at its last own
+                one, less the penalties there. `tokens.samples` are the samples, whose penalties
+                are taken off too.
+            advantage: of each sample.
+        """
+        return tokens.spread(advantage)
+
     def coefficients(self) -> tuple[Array, ...]:
         """Its coefficient, as one of a regularizer, if it has one."""
         return ()

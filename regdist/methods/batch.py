@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from regdist.numerics.logspace import expect, log_ratio
 from regdist.numerics.records import record, static
 from regdist.problems.bandit import Bandit, Outcomes
+from regdist.problems.paths import Paths
 
 
 @record
@@ -72,17 +73,30 @@ class Steps:
 
     Attributes:
         tables: of single steps, flat; what they earn is 0.
-        path: the steps of each sample in order.
-        there: which of them are not beyond the end.
-        own: which are the policy's: there, and not chance's.
+        paths: which states and steps there are.
+        chooses: the states where the policy moves; in the others chance does.
         log_reach: log-probability that the policy comes to take each step.
     """
 
     tables: Tables
-    path: Int[Array, "K T"]
-    there: Bool[Array, "K T"]
-    own: Bool[Array, "K T"]
+    paths: Paths
+    chooses: Bool[Array, " S"]
     log_reach: Float[Array, " P"]
+
+    @property
+    def path(self) -> Int[Array, "K T"]:
+        """The steps of each sample in order."""
+        return self.paths.steps
+
+    @property
+    def there(self) -> Bool[Array, "K T"]:
+        """Which of them are not beyond the end."""
+        return self.paths.there
+
+    @property
+    def own(self) -> Bool[Array, "K T"]:
+        """Which are the policy's: there, and not chance's."""
+        return self.there & self.chooses[self.path // self.paths.exists.shape[1]]
 
 
 @record
@@ -169,6 +183,11 @@ class Batch:
             return x
         rows = jnp.where(self.present, x, 0).reshape(-1, self.horizon)
         return jnp.cumsum(rows[:, ::-1], axis=1)[:, ::-1].reshape(-1)
+
+    @property
+    def last(self) -> Bool[Array, " n"]:
+        """Which steps are the last own one of their sample; of a batch of steps."""
+        return self.present & (self.to_go(jnp.ones_like(self.weight)) == 1)
 
     def of_sequences(self, mean: bool) -> "Batch":
         """The steps, each with the log-probabilities of its whole sequence: their sum, or mean."""

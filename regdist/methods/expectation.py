@@ -257,7 +257,7 @@ class Group(Expectation):
     def _by_reward(self, method: Method, horizon: int) -> bool:
         """Whether counts of equal rewards suffice, with the lengths' laws where steps are many."""
         paid = any(penalty.placement == "reward" for penalty in method.penalties)
-        lists = horizon > 1 and method.averaging.couples() and paid
+        lists = horizon > 1 and (not method.spreads or (method.averaging.couples() and paid))
         return method.compares_rewards_alone and not lists
 
     def by_class(self, method: Method, tables: Tables) -> Classes:

@@ -9,13 +9,14 @@ from jaxtyping import Float
 
 from regdist.methods.advantage import NEEDS, Advantage
 from regdist.methods.averaging import Averaging
-from regdist.methods.batch import Batch
+from regdist.methods.batch import Batch, Tables, whole_table
 from regdist.methods.controller import Controller
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.penalty import PLACEMENTS, Penalty
 from regdist.methods.signal import Signal
 from regdist.methods.surrogate import LogProb, Surrogate
 from regdist.methods.weight import Weight
+from regdist.numerics.logspace import expect
 from regdist.numerics.records import Look, check_choice, check_kind, choice, looked_at, record
 from regdist.regularizers.regularizer import Regularizer, check_regularizer
 
@@ -110,8 +111,16 @@ class Method:
         return self.surrogate.differentiable
 
     @property
+    def spreads(self) -> bool:
+        """Whether all steps of a sample have one advantage, that of the sample."""
+        return type(self.advantage).at_tokens is Advantage.at_tokens
+
+    @property
     def compares_rewards_alone(self) -> bool:
-        """Whether a group meets only through its rewards: then equal rewards are one class."""
+        """Whether a group meets only through its rewards: then equal rewards are one class.
+
+        Samples of many steps must be `spreads` too.
+        """
         parts = (self.surrogate, *self.penalties, *self.weights)
         return (
             self.signal is None
@@ -126,18 +135,41 @@ class Method:
         penalties = [c for penalty in self.penalties for c in penalty.coefficients()]
         return (*penalties, *(term.beta for term in terms), *self.advantage.coefficients())
 
-    def paid(self, batch: Batch) -> Float[Array, " n"]:
-        """The rewards less the penalties that are taken before the advantage."""
-        reward = batch.reward
+    def advantages(self, batch: Batch) -> Float[Array, " n"]:
+        """The advantage of each entry of a batch, before penalties that come after it."""
+        return self.advantage(self.paid(batch))
+
+    def paid(self, batch: Batch) -> Batch:
+        """The batch less the penalties in the reward that come before groups are compared."""
+        reward, value = batch.reward, batch.value
         for penalty in self.penalties:
             if penalty.regroups:
                 tokens = batch.tokens
                 reward = reward - tokens.whole(penalty.in_reward(tokens))
-        return reward
+        if not self.spreads and batch.step is not None and batch.step.steps is None:
+            paid = batch.step.reward + self._credits(batch.step)
+            value = expect(batch.step.log_old, paid)
+        return dataclasses.replace(batch, reward=reward, value=value)
 
-    def advantages(self, batch: Batch) -> Float[Array, " n"]:
-        """The advantage of each entry of a batch, before penalties that come after it."""
-        return self.advantage(dataclasses.replace(batch, reward=self.paid(batch)))
+    def _credits(self, tables: Tables) -> Array:
+        """What each action of a table, or step, earns by the penalties of `paid`: minus them."""
+        earned = jnp.zeros_like(tables.reward)
+        for penalty in self.penalties:
+            if penalty.regroups:
+                every = whole_table(tables, jnp.exp(tables.log_sampler), 0.0)
+                earned = earned - penalty.in_reward(every)
+        return earned
+
+    def step_advantages(self, batch: Batch, advantage: Float[Array, " n"]) -> Array:
+        """The advantage of each step of the samples, given that of each sample."""
+        tokens = batch.tokens
+        if tokens.samples is None or self.spreads:
+            return tokens.spread(advantage)
+        samples, tables = self.paid(batch), tokens.tables
+        tables = dataclasses.replace(tables, reward=self._credits(tables))
+        paid = jnp.where(tokens.last, tokens.reward, 0) + tokens.pick(tables.reward)
+        tokens = dataclasses.replace(tokens, reward=paid, step=tables, samples=samples)
+        return self.advantage.at_tokens(tokens, advantage)
 
     def coefficients(self, batch: Batch, advantage: Float[Array, " n"]) -> Float[Array, " n"]:
         """What multiplies the score of each entry of a batch, given its advantage."""
@@ -151,8 +183,8 @@ class Method:
 
         Where samples have one step these are their `coefficients`.
         """
-        tokens = batch.tokens
-        return self._averaged(tokens, self.coefficients(tokens, tokens.spread(advantage)))
+        tokens, each = batch.tokens, self.step_advantages(batch, advantage)
+        return self._averaged(tokens, self.coefficients(tokens, each))
 
     def _averaged(self, tokens: Batch, coefficient: Array) -> Array:
         if tokens.samples is None:

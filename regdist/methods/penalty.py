@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch, covariance, share_of_samples, top_share
-from regdist.numerics.records import choice, record, static
+from regdist.numerics.records import as_array, choice, looked_at, record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 PLACEMENTS = ("loss", "reward")
@@ -112,6 +112,51 @@ class Estimated(Penalty):
         if self.corrected:
             slope = jnp.exp(batch.log_rho) * (value + slope)
         return self.beta * slope
+
+
+@record
+class StepRewards(Penalty):
+    """Minus a reward of each step, such as a process reward model gives: added to what is paid.
+
+    An advantage of whole samples compares their sums; one of steps, such as `ToGo` and `Critic`,
+    what is paid from each on.
+
+    Attributes:
+        rewards: of each step, shape [S, V], of a bandit [K] or [1, K]; those of chance's steps and
+            of steps that do not exist are not paid.
+        after: add what is paid from a step on to its normalized advantage instead.
+
+    Examples:
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> part = StepRewards([[0.5, 0.0], [0.0, 0.0]])
+        >>> advantage = rd.methods.advantage.GroupRelative(0.0)
+        >>> print(rd.field(rd.methods.compose(advantage, penalties=part), t.log_ref, t)[:, 1])
+        [0.    0.125]
+    """
+
+    rewards: Array = looked_at(lambda name, given: as_array(name, given))
+    after: bool = static(default=False)
+
+    @property
+    def placement(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """In the reward."""
+        return "reward"
+
+    def in_reward(self, batch: Batch) -> Array:
+        """Minus the reward at each entry."""
+        flat, size = self.rewards.reshape(-1), batch.tables.reward.shape[0]
+        if flat.shape[0] != size:
+            raise ValueError(
+                f"rewards of StepRewards must have a number for each of {size} steps, a table of "
+                f"states times tokens, or of a bandit one for each action; got shape "
+                f"{self.rewards.shape}"
+            )
+        return -batch.pick(flat)
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Nothing: it is in the reward."""
+        del batch
+        return jnp.zeros_like(advantage)
 
 
 @record

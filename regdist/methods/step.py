@@ -107,14 +107,7 @@ def _steps(tree: Tree, log_p: Array, log_old: Array, log_sampler: Array) -> Step
         rows=tree.num_states,
         log_even=tree.even(log_p.dtype).reshape(-1),
     )
-    own = jnp.broadcast_to(tree.chooses[:, None], log_p.shape)
-    return Steps(
-        tables=tables,
-        path=paths.steps,
-        there=paths.there,
-        own=paths.there & own.reshape(-1)[paths.steps],
-        log_reach=paths.log_reach(log_p).reshape(-1),
-    )
+    return Steps(tables, paths, tree.chooses, paths.log_reach(log_p).reshape(-1))
 
 
 @full_precision
