@@ -140,3 +140,130 @@ def standardized(g, rewards):
     if not g.endless:
         square = square * g.size / (g.size - 1)
     return sg((total - g.mean(total)) / (jnp.sqrt(square) + 1e-6))
+
+
+def top_share(mask, x, count, endless_share=None, weight=None):
+    """How much of each token is among the `count` with the largest x, over the orders of ties."""
+    share = mask if weight is None else weight
+    count = count if endless_share is None else endless_share * share.sum()
+    gap = x.ravel()[None] - x.ravel()[:, None]
+    each = share.ravel()[None]
+    larger = jnp.where(gap > 1e-12, each, 0).sum(1)
+    equal = jnp.where(jnp.abs(gap) <= 1e-12, each, 0).sum(1)
+    some = jnp.where(equal > 0, equal, 1)
+    return sg(jnp.clip((count - larger) / some, 0, 1).reshape(x.shape) * mask)
+
+
+def ranked(g, x, fraction, among=None):
+    """The top tokens: int(fraction n) of them, at least one; of the law its share."""
+    among = g.mask if among is None else among
+    if g.endless:
+        return top_share(among, x, None, fraction, g.w[:, None] * among)
+    return top_share(among, x, jnp.maximum(jnp.floor(fraction * g.mask.sum() + 1e-9), 1))
+
+
+def high_entropy(g, share):
+    """TRL's mask: entropies at or above a linear quantile over all tokens."""
+    h = entropies(g)
+    if g.endless:
+        order = jnp.argsort(jnp.where(g.mask > 0, h, jnp.inf).ravel())
+        weight = (g.w[:, None] * g.mask).ravel()[order]
+        reached = jnp.cumsum(weight) >= (1 - share) * weight.sum()
+        least = h.ravel()[order][jnp.argmax(reached)]
+    else:
+        some = jnp.sort(jnp.where(g.mask > 0, h, jnp.inf).ravel())
+        rank = (1 - share) * (g.mask.sum() - 1)
+        low = jnp.floor(rank).astype(int)
+        high = jnp.ceil(rank).astype(int)
+        least = some[low] + (rank - jnp.floor(rank)) * (some[high] - some[low])
+    return sg(g.mask * jnp.where(h >= least - 1e-12, 1.0, 0.0))
+
+
+def clip_cov(g, fraction=0.3, low=0.02, high=0.6):
+    """verl: a random few of the tokens with a covariance in bounds lose their gradient."""
+    a, rho = jnp.broadcast_to(g.z()[:, None], g.mask.shape), jnp.exp(g.lp - g.old)
+    cov = covariance(g, a)
+    cut = jnp.where(a > 0, rho > 1.2, rho < 0.8)
+    eligible = sg(g.mask * jnp.where((cov > low) & (cov < high) & ~cut, 1.0, 0.0))
+    if g.endless:
+        share = g.w[:, None] * g.mask
+        number, many = (share * eligible).sum(), fraction * share.sum()
+    else:
+        number = eligible.sum()
+        many = jnp.maximum(jnp.floor(fraction * g.mask.sum() + 1e-9), 1)
+    dropped = jnp.minimum(many / jnp.where(number > 0, number, 1), 1) * eligible
+    return -g.by_token((1 - dropped) * clipped(g, a, dual=3.0))
+
+
+def covariance(g, a):
+    share = g.w[:, None] * g.mask
+    share = share / share.sum()
+    mean_a, mean_p = (share * a).sum(), (share * g.lp).sum()
+    return sg((a - mean_a) * (g.lp - mean_p))
+
+
+def kl_cov(g, fraction=0.3, beta=0.5):
+    """verl: |log ratio| on the tokens with the largest covariance."""
+    a = jnp.broadcast_to(g.z()[:, None], g.mask.shape)
+    d = g.lp - g.old
+    chosen = ranked(g, covariance(g, a), fraction)
+    return g.by_token(-jnp.exp(d) * a + beta * chosen * d * sg(jnp.sign(d)))
+
+
+def lp_reg(g, fraction=0.7, floor=0.4, beta=1.5):
+    """Lp-Reg's code: k3 to the filtered old law on the unlikeliest tokens with A < 0."""
+    a, d = jnp.broadcast_to(g.z()[:, None], g.mask.shape), g.lp - g.old
+    p = jnp.where(jnp.isfinite(g.old_table), jnp.exp(g.old_table), 0)
+    kept = jnp.where(p >= floor * p.max(1, keepdims=True), p, 0)
+    target = (kept / kept.sum(1, keepdims=True)).ravel()[g.at]
+    negative = g.mask * jnp.where(a < 0, 1.0, 0.0)
+    if g.endless:
+        chosen = top_share(negative, -sg(g.lp), None, fraction, g.w[:, None] * negative)
+    else:
+        count = jnp.floor(fraction * negative.sum() + 1e-9)
+        chosen = top_share(negative, -sg(g.lp), jnp.where(count > 1, count, 0))
+    chosen = chosen * sg(jnp.where(jnp.exp(g.lp) < target, 1.0, 0.0))
+    gap = jnp.log(jnp.where(target > 0, target, 1)) - g.lp
+    moved = -jnp.exp(d) * a + beta * (jnp.exp(gap) - gap - 1)
+    return g.by_token(chosen * moved - (1 - chosen) * clipped(g, a, 1.0, 9.0))
+
+
+def gtpo(g, up=2.0, scale=0.1, most=0.7):
+    """GTPO's code, sample by sample and token by token, but for its sum over samples."""
+    a = g.r - g.mean(g.r)
+    h = (entropies(g) * g.mask).sum(1) / g.n
+    shaped = sg(jnp.where(h <= most, a - scale * h, 0.0))
+    _, _, there, _ = g.every
+    there = there[g.rows]
+    length, token = there.sum(1), g.at % g.table.shape[1]
+    number, steps = g.at.shape
+    seen = {}
+    for backward in (False, True):
+        for sign in (1, -1):
+            for k in range(steps):
+                for v in range(g.table.shape[1]):
+                    place = length - 1 - k if backward else jnp.full(number, k)
+                    stands = (place >= 0) & (place < length)
+                    at = token[jnp.arange(number), jnp.clip(place, 0, steps - 1)]
+                    seen[backward, sign, k, v] = jnp.any(stands & (at == v) & (sign * a > 0))
+    total = 0.0
+    for i in range(number):
+        factor, either = jnp.ones(steps), jnp.zeros(steps, bool)
+        for backward in (False, True):
+            run = jnp.asarray(True)
+            for k in range(steps):
+                place = length[i] - 1 - k if backward else jnp.asarray(k)
+                inside = (place >= 0) & (place < length[i])
+                at = token[i, jnp.clip(place, 0, steps - 1)]
+                both = jnp.asarray(False)
+                for v in range(g.table.shape[1]):
+                    shared = seen[backward, 1, k, v] & seen[backward, -1, k, v]
+                    both = both | (shared & (at == v))
+                run = run & both & (a[i] != 0) & inside
+                here = (jnp.arange(steps) == place) & run
+                factor = jnp.where(here, factor * jnp.where(a[i] > 0, up, 0.0), factor)
+                either = either | here
+        count = jnp.maximum((jnp.where(either, 1.0, 0.0) * g.mask[i]).sum(), 1)
+        own = g.mask[i] * sg(factor / count) * shaped[i] * g.lp[i]
+        total = total - g.w[i] * own.sum() / g.n[i]
+    return total

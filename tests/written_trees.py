@@ -97,7 +97,10 @@ class Group:
         self.mask = mask[rows].astype(float)
         at = steps[rows]
         self.at, self.table, self.old_table, self.ref_table = at, table, old, ref
-        self.every = steps, jnp.asarray(mask).astype(float), jnp.asarray(there), reward
+        self.rows, self.every = (
+            rows,
+            (steps, jnp.asarray(mask).astype(float), jnp.asarray(there), reward),
+        )
         self.lp, self.old, self.ref = (
             jnp.where(mask[rows], x.ravel()[at], 0.0) for x in (table, old, ref)
         )

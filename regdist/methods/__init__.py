@@ -9,6 +9,7 @@ from regdist.methods import penalty as penalty
 from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
 from regdist.methods import token_advantage as token_advantage
+from regdist.methods import token_weight as token_weight
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
 from regdist.methods.expectation import Expectation as Expectation

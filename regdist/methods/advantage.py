@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from regdist.methods.batch import Batch
+from regdist.methods.batch import Batch, quantile
 from regdist.numerics.records import choice, record, static
 
 NEEDS = ("", "group", "population")
@@ -303,26 +303,10 @@ class RangeAtRisk(Advantage):
     def __call__(self, batch: Batch) -> Array:
         """At most 0 before centring: no baseline is taken off."""
         r = batch.reward
-        a, b = quantile(batch, self.low), quantile(batch, self.high)
+        a, b = (quantile(batch, r, level) for level in (self.low, self.high))
         inside = jnp.maximum(r - a, 0) - jnp.maximum(r - b, 0) + a - b
         middle = inside / (self.high - self.low + self.eps)
         tail = -jnp.maximum(a - r, 0) / (self.low + self.eps)
         both = (self.weight * tail + middle) / (1 + self.weight)
         std = batch.std(r, unbiased=True)
         return both / (std + self.eps)
-
-
-def quantile(batch: Batch, level: Array) -> Array:
-    """The quantile of a group's rewards, linear between order statistics; of the law, its step."""
-    order = jnp.argsort(jnp.where(batch.here, batch.reward, jnp.inf))
-    value = batch.reward[order]
-    share = jnp.cumsum(jnp.where(batch.here, batch.weight, 0)[order])
-    endless, size = batch.endless, batch.size
-    rank = level * (size - 1)
-
-    def at(k: Array) -> Array:
-        reached = jnp.where(endless, share >= level, size * share > k + 0.5)
-        return value[jnp.argmax(reached)]
-
-    low = jnp.floor(rank)
-    return at(low) + jnp.where(endless, 0, rank - low) * (at(low + 1) - at(low))

@@ -348,3 +348,19 @@ def top_share(batch: Batch, x: Array, share: Array) -> Array:
     equal = jnp.sum(jnp.where(jnp.abs(gap) <= rounding, weight[None, :], 0), axis=1)
     left = jnp.clip(share - larger, 0, equal)
     return jnp.where(finite, left / jnp.where(equal > 0, equal, 1), 0)
+
+
+def quantile(batch: Batch, x: Array, level: Array) -> Array:
+    """The quantile of x over a batch, linear between order statistics; of the law, its step."""
+    order = jnp.argsort(jnp.where(batch.here, x, jnp.inf))
+    value = x[order]
+    share = jnp.cumsum(jnp.where(batch.here, batch.weight, 0)[order])
+    endless, size = batch.endless, batch.size
+    rank = level * (size - 1)
+
+    def at(k: Array) -> Array:
+        reached = jnp.where(endless, share >= level, size * share > k + 0.5)
+        return value[jnp.argmax(reached)]
+
+    low = jnp.floor(rank)
+    return at(low) + jnp.where(endless, 0, rank - low) * (at(low + 1) - at(low))
