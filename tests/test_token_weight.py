@@ -8,61 +8,38 @@ import pytest
 
 import regdist as rd
 from tests import written_tokens as wt
-from tests.test_token_advantage import PPO, STANDARD, agrees
+from tests.test_token_advantage import agrees
 from tests.test_tokens import BANDIT, ONE_STATE
 
-m, ta, tw = rd.methods, rd.methods.token_advantage, rd.methods.token_weight
-RATIO = m.surrogate.Clip(0.0, jnp.inf, jnp.inf)
-CENTRED = m.advantage.GroupRelative(0.0, "mean", singleton="formula")
+m = rd.methods
 
 
 def k3(g):
     return jnp.exp(g.ref - g.lp) - (g.ref - g.lp) - 1
 
 
-def top(share, form="quantile"):
-    return {**PPO, "averaging": "token", "weights": tw.TopEntropy(share, form)}
-
-
 METHODS = {
-    "top entropy, k3": (
-        m.compose(STANDARD, **top(0.4), beta=0.1),
-        lambda g: g.by_token(
-            0.1 * k3(g) - wt.high_entropy(g, 0.4) * wt.clipped(g, g.z()[:, None], dual=3.0)
-        ),
+    "forking tokens, k3": (
+        m.forking_tokens(0.4, beta=0.1, estimator="k3", clip_dual=3.0),
+        lambda g: g.by_token(0.1 * k3(g) - wt.high_entropy(g, 0.4) * ppo(g)),
     ),
-    "top entropy, counted": (
-        m.compose(STANDARD, **top(0.4, "count")),
-        lambda g: (
-            -over(g, wt.ranked(g, wt.entropies(g), 0.4), wt.clipped(g, g.z()[:, None], dual=3.0))
-        ),
+    "forking tokens, counted": (
+        m.forking_tokens(0.4, "count", clip_dual=3.0),
+        lambda g: -among(g, wt.ranked(g, wt.entropies(g), 0.4), ppo(g)),
     ),
-    "clip-cov": (
-        m.compose(
-            STANDARD, **PPO, averaging="token", weights=m.weight.ClipCov(0.3, 0.02, 0.6, 0.8, 1.2)
-        ),
-        wt.clip_cov,
-    ),
-    "kl-cov": (
-        m.compose(STANDARD, RATIO, averaging="token", penalties=m.penalty.KLCov(0.5, 0.3)),
-        wt.kl_cov,
-    ),
-    "lp-reg": (
-        m.compose(
-            STANDARD,
-            m.surrogate.LpReg(m.surrogate.Clip(0.0, 10.0, jnp.inf), 1.5, 0.7, 0.4),
-            averaging="token",
-        ),
-        wt.lp_reg,
-    ),
-    "gtpo": (
-        m.compose(ta.ConflictAware(CENTRED, 2.0, 0.1, 0.9), averaging="sequence"),
-        functools.partial(wt.gtpo, most=0.9),
-    ),
+    "clip-cov": (m.clip_cov(0.3, 0.02, 0.6, averaging="token"), wt.clip_cov),
+    "kl-cov": (m.kl_cov(0.3, 0.5, averaging="token"), wt.kl_cov),
+    "lp-reg": (m.lp_reg(0.7, 0.4, 1.5, averaging="token"), wt.lp_reg),
+    "gtpo": (m.gtpo(most=0.9), functools.partial(wt.gtpo, most=0.9)),
+    "luspo": (m.luspo(), wt.luspo),
 }
 
 
-def over(g, kept, x):
+def ppo(g):
+    return wt.clipped(g, g.z()[:, None], dual=3.0)
+
+
+def among(g, kept, x):
     """A mean over the tokens that are kept."""
     return (g.w * (kept * x).sum(1)).sum() / (g.w * kept.sum(1)).sum()
 
@@ -76,12 +53,29 @@ def test_every_field_is_the_gradient_of_the_written_loss(name):
         agrees(method, loss, where, expectation)
 
 
-@pytest.mark.parametrize("turn", range(2))
-def test_one_state_is_the_bandit_bit_for_bit(turn):
-    expectation = (rd.Population(), rd.Group(3))[turn]
+def test_one_state_is_the_bandit_bit_for_bit():
     logits, old = jnp.array([0.3, -0.2, 0.1]), rd.log_softmax(jnp.array([0.5, 0.0, -0.3]))
-    for name in ("top entropy, k3", "top entropy, counted", "gtpo"):
-        method = METHODS[name][0]
-        one = rd.field(method, logits, BANDIT, expectation, old=old)
-        got = rd.field(method, logits[None], ONE_STATE, expectation, old=old[None])
+    for name in ("forking tokens, k3", "forking tokens, counted", "gtpo", "luspo"):
+        method, over = METHODS[name][0], rd.Group(3)
+        one = rd.field(method, logits, BANDIT, over, old=old)
+        got = rd.field(method, logits[None], ONE_STATE, over, old=old[None])
         assert np.array_equal(got[0], one), name
+
+
+def test_in_one_step_they_are_methods_of_one_step():
+    """Up to rounding, in groups and off policy."""
+    logits, old = jnp.array([0.3, -0.2, 0.1]), rd.log_softmax(jnp.array([0.5, 0.0, -0.3]))
+    for method, plain in (
+        (m.ppo_gae(0.9, 0.5), m.ppo("unbiased")),
+        (m.ppo_gae(whiten="none"), m.ppo()),
+        (m.reinforce_to_go(0.9), m.reinforce_plus_plus()),
+        (m.reinforce_to_go(whiten="biased"), m.reinforce_plus_plus("biased")),
+        (m.forking_tokens(), m.grpo(0.0)),
+        (m.forking_tokens(0.5, "count"), m.grpo(0.0)),
+        (m.luspo(), m.gspo(eps=1e-4)),
+        (m.gtpo(scale=0.0, most=9.0), m.opo()),
+        (m.detailed_balance(0.4), m.trajectory_balance(0.4)),
+        (m.sub_trajectory_balance(0.4), m.trajectory_balance(0.4)),
+    ):
+        got, want = (rd.field(x, logits, BANDIT, rd.Group(3), old=old) for x in (method, plain))
+        assert np.allclose(got, want, rtol=0, atol=1e-13)

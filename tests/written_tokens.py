@@ -267,3 +267,50 @@ def gtpo(g, up=2.0, scale=0.1, most=0.7):
         own = g.mask[i] * sg(factor / count) * shaped[i] * g.lp[i]
         total = total - g.w[i] * own.sum() / g.n[i]
     return total
+
+
+def flows(g, beta):
+    """Log flows of the state before each step and of what is after it: sums over sequences."""
+    steps, _, there, reward = g.every
+    ref = jnp.where(there, g.ref_table.ravel()[steps], 0)
+    mass = jnp.exp(ref.sum(1) + reward / beta)
+    count, vocabulary = g.table.shape
+    state = (
+        jnp.zeros(count)
+        .at[(steps // vocabulary).ravel()]
+        .add(jnp.where(there, mass[:, None], 0).ravel())
+    )
+    step = (
+        jnp.zeros(count * vocabulary)
+        .at[steps.ravel()]
+        .add(jnp.where(there, mass[:, None], 0).ravel())
+    )
+    return jnp.log(state)[g.at // vocabulary], jnp.log(step)[g.at]
+
+
+def detailed_balance(g, beta=0.4):
+    before, after = flows(g, beta)
+    return g.by_token((before + g.lp - after) ** 2)
+
+
+def sub_trajectory(g, beta=0.4, lam=0.7):
+    """All parts of each sequence, by their lengths."""
+    before, after = flows(g, beta)
+    squared, total = 0.0, 0.0
+    for i in range(g.at.shape[1]):
+        for j in range(i, g.at.shape[1]):
+            inside = g.mask[:, j]  # there is no chance: all before it are there too
+            residual = before[:, i] + g.lp[:, i : j + 1].sum(1) - after[:, j]
+            squared = squared + inside * lam ** (j - i) * residual**2
+            total = total + inside * lam ** (j - i)
+    return (g.w * squared / total).sum()
+
+
+def luspo(g):
+    """TRL's: a sequence's clipped objective times its length."""
+    square = (g.w * (g.r - g.mean(g.r)) ** 2).sum()
+    if not g.endless:
+        square = square * g.size / (g.size - 1)
+    a = (g.r - g.mean(g.r)) / (jnp.sqrt(square) + 1e-4)
+    s = jnp.exp(g.total(g.lp - g.old) / g.n)
+    return -(g.w * g.n * jnp.minimum(s * a, jnp.clip(s, 0.8, 1.2) * a)).sum()

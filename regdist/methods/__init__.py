@@ -9,6 +9,7 @@ from regdist.methods import penalty as penalty
 from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
 from regdist.methods import token_advantage as token_advantage
+from regdist.methods import token_balance as token_balance
 from regdist.methods import token_weight as token_weight
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
@@ -29,6 +30,7 @@ from regdist.methods.presets.control import *  # noqa: F403
 from regdist.methods.presets.group import *  # noqa: F403
 from regdist.methods.presets.matching import *  # noqa: F403
 from regdist.methods.presets.success import *  # noqa: F403
+from regdist.methods.presets.tokens import *  # noqa: F403
 from regdist.numerics.face import shown
 
 
