@@ -12,11 +12,12 @@ from tests import written_tokens as wt
 from tests import written_trees as w
 from tests.test_tokens import BANDIT, ONE_STATE, problem
 
-m, ta = rd.methods, rd.methods.token_advantage
+m, ta, ts = rd.methods, rd.methods.token_advantage, rd.methods.token_shaping
 REWARDS = {
     name: jnp.asarray(np.random.default_rng(7).normal(size=shape))
     for name, shape in {"chance": (4, 3), "forced": (3, 2), "one": (1, 3)}.items()
 }
+PHASE = {"chance": [0, 0, 1, 1], "forced": [0, 1, 0], "one": [0]}
 STANDARD = m.advantage.GroupRelative(1e-6, "mean", "std", "raw")
 PPO = {"clip_low": 0.2, "clip_high": 0.2, "clip_dual": 3.0}
 K1 = {"beta": 0.3, "estimator": "k1", "placement": "reward"}
@@ -36,7 +37,7 @@ METHODS = {
     ),
     "gae, entropy shaped": (
         lambda _: m.compose(
-            ta.EntropyShaped(ta.Critic(1.0, 0.5), 0.1, 2.0), **PPO, averaging="token"
+            ts.EntropyShaped(ta.Critic(1.0, 0.5), 0.1, 2.0), **PPO, averaging="token"
         ),
         lambda g, r: -g.by_token(ppo(g, wt.entropy_shaped(g, wt.gae(g, 1.0, 0.5), 0.1, 2.0))),
     ),
@@ -61,6 +62,12 @@ METHODS = {
     "entropy advantage": (
         lambda _: m.entropy_advantage(),
         lambda g, r: -g.by_token(ppo(g, wt.entropy_shaped(g, g.z()[:, None]))),
+    ),
+    "entropy of phases": (
+        lambda name: m.compose(
+            ts.PhaseEntropy(STANDARD, PHASE[name], [0.5, -0.3]), **PPO, averaging="sequence"
+        ),
+        lambda g, r: -g.by_sequence(ppo(g, wt.phases(g, PHASE, [0.5, -0.3])[:, None])),
     ),
     "step rewards in a group": (
         lambda name: m.compose(STANDARD, **PPO, penalties=paid(name)),

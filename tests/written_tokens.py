@@ -133,13 +133,31 @@ def entropy_shaped(g, a, alpha=0.4, kappa=1.0):
 def standardized(g, rewards):
     """GRPO's advantage of what the steps of each sample are paid in all."""
     some, _ = paid(g, rewards)
-    total = g.total(some)
+    return z_of(g, g.total(some))
+
+
+def z_of(g, total):
+    """GRPO's advantage of other rewards."""
     if g.size == 1 and not g.endless:
         return sg(total / (1 + 1e-6))
     square = (g.w * (total - g.mean(total)) ** 2).sum()
     if not g.endless:
         square = square * g.size / (g.size - 1)
     return sg((total - g.mean(total)) / (jnp.sqrt(square) + 1e-6))
+
+
+def phases(g, phase, weights):
+    """GRPO's advantage of rewards less the old law's mean entropy in each phase."""
+    count, vocabulary = g.old_table.shape
+    (phase,) = (np.array(x) for x in phase.values() if len(x) == count)
+    p = jnp.where(jnp.isfinite(g.old_table), jnp.exp(g.old_table), 0)
+    h = -(p * jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), 0)).sum(1)
+    cost = 0.0
+    for k, weight in enumerate(weights):
+        inside = g.mask * jnp.where(jnp.asarray(phase)[g.at // vocabulary] == k, 1.0, 0.0)
+        number = inside.sum(1)
+        cost = cost + weight * g.total(inside * h[g.at // vocabulary]) / jnp.maximum(number, 1)
+    return z_of(g, g.r - cost)
 
 
 def top_share(mask, x, count, endless_share=None, weight=None):

@@ -10,6 +10,7 @@ from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
 from regdist.methods import token_advantage as token_advantage
 from regdist.methods import token_balance as token_balance
+from regdist.methods import token_shaping as token_shaping
 from regdist.methods import token_weight as token_weight
 from regdist.methods import weight as weight
 from regdist.methods.composition import compose as compose
@@ -35,7 +36,6 @@ from regdist.numerics.face import shown
 
 
 def __dir__() -> list[str]:
-    parts = (
-        "advantage averaging controller matching penalty signal surrogate token_advantage weight"
-    )
-    return shown(globals(), tuple(parts.split()))
+    of_samples = "advantage averaging controller matching penalty signal surrogate weight"
+    of_steps = "token_advantage token_balance token_shaping token_weight"
+    return shown(globals(), (*of_samples.split(), *of_steps.split()))

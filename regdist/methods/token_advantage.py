@@ -17,12 +17,16 @@ from jaxtyping import Float
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch
-from regdist.metrics import entropy
 from regdist.numerics.logspace import expect
 from regdist.numerics.records import check_kind, looked_at, record, static
 
 
-def _inner(name: str, part: Advantage) -> Advantage:
+def check_inner(name: str, part: Advantage) -> Advantage:
+    """An advantage within another.
+
+    Raises:
+        TypeError: it is none.
+    """
     advice = 'Such as rd.methods.advantage.GroupRelative(0.0, "mean")'
     check_kind(name, part, Advantage, advice)
     return part
@@ -112,7 +116,7 @@ class Whitened(Advantage):
             one, at least eps, in OpenRLHF, True.
     """
 
-    inner: Advantage = looked_at(_inner)
+    inner: Advantage = looked_at(check_inner)
     eps: Array
     biased: bool = static(default=False)
 
@@ -133,7 +137,7 @@ class Whitened(Advantage):
     def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
         """Whitened over the steps."""
         del advantage
-        return self._over(tokens, _of(self.inner, tokens))
+        return self._over(tokens, at_steps(self.inner, tokens))
 
     def _over(self, batch: Batch, x: Array) -> Array:
         variance = batch.std(x, unbiased=not self.biased) ** 2
@@ -208,125 +212,7 @@ class TokenBaseline(Advantage):
         return before, count
 
 
-@record
-class EntropyShaped(Advantage):
-    """An advantage plus min(alpha H, |A|/kappa), H the entropy of the step's state, detached.
-
-    2506.14758, as in Linn3a/siren `dp_actor` ("baseline_entropy_adv"), where kappa is 1 and alpha
-    0.4. Never changes the sign of an advantage where kappa is at least 1.
-
-    Attributes:
-        inner: the advantage A.
-        alpha: reward per nat.
-        kappa: the bonus is at most |A| over it.
-    """
-
-    inner: Advantage = looked_at(_inner)
-    alpha: Array
-    kappa: Array
-
-    sees_policy: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
-
-    def __call__(self, batch: Batch) -> Array:
-        """Of samples of one step."""
-        return self._shaped(batch, self.inner(batch))
-
-    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
-        """Each step by its own state."""
-        del advantage
-        return self._shaped(tokens, _of(self.inner, tokens))
-
-    def _shaped(self, batch: Batch, advantage: Array) -> Array:
-        each = batch.pick(batch.tables.each_row(entropy, batch.tables.log_p))
-        return advantage + jnp.minimum(self.alpha * each, jnp.abs(advantage) / self.kappa)
-
-
-@record
-class ConflictAware(Advantage):
-    """Tokens that good and bad samples share are not pushed down (GTPO 2508.03772, its code).
-
-    A sample has A - scale H, H the mean entropy of the states of its steps, and 0 where H is above
-    `most`. Its steps in conflict have that times `up` where A is above 0, and times 0 where it is
-    below; all of them are over the number of its steps in conflict, if it has any. In conflict are
-    the first steps of a sample, as long as the same token stands at the same place in a sample with
-    A > 0 and in one with A < 0, and likewise the last ones, places counted from the end; a step in
-    both runs has the factor twice. winstonsmith1897/GTPO `gtpo_training`, which has no ratio, takes
-    1e-6 as the least probability in H, and sums over the samples of a group.
-
-    Attributes:
-        inner: the advantage A.
-        up: factor on shared tokens of samples with A > 0; 2 in the code.
-        scale: per nat of H; 0.1 in the code.
-        most: H above it leaves a sample out; 0.7 in the code.
-    """
-
-    inner: Advantage = looked_at(_inner)
-    up: Array
-    scale: Array
-    most: Array
-
-    sees_policy: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
-
-    def __call__(self, batch: Batch) -> Array:
-        """A less what its mean entropy costs, or 0."""
-        tokens = batch.tokens
-        each = tokens.pick(tokens.tables.each_row(entropy, tokens.tables.log_p))
-        mean = tokens.whole(each) / jnp.maximum(batch.length, 1)
-        return jnp.where(mean <= self.most, self.inner(batch) - self.scale * mean, 0)
-
-    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
-        """Times the factors of steps in conflict."""
-        samples = tokens.samples
-        assert samples is not None
-        steps = samples.tables.steps
-        assert steps is not None
-        sign = jnp.sign(self.inner(samples))
-        there = steps.there if samples.index is None else steps.there[samples.index]
-        token = tokens.actions.reshape(there.shape) % steps.paths.exists.shape[1]
-        place = jnp.broadcast_to(jnp.arange(there.shape[1]), there.shape)
-        backward = jnp.sum(there, axis=1)[:, None] - 1 - place
-        own = tokens.present.reshape(there.shape)
-        factor, either = jnp.ones_like(advantage)[:, None], jnp.zeros_like(own)
-        for at, is_reversed in ((place, False), (jnp.where(there, backward, 0), True)):
-            shared = self._shared(samples, sign, there, at, token, steps.paths.exists.shape[1])
-            in_run = there & _unbroken(shared | ~there, is_reversed)
-            pushed = jnp.where(sign[:, None] > 0, self.up, 0)
-            factor, either = jnp.where(in_run, pushed, 1) * factor, either | in_run
-        count = jnp.sum(own & either, axis=1).astype(advantage.dtype)
-        each = factor * (advantage / jnp.maximum(count, 1))[:, None]
-        return each.reshape(-1)
-
-    def _shared(
-        self, samples: Batch, sign: Array, there: Array, place: Array, token: Array, vocabulary: int
-    ) -> Array:
-        """Which steps have a token that samples of both signs have at the same place."""
-
-        def seen(flag: Array) -> Array:
-            known = there & (samples.here & flag)[:, None]
-            table = jnp.zeros((there.shape[1], vocabulary), bool).at[place, token].max(known)
-            return table[place, token]
-
-        return seen(sign > 0) & seen(sign < 0) & (sign != 0)[:, None]
-
-
-def _unbroken(x: Array, is_reversed: bool) -> Array:
-    """Which entries of each row, and all before them, are true; or all after them."""
-    rows = x[:, ::-1] if is_reversed else x
-    rows = jnp.cumprod(jnp.where(rows, 1, 0), axis=1) > 0
-    return rows[:, ::-1] if is_reversed else rows
-
-
-def _of(inner: Advantage, tokens: Batch) -> Array:
+def at_steps(inner: Advantage, tokens: Batch) -> Array:
     """The advantage of each step by another record."""
     samples = tokens.samples
     assert samples is not None

@@ -11,15 +11,9 @@ from regdist.methods.composition import Clipped, Common, Options, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
-from regdist.methods.token_advantage import (
-    ConflictAware,
-    Critic,
-    EntropyShaped,
-    ToGo,
-    TokenBaseline,
-    Whitened,
-)
+from regdist.methods.token_advantage import Critic, ToGo, TokenBaseline, Whitened
 from regdist.methods.token_balance import PathBalance
+from regdist.methods.token_shaping import ConflictAware, EntropyShaped
 from regdist.methods.token_weight import TopEntropy
 from regdist.numerics.records import Number, as_number, check_choice, positive
 

@@ -1,0 +1,198 @@
+"""Advantages shaped by the entropy of states, and by what samples of a group share.
+
+Each is an `Advantage` around another, of whole samples by a call and of their steps by `at_tokens`,
+as those in `token_advantage`.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from regdist.methods.advantage import Advantage
+from regdist.methods.batch import Batch
+from regdist.methods.token_advantage import at_steps, check_inner
+from regdist.metrics import entropy
+from regdist.numerics.records import as_array, looked_at, record
+
+
+@record
+class EntropyShaped(Advantage):
+    """An advantage plus min(alpha H, |A|/kappa), H the entropy of the step's state, detached.
+
+    2506.14758, as in Linn3a/siren `dp_actor` ("baseline_entropy_adv"), where kappa is 1 and alpha
+    0.4. Never changes the sign of an advantage where kappa is at least 1.
+
+    Attributes:
+        inner: the advantage A.
+        alpha: reward per nat.
+        kappa: the bonus is at most |A| over it.
+    """
+
+    inner: Advantage = looked_at(check_inner)
+    alpha: Array
+    kappa: Array
+
+    sees_policy: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.needs
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of samples of one step."""
+        return self._shaped(batch, self.inner(batch))
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """Each step by its own state."""
+        del advantage
+        return self._shaped(tokens, at_steps(self.inner, tokens))
+
+    def _shaped(self, batch: Batch, advantage: Array) -> Array:
+        each = batch.pick(batch.tables.each_row(entropy, batch.tables.log_p))
+        return advantage + jnp.minimum(self.alpha * each, jnp.abs(advantage) / self.kappa)
+
+
+@record
+class ConflictAware(Advantage):
+    """Tokens that good and bad samples share are not pushed down (GTPO 2508.03772, its code).
+
+    A sample has A - scale H, H the mean entropy of the states of its steps, and 0 where H is above
+    `most`. Its steps in conflict have that times `up` where A is above 0, and times 0 where it is
+    below; all of them are over the number of its steps in conflict, if it has any. In conflict are
+    the first steps of a sample, as long as the same token stands at the same place in a sample with
+    A > 0 and in one with A < 0, and likewise the last ones, places counted from the end; a step in
+    both runs has the factor twice. winstonsmith1897/GTPO `gtpo_training`, which has no ratio, takes
+    1e-6 as the least probability in H, and sums over the samples of a group.
+
+    Attributes:
+        inner: the advantage A.
+        up: factor on shared tokens of samples with A > 0; 2 in the code.
+        scale: per nat of H; 0.1 in the code.
+        most: H above it leaves a sample out; 0.7 in the code.
+    """
+
+    inner: Advantage = looked_at(check_inner)
+    up: Array
+    scale: Array
+    most: Array
+
+    sees_policy: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.needs
+
+    def __call__(self, batch: Batch) -> Array:
+        """A less what its mean entropy costs, or 0."""
+        tokens = batch.tokens
+        each = tokens.pick(tokens.tables.each_row(entropy, tokens.tables.log_p))
+        mean = tokens.whole(each) / jnp.maximum(batch.length, 1)
+        return jnp.where(mean <= self.most, self.inner(batch) - self.scale * mean, 0)
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """Times the factors of steps in conflict."""
+        samples = tokens.samples
+        assert samples is not None
+        steps = samples.tables.steps
+        assert steps is not None
+        sign = jnp.sign(self.inner(samples))
+        there = steps.there if samples.index is None else steps.there[samples.index]
+        token = tokens.actions.reshape(there.shape) % steps.paths.exists.shape[1]
+        place = jnp.broadcast_to(jnp.arange(there.shape[1]), there.shape)
+        backward = jnp.sum(there, axis=1)[:, None] - 1 - place
+        own = tokens.present.reshape(there.shape)
+        factor, either = jnp.ones_like(advantage)[:, None], jnp.zeros_like(own)
+        for at, is_reversed in ((place, False), (jnp.where(there, backward, 0), True)):
+            shared = self._shared(samples, sign, there, at, token, steps.paths.exists.shape[1])
+            in_run = there & _unbroken(shared | ~there, is_reversed)
+            pushed = jnp.where(sign[:, None] > 0, self.up, 0)
+            factor, either = jnp.where(in_run, pushed, 1) * factor, either | in_run
+        count = jnp.sum(own & either, axis=1).astype(advantage.dtype)
+        each = factor * (advantage / jnp.maximum(count, 1))[:, None]
+        return each.reshape(-1)
+
+    def _shared(
+        self, samples: Batch, sign: Array, there: Array, place: Array, token: Array, vocabulary: int
+    ) -> Array:
+        """Which steps have a token that samples of both signs have at the same place."""
+
+        def seen(flag: Array) -> Array:
+            known = there & (samples.here & flag)[:, None]
+            table = jnp.zeros((there.shape[1], vocabulary), bool).at[place, token].max(known)
+            return table[place, token]
+
+        return seen(sign > 0) & seen(sign < 0) & (sign != 0)[:, None]
+
+
+def _unbroken(x: Array, is_reversed: bool) -> Array:
+    """Which entries of each row, and all before them, are true; or all after them."""
+    rows = x[:, ::-1] if is_reversed else x
+    rows = jnp.cumprod(jnp.where(rows, 1, 0), axis=1) > 0
+    return rows[:, ::-1] if is_reversed else rows
+
+
+def _spreading(name: str, part: Advantage) -> Advantage:
+    check_inner(name, part)
+    if type(part).at_tokens is not Advantage.at_tokens:
+        raise ValueError(
+            f"{name} must be an advantage of whole samples: means over their steps are known "
+            f"at their end; got {type(part).__name__}"
+        )
+    return part
+
+
+@record
+class PhaseEntropy(Advantage):
+    """The advantage of rewards less what the mean entropy of each phase of a sample costs.
+
+    R - sum_k weights_k (mean of H over the sample's own steps of phase k), H of the step's state
+    under the old policy; a phase without steps costs nothing. The shape of rewards that hold
+    thinking and answering apart, under a name of its own.
+
+    Attributes:
+        inner: the advantage, of whole samples.
+        phase: of each state, integers from 0, shape [S], such as 0 for thinking and 1 for the
+            answer; of a bandit [1].
+        weights: reward per nat of each phase; below 0 pays for entropy.
+
+    Examples:
+        >>> t = rd.tree([[0, 0], [0, 1], [1, 0], [1, 1]], [0.0, 0.0, 0.0, 0.0])
+        >>> log_steps = jnp.log(jnp.array([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5]]))
+        >>> plain = rd.methods.advantage.GroupRelative(0.0, "mean")
+        >>> part = PhaseEntropy(plain, [0, 1, 1], [0.0, 1.0])
+        >>> print(rd.field(rd.methods.compose(part), log_steps, t)[0].round(4))
+        [ 0.092 -0.092]
+    """
+
+    inner: Advantage = looked_at(_spreading)
+    phase: Int[Array, " S"] = looked_at(lambda name, given: as_array(name, given, None))
+    weights: Float[Array, " k"] = looked_at(lambda name, given: as_array(name, given))
+
+    sees_policy: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.needs
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of rewards less the costs."""
+        tokens, cost = batch.tokens, jnp.zeros_like(batch.reward)
+        table = tokens.tables.log_old
+        each = tokens.pick(tokens.tables.each_row(entropy, table))
+        if self.phase.shape != (tokens.tables.rows,):
+            raise ValueError(
+                f"phase of PhaseEntropy must be one for each of {tokens.tables.rows} states; got "
+                f"shape {self.phase.shape}"
+            )
+        phase = self.phase[tokens.actions // (table.shape[0] // tokens.tables.rows)]
+        for k in range(self.weights.shape[0]):
+            inside = jnp.where(phase == k, 1.0, 0.0).astype(each.dtype)
+            count = tokens.whole(inside)
+            cost = cost + self.weights[k] * tokens.whole(inside * each) / jnp.maximum(count, 1)
+        return self.inner(dataclasses.replace(batch, reward=batch.reward - cost))
