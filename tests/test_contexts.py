@@ -1,5 +1,6 @@
 """Many prompts under one policy, against sums over the prompts one by one and whole batches."""
 
+import dataclasses
 import math
 
 import jax
@@ -177,6 +178,41 @@ def test_token_means_divide_by_the_mean_length_of_all_prompts():
         got = rd.field(m.dapo(averaging="token"), logits, contexts, over)
         fixed = m.dapo(averaging="constant", max_length=mean)
         assert np.allclose(got, rd.field(fixed, logits, contexts, over), rtol=0, atol=1e-15)
+
+
+def test_whitening_over_steps_counts_each_prompt_by_its_steps():
+    """GAE whitened over all tokens: mean and deviation as sums over prompts, leaves and steps."""
+    contexts = of("trees")
+    logits = logits_of(contexts)
+    law = rd.problems.EachTable(contexts).log_probs(logits)
+    terms = []  # weight of a step, and what its sample still gains there
+    for weight, one, row in zip(WEIGHTS["trees"], TREES, law, strict=True):
+        chances = np.exp(np.asarray(one.leaves(row)))
+        reward = np.asarray(one.bandit.reward)
+        for leaf, tokens in enumerate(SEQUENCES):
+            for t in range(len(tokens)):
+                if tuple(tokens[:t]) in CHANCE:
+                    continue
+                below = np.array([other[:t] == tokens[:t] for other in SEQUENCES])
+                value = chances[below] @ reward[below] / chances[below].sum()
+                terms.append((weight * chances[leaf], reward[leaf] - value))
+    share, gain = np.array(terms).T
+    share = share / share.sum()
+    center = share @ gain
+    scale = np.sqrt(share @ (gain - center) ** 2 + 1e-8)
+    got = rd.field(m.ppo_gae(averaging="sum"), logits, contexts)
+    plain = rd.field(m.ppo_gae(whiten="none", averaging="sum"), logits, contexts)
+    # A constant moves nothing in a sum, so that the scale is all that is left.
+    assert np.allclose(got, plain / scale, rtol=1e-12, atol=1e-15)
+    got = rd.field(m.ppo_gae(averaging="sequence"), logits, contexts)
+    tokens = rd.methods.token_advantage
+    by_hand = m.ppo_gae(whiten="none", averaging="sequence")
+    fixed = tokens.Standardized(by_hand.advantage, jnp.asarray(center), jnp.asarray(scale))
+    by_hand = dataclasses.replace(by_hand, advantage=fixed)
+    assert np.allclose(got, rd.field(by_hand, logits, contexts), rtol=1e-12, atol=1e-15)
+    shaped = tokens.Whitened(m.advantage.GroupRelative(0.0, "mean"), jnp.asarray(1e-8))
+    with pytest.raises(ValueError, match="GroupRelative whitened over steps"):
+        rd.field(m.compose(shaped), logits, contexts)
 
 
 def test_a_run_is_its_steps_written_out():

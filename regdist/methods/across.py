@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from regdist.methods.advantage import GroupRelative, Standardized
+from regdist.methods.advantage import GroupRelative
 from regdist.methods.averaging import Averaging
 from regdist.methods.batch import Tables, whole_table
 from regdist.methods.method import Method
+from regdist.methods.token_advantage import Critic, Standardized, ToGo, Whitened
 from regdist.numerics.logspace import expect
 
 
@@ -28,18 +29,23 @@ def with_statistics(
         tables: of all prompts, stacked.
         weights: of the prompts.
         inv_size: 1/G.
+
+    Raises:
+        ValueError: an advantage whitened over steps whose limit is not known here.
     """
     advantage, averaging = method.advantage, method.averaging
     if averaging.couples() and tables.steps is not None:
         most = weights @ jax.vmap(_mean_length)(tables)
         averaging = Averaging(most, "constant")
     if isinstance(advantage, GroupRelative) and advantage.pooled != "none":
-        paid = jax.vmap(lambda one: _whole(one, method))(tables)
+        paid = jax.vmap(lambda one: _paid(one, method))(tables)
         advantage = _pooled(advantage, tables, paid, weights, inv_size)
+    if isinstance(advantage, Whitened):
+        advantage = _whitened(advantage, method, tables, weights)
     return dataclasses.replace(method, advantage=advantage, averaging=averaging)
 
 
-def _whole(tables: Tables, method: Method) -> Array:
+def _paid(tables: Tables, method: Method) -> Array:
     """What each sample of a prompt is paid, less the penalties before the advantage."""
     return method.paid(whole_table(tables, jnp.exp(tables.log_sampler), 0.0)).reward
 
@@ -62,5 +68,30 @@ def _pooled(
     elif advantage.pooled == "centered":  # by the group's own mean, which holds the sample
         variance = variance * (1 - inv_size)
     baseline = {"rewards": "none", "centered": "mean", "advantages": "value"}[advantage.pooled]
-    scale = advantage.of_deviation(jnp.sqrt(variance))
-    return Standardized(center, scale, baseline)
+    inner = GroupRelative(jnp.zeros((), paid.dtype), baseline)
+    return Standardized(inner, center, advantage.of_deviation(jnp.sqrt(variance)))
+
+
+def _whitened(
+    advantage: Whitened, method: Method, tables: Tables, weights: Float[Array, " C"]
+) -> Standardized:
+    """Advantages of steps less their mean over all steps of the batch, over their deviation."""
+    if not isinstance(advantage.inner, Critic | ToGo):
+        raise ValueError(
+            f"{type(advantage.inner).__name__} whitened over steps has a limit over many prompts "
+            "that is not known here: whiten Critic or ToGo, or ask for each of contexts.each"
+        )
+    plain = dataclasses.replace(method, advantage=advantage.inner)
+
+    def look(one: Tables) -> tuple[Array, Array, Array]:
+        """The mean number of steps, and the mean and variance over steps of the advantage."""
+        batch = whole_table(one, jnp.exp(one.log_sampler), 0.0)
+        tokens, each = batch.tokens, plain.step_advantages(batch, plain.advantages(batch))
+        mean = tokens.mean(each)
+        return batch.mean(batch.length), mean, tokens.sum((each - mean) ** 2)
+
+    length, mean, variance = jax.vmap(look)(tables)
+    share = weights * length / (weights @ length)
+    center = share @ mean
+    spread = share @ (variance + (mean - center) ** 2)
+    return Standardized(advantage.inner, center, advantage.of_deviation(jnp.sqrt(spread)))

@@ -32,6 +32,11 @@ class Advantage:
         """The advantage of each entry, shape [n]."""
         raise NotImplementedError
 
+    @property
+    def spreads(self) -> bool:
+        """Whether all steps of a sample have one advantage, that of the sample."""
+        return type(self).at_tokens is Advantage.at_tokens
+
     def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
         """The advantage of each step, where samples are sequences: by default their sample's.
 
@@ -128,31 +133,6 @@ class GroupRelative(Advantage):
         if self.scale == "whiten_biased":
             return jnp.sqrt(jnp.maximum(std**2, self.eps))
         return std + self.eps
-
-
-@record
-class Standardized(Advantage):
-    """(reward - baseline - center)/scale, by numbers: what whitening over a large batch comes to.
-
-    Attributes:
-        center: subtracted from all.
-        scale: divides all; 0 leaves nothing.
-        baseline: "none"; "mean" of the group; "value", the old policy's expected reward.
-    """
-
-    center: Array
-    scale: Array
-    baseline: str = choice("none", "mean", "value", default="none")
-
-    def __call__(self, batch: Batch) -> Array:
-        """(r - b - c)/s."""
-        r = batch.reward
-        if self.baseline == "mean":
-            r = r - batch.mean(r)
-        elif self.baseline == "value":
-            r = r - batch.value
-        empty = self.scale == 0
-        return jnp.where(empty, 0, (r - self.center) / jnp.where(empty, 1, self.scale))
 
 
 @record

@@ -113,7 +113,7 @@ class Method:
     @property
     def spreads(self) -> bool:
         """Whether all steps of a sample have one advantage, that of the sample."""
-        return type(self.advantage).at_tokens is Advantage.at_tokens
+        return self.advantage.spreads
 
     @property
     def compares_rewards_alone(self) -> bool:

@@ -140,9 +140,56 @@ class Whitened(Advantage):
         return self._over(tokens, at_steps(self.inner, tokens))
 
     def _over(self, batch: Batch, x: Array) -> Array:
-        variance = batch.std(x, unbiased=not self.biased) ** 2
-        scale = jnp.maximum(variance, self.eps) if self.biased else variance + self.eps
-        return (x - batch.mean(x)) / jnp.sqrt(scale)
+        return (x - batch.mean(x)) / self.of_deviation(batch.std(x, unbiased=not self.biased))
+
+    def of_deviation(self, std: Array) -> Array:
+        """The scale of a standard deviation."""
+        variance = std**2
+        return jnp.sqrt(jnp.maximum(variance, self.eps) if self.biased else variance + self.eps)
+
+
+@record
+class Standardized(Advantage):
+    """An advantage less one number, over another: what whitening over a large batch comes to.
+
+    Attributes:
+        inner: whose.
+        center: subtracted from all.
+        scale: divides all; 0 leaves nothing.
+    """
+
+    inner: Advantage = looked_at(check_inner)
+    center: Array
+    scale: Array
+
+    @property
+    def sees_policy(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.sees_policy
+
+    @property
+    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.needs
+
+    @property
+    def spreads(self) -> bool:
+        """As the inner one."""
+        return self.inner.spreads
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of samples."""
+        return self._over(self.inner(batch))
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """Of steps."""
+        if self.spreads:
+            return tokens.spread(advantage)
+        return self._over(at_steps(self.inner, tokens))
+
+    def _over(self, x: Array) -> Array:
+        empty = self.scale == 0
+        return jnp.where(empty, 0, (x - self.center) / jnp.where(empty, 1, self.scale))
 
 
 @record
