@@ -286,6 +286,22 @@ def test_one_prompt_moves_another_through_shared_features():
     assert float(jnp.abs(flat).max()) > 0.01
 
 
+def test_graded_prompts_overlap_as_they_say():
+    """A step on one prompt raises the log-odds of the others by the overlap, as a share."""
+    for overlap in (0.0, 0.3, 1.0):
+        task = rd.problems.graded_prompts([0.9, 0.2, 0.05], overlap, [0, 1, 0])
+        bound = rd.problems.OnContexts(task.contexts, task.policy)
+        zero = jnp.zeros(4)
+        assert np.allclose(bound.log_probs(zero), task.contexts.log_ref, rtol=0, atol=1e-15)
+        toward = rd.field(m.reinforce(), zero, task.contexts, policy=task.policy)
+        odds = jax.jvp(
+            lambda x, bound=bound: bound.log_probs(x)[:, 0] - bound.log_probs(x)[:, 1],
+            (zero,),
+            (toward,),
+        )[1]
+        assert np.allclose(odds, 0.16 * np.array([overlap, 1.0, overlap]), rtol=0, atol=1e-15)
+
+
 def test_the_record():
     contexts = of("bandits")
     assert contexts.num_contexts == 3
