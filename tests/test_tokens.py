@@ -410,6 +410,35 @@ def test_drawn_groups_have_the_enumerated_mean():
     assert np.allclose(pulled, exact, rtol=0, atol=1e-14)
 
 
+def test_moments_of_drawn_groups():
+    """Every ordered pair of sequences, its update by their scores, in the plain and natural way."""
+    tree, logits, *_, reward, _ = problem("forced")
+    table = rd.problems.StateTable(tree)
+    law = np.exp(np.asarray(tree.leaves(table.log_probs(logits))))
+    scores = np.asarray(jax.jacobian(lambda z: tree.leaves(table.log_probs(z)))(logits))
+    length, r = np.asarray(tree.length, float), np.asarray(reward)
+    pairs = itertools.product(range(4), repeat=2)
+    each, chance = [], []
+    for i, j in pairs:
+        std = np.std([r[i], r[j]], ddof=1) + 1e-6
+        mean = (r[i] + r[j]) / 2
+        parts = [(r[k] - mean) / std * scores[k] / length[k] / 2 for k in (i, j)]
+        each.append(sum(parts).ravel())
+        chance.append(law[i] * law[j])
+    each, chance = np.array(each), np.array(chance)
+    mean = chance @ each
+    spread = (each * chance[:, None]).T @ each - np.outer(mean, mean)
+    got = m.update_moments(m.grpo(0.0), logits, tree, rd.Sampled(2, 3))
+    shape = logits.shape
+    assert np.allclose(got.mean, mean.reshape(shape), rtol=0, atol=1e-15)
+    assert np.allclose(got.covariance, spread.reshape(shape + shape) / 3, rtol=0, atol=1e-15)
+    natural = dataclasses.replace(m.grpo(0.0), geometry="natural")
+    got = m.update_moments(natural, logits, tree, rd.Sampled(2))
+    assert np.allclose(got.mean, rd.field(natural, logits, tree, rd.Group(2)), rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="groups times actions are enumerated"):
+        m.update_moments(m.grpo(), tree.log_ref, tree, rd.Sampled(300))
+
+
 # What each option makes of the terms of two sequences of one and three tokens: a factor each.
 AGGREGATIONS = {
     "verl": [

@@ -238,21 +238,28 @@ class Group(Expectation):
         by_reward = self._by_reward(method, horizon)
         looks = by_reward and (self.classes is None or np.ndim(bandit.reward) == 2)
         group = self.on(bandit.reward) if looks and is_concrete(bandit.reward) else self
-        classes = group.classes or bandit.num_actions
-        count, size = num_groups(self.size, classes), bandit.num_actions
+        known = group.classes if by_reward else None
+        classes = known or bandit.num_actions
+        size = bandit.num_actions
         row = max(classes, size) * horizon
         if method.averaging.couples() and by_reward and horizon > 1:
             row = max(classes * (self.size * horizon + 1), size)  # laws of total lengths
         row *= int(np.prod(np.shape(bandit.reward)[:-1]))  # prompts
-        if count * row > MOST_ENTRIES:
-            why = "different rewards" if group.classes else "actions, each a class of its own,"
+        self._check_few(
+            classes, "different rewards" if known else "actions, each a class of its own,", row
+        )
+        return group
+
+    def _check_few(self, classes: int, why: str, row: int) -> None:
+        """Refuses more groups than can be enumerated, with so many entries each."""
+        count = num_groups(self.size, classes)
+        if count * max(row, classes) > MOST_ENTRIES:
             raise ValueError(
                 f"Group({self.size}) over {classes} {why} has {count:,} groups; at most "
                 f"{MOST_ENTRIES:,} groups times actions are enumerated. Use "
                 f"rd.Sampled({self.size}, num_groups), rd.Population(), a smaller group, or "
                 "rd.transform.verify for a binary reward"
             )
-        return group
 
     def _by_reward(self, method: Method, horizon: int) -> bool:
         """Whether counts of equal rewards suffice, with the lengths' laws where steps are many."""
@@ -280,8 +287,12 @@ class Group(Expectation):
         return contract(tables, total=jnp.sum(each, axis=0))
 
     def moments(self, method: Method, tables: Tables) -> tuple[Array, Array]:
-        """Mean [K] and second moment [K, K] of the sum of coefficients by action in a group."""
-        if not method.compares_rewards_alone:
+        """Mean [K] and second moment [K, K] of the sum of coefficients by action in a group.
+
+        Of sequences by steps, [P] and [P, P].
+        """
+        if tables.steps is not None or not method.compares_rewards_alone:
+            self._check_few(tables.reward.shape[0], "actions, each a class of its own,", 1)
             index, log_weight = every_list(tables, self.size)
             each = listed(method, tables, index, jnp.zeros_like(log_weight))
             weight = jnp.exp(log_weight)
