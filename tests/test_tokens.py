@@ -410,6 +410,50 @@ def test_drawn_groups_have_the_enumerated_mean():
     assert np.allclose(pulled, exact, rtol=0, atol=1e-14)
 
 
+def pasted_grpo(view):
+    """GRPO's mean over a sequence, with k3, as a trainer writes it."""
+    ratio = jnp.exp(view.log_probs - view.old_log_probs)
+    a, gap = view.advantages, view.ref_log_probs - view.log_probs
+    penalty = jnp.exp(gap) - gap - 1
+    each = -jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.2) * a) + 0.1 * penalty
+    return (each * view.mask).sum(1) / jnp.maximum(view.lengths, 1)
+
+
+def pasted_dapo(view):
+    """DAPO's mean over the tokens of the group."""
+    ratio, a = jnp.exp(view.log_probs - view.old_log_probs), view.advantages
+    gain = jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.28) * a)
+    gain = jnp.where(a < 0, jnp.maximum(gain, 3 * a), gain)
+    return -(gain * view.mask).sum(1) / view.mean(view.lengths)
+
+
+def pasted_gspo(view):
+    """GSPO's ratio of whole sequences, labels and actions at hand."""
+    assert view.labels.shape == view.actions.shape == view.rewards.shape
+    log_ratio = ((view.log_probs - view.old_log_probs) * view.mask).sum(1)
+    s, a = jnp.exp(log_ratio / jnp.maximum(view.lengths, 1)), view.advantages[:, 0]
+    return -jnp.minimum(s * a, jnp.clip(s, 0.8, 1.2) * a)
+
+
+@pytest.mark.parametrize("tree", ["forced", "chance"])
+def test_pasted_losses_of_tokens_are_the_presets(tree):
+    t, logits, old, *_ = problem(tree)
+    contexts = rd.contexts([t, t], [0.5, 0.5])
+    for loss, method in (
+        (pasted_grpo, m.grpo(0.1)),
+        (pasted_dapo, m.dapo()),
+        (pasted_gspo, m.gspo()),
+    ):
+        pasted = m.from_loss(loss)
+        for over in (rd.Population(), rd.Group(2)):
+            got = rd.field(pasted, logits, t, over, old=old)
+            want = rd.field(method, logits, t, over, old=old)
+            assert np.allclose(got, want, rtol=0, atol=1e-15)
+    both = rd.field(pasted, jnp.stack([logits, logits]), contexts, rd.Group(2))
+    alone = rd.field(pasted, logits, t, rd.Group(2))
+    assert np.allclose(both, 0.5 * jnp.stack([alone, alone]), rtol=0, atol=1e-15)
+
+
 def test_moments_of_drawn_groups():
     """Every ordered pair of sequences, its update by their scores, in the plain and natural way."""
     tree, logits, *_, reward, _ = problem("forced")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from regdist.numerics.logspace import expect, log_ratio
 from regdist.numerics.records import record, static
@@ -167,7 +167,7 @@ class Batch:
             horizon=horizon,
         )
 
-    def spread(self, x: Float[Array, " n"]) -> Array:
+    def spread(self, x: Shaped[Array, " n"]) -> Array:
         """What each sample has, at its steps; of a batch of steps."""
         return x if self.samples is None else jnp.repeat(x, self.horizon)
 

@@ -4,6 +4,7 @@ An expectation answers for itself: whether it draws and what, the mean that it t
 expectation it draws from. Nothing elsewhere asks which one it is given.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import jax.numpy as jnp
@@ -92,8 +93,18 @@ class Expectation:
         """1/G, 0 for the population."""
         return 0.0
 
-    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
+    def check(
+        self,
+        method: Method,
+        bandit: Bandit | Outcomes,
+        sequences: Callable[[Array], Tables] | None = None,
+    ) -> None:
         """Refuses methods that do not exist under it, or are seen to count where they should weigh.
+
+        Args:
+            method: whose update.
+            bandit: the problem, or the whole sequences of a tree.
+            sequences: of a tree, from a shift of the logits of its steps, flat, to its tables.
 
         Raises:
             ValueError: such a method.
@@ -159,14 +170,19 @@ class Expectation:
 class Population(Expectation):
     """The exact expectation over actions: one group of infinite size, the policy itself."""
 
-    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
+    def check(
+        self,
+        method: Method,
+        bandit: Bandit | Outcomes,
+        sequences: Callable[[Array], Tables] | None = None,
+    ) -> None:
         """Methods must exist without groups and weigh their entries."""
         if method.advantage.needs == "group":
             raise ValueError(
                 f"{type(method.advantage).__name__} moves nothing in groups of infinite size: use "
                 "rd.Group(size) or rd.Sampled(group_size, num_groups)"
             )
-        check_weighted(method, bandit)
+        check_weighted(method, bandit, sequences)
 
     def pull(
         self, method: Method, tables: Tables, lists: Int[Array, "M G"] | None, on_policy: bool
@@ -228,10 +244,15 @@ class Group(Expectation):
         levels, member = np.unique(known, return_inverse=True)
         return Group(self.size, len(levels), jnp.asarray(member.ravel()))
 
-    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
+    def check(
+        self,
+        method: Method,
+        bandit: Bandit | Outcomes,
+        sequences: Callable[[Array], Tables] | None = None,
+    ) -> None:
         """Methods must exist in groups and pay no sample for its place."""
         _check_grouped(method)
-        check_exchangeable(method, bandit, self.size)
+        check_exchangeable(method, bandit, self.size, sequences)
 
     def fitted(self, method: Method, bandit: Bandit | Outcomes, horizon: int = 1) -> "Group":
         """With its classes, where equal rewards are one."""
@@ -337,9 +358,14 @@ class Sampled(Expectation):
         """1/G."""
         return 1 / self.group_size
 
-    def check(self, method: Method, bandit: Bandit | Outcomes) -> None:
+    def check(
+        self,
+        method: Method,
+        bandit: Bandit | Outcomes,
+        sequences: Callable[[Array], Tables] | None = None,
+    ) -> None:
         """Methods must exist in groups."""
-        del bandit
+        del bandit, sequences
         _check_grouped(method)
 
     def check_split(self, parts: int) -> None:
@@ -387,6 +413,7 @@ def prepared(
     bandit: Bandit | Outcomes,
     horizon: int = 1,
     one: Bandit | Outcomes | None = None,
+    sequences: Callable[[Array], Tables] | None = None,
 ) -> Expectation:
     """The expectation asked for, by default `Population()`, made ready for a problem.
 
@@ -396,6 +423,7 @@ def prepared(
         bandit: the problem, the whole sequences of a tree, or those of many prompts, stacked.
         horizon: the most steps of a sequence.
         one: of many prompts, one.
+        sequences: as in `Expectation.check`.
     """
     expectation = Population() if expectation is None else expectation
     if not isinstance(cast(object, expectation), Expectation):
@@ -403,7 +431,7 @@ def prepared(
             "expectation must be rd.Population(), rd.Group(size) or "
             f"rd.Sampled(group_size, num_groups); got {described(expectation)}"
         )
-    expectation.check(method, bandit if one is None else one)
+    expectation.check(method, bandit if one is None else one, sequences)
     return expectation.fitted(method, bandit, horizon)
 
 

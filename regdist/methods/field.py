@@ -15,7 +15,6 @@ from regdist.methods.step import (
     drawn,
     expected_pull,
     fitted,
-    horizon_of,
     in_dtype,
     leaves_of,
     push,
@@ -79,8 +78,7 @@ def field(
     Raises:
         TypeError: an argument of another kind, such as a preset that was not called.
         ValueError: `Sampled` without a key, a group size below 1, more groups than can be
-            enumerated, forbidden actions under a policy that cannot exclude them, or a written
-            loss on a tree.
+            enumerated, or forbidden actions under a policy that cannot exclude them.
 
     Examples:
         >>> b = rd.bandit([1.0, 0.0], [0.5, 0.5])
@@ -147,17 +145,11 @@ def check_problem(
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: forbidden actions under a policy that cannot exclude them, or a written loss on
-            a tree.
+        ValueError: forbidden actions under a policy that cannot exclude them.
     """
     check_kind("method", method, Method, "Presets are called: rd.methods.grpo(beta=0.1)")
     if not (trees and isinstance(bandit, Tree | Contexts)):
         check_bandit(bandit)
-    if horizon_of(bandit) > 1 and not method.differentiable:
-        raise ValueError(
-            "a written loss has one term for each sample, and a tree has samples of many steps: "
-            "rd.methods.compose a method from parts, or give tree.bandit for whole sequences"
-        )
     if policy is None:
         return table_on(bandit)
     check_kind("policy", policy, Policy, "The default, a softmax table, is rd.policies.Table()")

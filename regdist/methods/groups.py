@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -188,7 +189,12 @@ def listed(
     return jax.vmap(one)(index, log_weight)
 
 
-def check_exchangeable(method: Method, bandit: Bandit | Outcomes, size: int) -> None:
+def check_exchangeable(
+    method: Method,
+    bandit: Bandit | Outcomes,
+    size: int,
+    sequences: Callable[[Array], Tables] | None = None,
+) -> None:
     """Refuses a method that is seen to pay a sample for its place in the group.
 
     Groups are enumerated without order, so that its exact mean would be another one. Parts of this
@@ -203,11 +209,14 @@ def check_exchangeable(method: Method, bandit: Bandit | Outcomes, size: int) -> 
     dtype, log_p = bandit.reward.dtype, bandit.log_ref
     paid = jnp.arange(bandit.num_actions, dtype=dtype)
     tables = Tables(paid, log_p, log_p, log_p, log_p, bandit.label)
+    if sequences is not None:
+        tables = dataclasses.replace(sequences(jnp.zeros_like(paid)), reward=paid)
     share, here = jnp.full(size, 1 / size, dtype), jnp.ones(size, bool)
 
     def coefficients(actions: Array) -> Array:
         batch = Batch(paid[actions], share, here, share[0], *facts(tables), tables, actions)
-        return method.coefficients(batch, method.advantages(batch))
+        each = method.step_coefficients(batch, method.advantages(batch))
+        return each.reshape(size, -1)
 
     got = [coefficients(jnp.asarray(order)) for order in orders]
     if not is_concrete(got):  # a trace that others have begun
@@ -216,7 +225,7 @@ def check_exchangeable(method: Method, bandit: Bandit | Outcomes, size: int) -> 
     for kind in set(turns.tolist()):
         alike = got[orders == kind]
         # 1e-6 is beyond what sums in another order may round, in float32 too.
-        if np.ptp(alike) > 1e-6 * (1 + np.abs(got).max()):
+        if np.ptp(alike, axis=0).max() > 1e-6 * (1 + np.abs(got).max()):
             raise ValueError(
                 "the advantage (or another part) gives a sample something for its place in the "
                 f"group: samples of one action, in groups that differ in order alone, get from "
@@ -229,13 +238,25 @@ _PROBES = 24
 """Actions that are split, of a table with more."""
 
 
-def check_weighted(method: Method, bandit: Bandit | Outcomes) -> None:
+def check_weighted(
+    method: Method,
+    bandit: Bandit | Outcomes,
+    sequences: Callable[[Array], Tables] | None = None,
+) -> None:
     """Refuses a method that is seen to count actions where it should weigh them.
 
     The population is a batch of all K actions with weights. Splitting one into two entries that
     share its weight unevenly changes no law, and so must change no update; an unweighted mean, a
     standard deviation, a rank, a quantile or a number of rows does change. Parts of this package
     use weights. Those that others wrote are tried, where values are known, at two policies.
+
+    Args:
+        method: whose parts.
+        bandit: the problem, or the whole sequences of a tree.
+        sequences: of a tree, from a shift of the logits of its steps, flat, to its tables.
+
+    Raises:
+        ValueError: it is seen to count.
     """
     if is_ours(method) or bandit.num_actions < 2 or not is_concrete(method, bandit):
         return
@@ -244,8 +265,11 @@ def check_weighted(method: Method, bandit: Bandit | Outcomes) -> None:
     probes = here[np.unique(np.linspace(0, len(here) - 1, min(len(here), _PROBES)).astype(int))]
     noise = np.random.default_rng(0).normal(size=(2, size)).astype(paid.dtype)
     for shift in noise:
-        log_p = normalize(bandit.log_ref + jnp.asarray(shift))
-        tables = Tables(paid, log_p, log_p, log_p, bandit.log_ref, bandit.label)
+        if sequences is None:
+            log_p = normalize(bandit.log_ref + jnp.asarray(shift))
+            tables = Tables(paid, log_p, log_p, log_p, bandit.log_ref, bandit.label)
+        else:
+            tables = sequences(jnp.asarray(shift))
         try:
             got = _split(method, tables, jnp.asarray(probes))
         except (TypeError, ValueError, IndexError):
@@ -273,10 +297,13 @@ def _split(method: Method, tables: Tables, probes: Array) -> tuple[Array, Array]
     own, weight = jnp.arange(tables.reward.shape[0]), jnp.exp(tables.log_sampler)
 
     def update(batch: Batch, index: Array) -> Array:
-        coefficient = method.coefficients(batch, method.advantages(batch))
-        earned = jnp.where(batch.present, batch.weight * coefficient, 0)
-        moved = jnp.zeros_like(weight).at[index].add(earned)
-        return moved - jnp.exp(tables.log_p) * jnp.sum(moved)
+        coefficient = method.step_coefficients(batch, method.advantages(batch))
+        each = coefficient.reshape(index.shape[0], -1)
+        earned = jnp.where(batch.present[:, None], batch.weight[:, None] * each, 0)
+        moved = jnp.zeros((weight.shape[0], each.shape[1]), each.dtype).at[index].add(earned)
+        if tables.steps is not None:  # where a constant is not free
+            return moved.reshape(-1)
+        return moved[:, 0] - jnp.exp(tables.log_p) * jnp.sum(moved)
 
     def split(k: Array) -> Array:
         extra = 0.3 * weight[k]  # uneven shares

@@ -18,32 +18,41 @@ from regdist.regularizers.regularizer import Regularizer
 
 
 class View:
-    """What a trainer's loss sees of one group of n samples, shape [n] each.
+    """What a trainer's loss sees of one group of n samples, of up to T steps on a tree.
+
+    Log-probabilities, advantages and mask are [n], on a tree [n, T]; all else is [n].
 
     Attributes:
-        log_probs: of the policy: differentiated.
+        log_probs: of the policy: differentiated; 0 where there is no step of its own.
         old_log_probs: of the policy that the samples were drawn with, as the trainer computes it.
         sampler_log_probs: of the law that they were really drawn from.
         ref_log_probs: of the reference.
-        actions: which action each sample is.
+        advantages: by the advantage given to `from_loss`, on a tree the same at all steps of one.
+        mask: which steps are the policy's own: 1, and 0 for chance's and beyond the end.
+        lengths: how many are.
+        actions: which action, or whole sequence, each sample is.
         labels: the answer that each stands for.
         rewards: of the samples.
-        advantages: by the advantage given to `from_loss`.
         weights: share of each sample, 1/n in a group; the law itself under `Population`.
     """
 
     def __init__(self, batch: Batch, advantages: Array, log_probs: Array):
-        tables = batch.tables
-        self._batch = batch
-        self.log_probs = log_probs
-        self.old_log_probs = batch.pick(tables.log_old)
-        self.sampler_log_probs = batch.pick(tables.log_sampler)
-        self.ref_log_probs = batch.pick(tables.log_ref)
-        self.actions = batch.actions
-        self.labels = batch.labels
-        self.rewards = batch.reward
-        self.advantages = advantages
-        self.weights = batch.weight
+        tables, samples = batch.tables, samples_of(batch)
+        shape = batch.present.shape
+        if batch.samples is not None:
+            shape = (-1, batch.horizon)
+        self._batch = samples
+        self.log_probs = log_probs.reshape(shape)
+        self.old_log_probs = batch.pick(tables.log_old).reshape(shape)
+        self.sampler_log_probs = batch.pick(tables.log_sampler).reshape(shape)
+        self.ref_log_probs = batch.pick(tables.log_ref).reshape(shape)
+        self.advantages = advantages.reshape(shape)
+        self.mask = jnp.where(batch.present, 1.0, 0.0).astype(log_probs.dtype).reshape(shape)
+        self.lengths = samples.length
+        self.actions = samples.actions
+        self.labels = samples.labels
+        self.rewards = samples.reward
+        self.weights = samples.weight
 
     @property
     def group(self) -> Int[Array, " n"]:
@@ -64,9 +73,14 @@ class View:
         return jnp.sum(self.weights * jnp.where(self._batch.here, x, 0))
 
 
+def samples_of(batch: Batch) -> Batch:
+    """The samples of a batch of steps; a batch of samples itself."""
+    return batch if batch.samples is None else batch.samples
+
+
 @record
 class Written(Surrogate):
-    """Minus the derivative of a written loss in the log-probability of each sample."""
+    """Minus the derivative of a written loss in the log-probability of each sample or step."""
 
     fn: Callable[[View], Array] = static()
 
@@ -75,19 +89,21 @@ class Written(Surrogate):
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """By autodiff of the mean over the group."""
+        samples = samples_of(batch)
 
         def total(log_probs: Array) -> Array:
             terms: Any = self.fn(View(batch, advantage, log_probs))
             shape = terms.shape if isinstance(terms, Array) else "of no array"
-            if shape != batch.weight.shape:
+            if shape != samples.weight.shape:
                 raise ValueError(
-                    f"the loss must return one term per sample, shape {batch.weight.shape}; got "
+                    f"the loss must return one term per sample, shape {samples.weight.shape}; got "
                     f"shape {shape}. Return the terms, not their mean"
                 )
-            return jnp.sum(batch.weight * jnp.where(batch.here, terms, 0))
+            return jnp.sum(samples.weight * jnp.where(samples.here, terms, 0))
 
         slope = jax.grad(total)(batch.pick(batch.tables.log_p))
-        return jnp.where(batch.here, -slope / jnp.where(batch.here, batch.weight, 1), 0)
+        here, weight = batch.spread(samples.here) & batch.present, batch.spread(samples.weight)
+        return jnp.where(here, -slope / jnp.where(here, weight, 1), 0)
 
 
 def from_loss(
@@ -106,11 +122,13 @@ def from_loss(
     means over the group must be written `view.mean(x)`: a loss that is seen to count its samples
     (a plain mean, a deviation, a rank, a number of rows) is refused there. A maximum over the group
     is not seen: it is its own limit in large groups. Reuse one `fn` to reuse compilations. One
-    trap: the derivative of `jnp.abs` at 0 is 1, of torch's `abs` 0.
+    trap: the derivative of `jnp.abs` at 0 is 1, of torch's `abs` 0. On a tree log-probabilities
+    are [n, T] beside a `mask`, and the loss of a sample says itself how its steps are averaged.
 
     Args:
         fn: from a `View` (log_probs, old_log_probs, ref_log_probs, sampler_log_probs, rewards,
-            advantages, actions, labels, weights, group) to the loss of each sample, shape [n].
+            advantages, mask, lengths, actions, labels, weights, group) to the loss of each sample,
+            shape [n].
         advantage: what fills `view.advantages`: one of `rd.methods.advantage`, default GRPO's.
         weights: factors on the gradient of each sample, from `rd.methods.weight`.
         regularizer: subtracted exactly beside it, such as `rd.Entropy(0.01)`.
@@ -130,6 +148,19 @@ def from_loss(
         >>> z = jnp.array([0.3, -0.2, 0.1])
         >>> same = rd.field(rd.methods.grpo(0.1), z, b, rd.Group(4))
         >>> print(jnp.abs(rd.field(mine, z, b, rd.Group(4)) - same).max() < 1e-15)
+        True
+
+        DAPO's token mean on sequences, in a group: the sum over the mean length of its samples.
+
+        >>> def tokens(view):
+        ...     ratio = jnp.exp(view.log_probs - view.old_log_probs)
+        ...     a = view.advantages
+        ...     each = -jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.28) * a)
+        ...     return (each * view.mask).sum(1) / view.mean(view.lengths)
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> pasted, dapo = rd.methods.from_loss(tokens), rd.methods.dapo()
+        >>> off = [rd.field(x, t.log_ref, t, rd.Group(2)) for x in (pasted, dapo)]
+        >>> print(jnp.abs(off[0] - off[1]).max() < 1e-15)
         True
     """
     if isinstance(fn, type) or not callable(fn):

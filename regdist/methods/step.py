@@ -18,7 +18,7 @@ from regdist.methods.batch import Steps, Tables, by_step, paid_rewards
 from regdist.methods.expectation import Expectation, Pull, contract, prepared
 from regdist.methods.geometry import GEOMETRIES
 from regdist.methods.method import Method
-from regdist.numerics.logspace import full_precision
+from regdist.numerics.logspace import full_precision, normalize
 from regdist.policies.policy import Params, Policy
 from regdist.problems.bandit import Bandit, Outcomes
 from regdist.problems.contexts import Contexts, forbidden_of
@@ -44,10 +44,15 @@ def horizon_of(problem: Problem) -> int:
 def fitted(expectation: Expectation | None, method: Method, problem: Problem) -> Expectation:
     """The expectation asked for, made ready for a problem; of contexts for each."""
     leaves = leaves_of(problem)
-    one = leaves
-    if isinstance(problem, Contexts):
-        one = jax.tree.map(lambda x: x[0], leaves)
-    return prepared(expectation, method, leaves, horizon_of(problem), one)
+    one: Any = problem.each[0] if isinstance(problem, Contexts) else problem
+    asked = leaves_of(one)
+
+    def sequences(shift: Array) -> Tables:
+        law = one.conditionals(normalize(asked.log_ref + shift))
+        return tables_of(method, one.with_chance(law), one)
+
+    written = sequences if isinstance(one, Tree) else None
+    return prepared(expectation, method, leaves, horizon_of(problem), asked, written)
 
 
 def in_dtype(method: Method, dtype: Any) -> Method:
