@@ -218,7 +218,8 @@ def check_exchangeable(
         each = method.step_coefficients(batch, method.advantages(batch))
         return each.reshape(size, -1)
 
-    got = [coefficients(jnp.asarray(order)) for order in orders]
+    ask = coefficients if sequences is None else jax.jit(coefficients)
+    got = [ask(jnp.asarray(order)) for order in orders]
     if not is_concrete(got):  # a trace that others have begun
         return
     got = np.stack(got)

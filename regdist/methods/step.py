@@ -75,8 +75,15 @@ def tables_of(
 ) -> Tables:
     """The tables of a step, with what the method pays in place of the reward."""
     if isinstance(problem, Contexts):
-        return problem.map(lambda one, *laws: _tables(method, one, *laws), log_p, old, sampler)
+        return _each_tables(method, problem, log_p, old, sampler)
     return _tables(method, problem, log_p, old, sampler)
+
+
+@jax.jit
+def _each_tables(
+    method: Method, contexts: Contexts, log_p: Array, old: Array | None, sampler: Array | None
+) -> Tables:
+    return contexts.map(lambda one, *laws: _tables(method, one, *laws), log_p, old, sampler)
 
 
 def _tables(
@@ -84,10 +91,9 @@ def _tables(
 ) -> Tables:
     laws, leaves, steps = _laws(log_p, old, sampler), leaves_of(problem), None
     if isinstance(problem, Tree):
-        steps = _steps(problem, *laws)
-        given = (None if law is None else problem.leaves(law) for law in (old, sampler))
-        laws = _laws(problem.leaves(log_p), *given)
-    tables = Tables(paid_rewards(leaves), *laws, leaves.log_ref, leaves.label, steps)
+        laws, steps = _of_sequences(problem, log_p, old, sampler)
+    own, old, sampler = laws
+    tables = Tables(paid_rewards(leaves), own, old, sampler, leaves.log_ref, leaves.label, steps)
     if method.signal is None:
         return tables
     return dataclasses.replace(tables, reward=method.signal(tables))
@@ -97,6 +103,15 @@ def _laws(log_p: Array, old: Array | None, sampler: Array | None) -> tuple[Array
     """The policy, the one that drew the batch, and what it was drawn from, by their defaults."""
     log_old = log_p if old is None else old
     return log_p, log_old, log_old if sampler is None else sampler
+
+
+@jax.jit
+def _of_sequences(
+    tree: Tree, log_p: Array, old: Array | None, sampler: Array | None
+) -> tuple[tuple[Array, Array, Array], Steps]:
+    """The laws of whole sequences, and what they are made of."""
+    given = (None if law is None else tree.leaves(law) for law in (old, sampler))
+    return _laws(tree.leaves(log_p), *given), _steps(tree, *_laws(log_p, old, sampler))
 
 
 def _steps(tree: Tree, log_p: Array, log_old: Array, log_sampler: Array) -> Steps:
@@ -153,8 +168,22 @@ def expected_pull(
 ) -> Pull:
     """What multiplies grad log p_i, regularizer included; of contexts that of each."""
     if not isinstance(problem, Contexts):
-        return _pull(method, tables, expectation, lists, on_policy)
-    method = with_statistics(method, tables, problem.weights, expectation.inv_size)
+        # Compiled where steps are many: op by op the first call on a tree takes twice as long.
+        pull = _pull if tables.horizon == 1 else _compiled_pull
+        return pull(method, tables, expectation, lists, on_policy)
+    return _each_pull(method, tables, expectation, lists, problem.weights, on_policy)
+
+
+@functools.partial(jax.jit, static_argnames="on_policy")
+def _each_pull(
+    method: Method,
+    tables: Tables,
+    expectation: Expectation,
+    lists: Int[Array, "..."] | None,
+    weights: Float[Array, " C"],
+    on_policy: bool,
+) -> Pull:
+    method = with_statistics(method, tables, weights, expectation.inv_size)
     each = functools.partial(_pull, method, on_policy=on_policy)
     return jax.vmap(each)(tables, expectation, lists)
 
@@ -177,12 +206,23 @@ def _pull(
     return Pull(gain, weighted - lost)
 
 
+_compiled_pull = jax.jit(_pull, static_argnames="on_policy")
+
+
 @full_precision
 def push(method: Method, policy: Policy, params: Params, problem: Problem, pull: Pull) -> Params:
     """The direction on the parameters, in the geometry of the method."""
+    move = _move if isinstance(problem, Bandit) else _compiled_move
+    return move(policy, params, problem, pull, method.geometry)
+
+
+def _move(policy: Policy, params: Params, problem: Problem, pull: Pull, geometry: str) -> Params:
     forbidden = forbidden_of(problem)
     gain, weighted = (jnp.where(forbidden, 0, x.reshape(forbidden.shape)) for x in pull)
     if isinstance(problem, Contexts):
         weighted = weighted * problem.weights.reshape(-1, *[1] * (weighted.ndim - 1))
-    toward = GEOMETRIES[method.geometry](policy, params, gain, weighted)
+    toward = GEOMETRIES[geometry](policy, params, gain, weighted)
     return policy.freeze(toward, forbidden)
+
+
+_compiled_move = jax.jit(_move, static_argnames="geometry")

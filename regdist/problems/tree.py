@@ -85,7 +85,7 @@ class Tree:
     @property
     def log_ref(self) -> Float[Array, "S V"]:
         """The reference's law of steps, and chance's own, in nats."""
-        return self.with_chance(self.conditionals(self.bandit.log_ref))
+        return _log_ref(self)
 
     @property
     def possible(self) -> Bool[Array, "S V"]:
@@ -218,6 +218,11 @@ class Tree:
         log_steps = check_steps(self, log_steps, "tree.process_rewards(log_steps, beta)")
         real = self.paths.exists & self.chooses[:, None]
         return jnp.where(real, beta.astype(log_steps.dtype) * log_ratio(log_steps, self.log_ref), 0)
+
+
+@jax.jit
+def _log_ref(tree: Tree) -> Float[Array, "S V"]:
+    return tree.with_chance(tree.conditionals(tree.bandit.log_ref))
 
 
 def check_tree(tree: Any) -> None:
