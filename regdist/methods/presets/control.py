@@ -48,7 +48,9 @@ def entropy_bonus(alpha: Number, sampled_loss: bool = False, **options: Unpack[O
     """REINFORCE with an entropy bonus: alpha times the true entropy, or the sampled "loss".
 
     Some trainers' entropy loss is the mean of log p at the samples, differentiated through these
-    alone: its expected gradient is 0 (`sampled_loss=True`).
+    alone: its expected gradient is 0 (`sampled_loss=True`). On sequences the entropy is that of
+    whole ones, which adds up over steps, and the reward is summed beside it; verl averages the
+    entropies of tokens.
     """
     advantage = relative("others", singleton="raw")
     if sampled_loss:

@@ -102,7 +102,7 @@ def ppo(whiten: str = "none", **options: Unpack[Options]) -> Method:
     once samples are old, which side of the clip they are on. This is the paper's advantage.
     Trainers whiten it over the batch: verl always, OpenRLHF unless `no_std_norm`. On one prompt
     the critic then cancels, and a penalty in the loss acts at beta times the deviation of the
-    rewards.
+    rewards. On sequences this critic knows prompts alone: `ppo_gae` has one that knows states.
 
     Args:
         whiten: "none"; "unbiased", (A - mean)/sqrt(unbiased variance + 1e-8), verl's; "biased",
@@ -291,7 +291,8 @@ def reinforce_plus_plus(whiten: str = "unbiased", **options: Unpack[Options]) ->
     """REINFORCE++ (2501.03262): rewards whitened over the batch.
 
     The batch of one prompt is its group; over `rd.contexts` mean and scale are common to all
-    prompts. verl and SkyRL refuse to whiten one number; here it becomes 0.
+    prompts. verl and SkyRL refuse to whiten one number; here it becomes 0. On sequences samples are
+    whitened; verl's code whitens the returns to go of steps, which is `reinforce_to_go`.
 
     Args:
         whiten: "unbiased", (r - mean)/sqrt(unbiased variance + 1e-8), as in verl and SkyRL;
@@ -351,7 +352,7 @@ def vcpo(paper: bool = False, cap: Number = 8.0, **options: Unpack[Penalized]) -
 
     The code weighs its baseline by min(w, cap)^2 w^2 |S|^2, the paper by w^2 |S|^2 (`paper=True`);
     on-policy they are one. Its step size follows the effective sample size: a matter of the
-    optimizer.
+    optimizer. On sequences |S|^2 is that of a table of whole sequences.
     """
     advantage = OptimalBaseline(as_number(0.0 if paper else cap))
     return compose(advantage, CappedRatio(as_number(0), as_number(cap)), **options)

@@ -90,6 +90,7 @@ def flowrl(
     """FlowRL (2509.15207): trajectory balance on 15 times GRPO's *advantage*, not the reward.
 
     Weighted by the ratio, at most `cap`. Its target q exp(15 (R - mean)/std) depends on the policy.
+    On sequences the code's residual has the mean of log(p/q) over tokens; here it has their sum.
     """
     inner = standardized(normalize_std, eps)
     residual = Balance(inner, as_number(1.0), as_number(2.0), as_number(gain))
@@ -162,6 +163,8 @@ def disco(
 ) -> Method:
     """DisCO (2505.12366): correct samples against wrong ones, not a mean reward.
 
+    On sequences the code's score is a mean over tokens; here it is that of the whole sequence.
+
     Args:
         tau: temperature of the wrong samples; 10 for log p, 1 for the ratio.
         score: "log" or "ratio".
@@ -176,6 +179,8 @@ def disco(
 @preset(papers=("2510.04474",))
 def drpo(length: Table, decay: Number = 0.1, **options: Unpack[Options]) -> Method:
     """DRPO (2510.04474): DisCO whose correct samples weigh e^{(1 - length/longest)/decay}.
+
+    On sequences the score is as in `disco`.
 
     Args:
         length: of each action, shape [K].
