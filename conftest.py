@@ -1,10 +1,12 @@
 """The strict session: it covers the tests, the doctests of the package and the pages."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 # What one worker has compiled the others read, and so do the processes that tests start. The
 # first process of a session makes the folder and removes it; a worker finds it in its environment.
@@ -42,6 +44,21 @@ def _names(doctest_namespace):
     import regdist as rd
 
     doctest_namespace.update(rd=rd, jax=jax, jnp=jax.numpy)
+
+
+# Every compiled program holds some memory maps, of which Linux gives a process 65,530; beyond, LLVM
+# ends it. A third of them leaves room for the largest file of tests.
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_maps():
+    """Forgets compiled programs between files, where there are many; the disk still has them."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)
