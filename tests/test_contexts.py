@@ -29,6 +29,9 @@ METHODS = {
     "grpo": m.grpo(0.1, clip_low=0.1, clip_high=0.1),
     "k1 in the reward": m.rloo(beta=0.2, estimator="k1", placement="reward", averaging="sum"),
     "entropy": m.policy_gradient(rd.Entropy(0.2)),
+    "k3 to even": m.compose(
+        m.advantage.GroupRelative(0.0), beta=0.2, estimator="k3", anchor="uniform"
+    ),
 }
 
 
@@ -55,6 +58,7 @@ def test_a_field_is_the_mean_over_prompts(kind):
         (METHODS["grpo"], rd.Group(2), old),
         (METHODS["k1 in the reward"], rd.Group(2), None),
         (METHODS["entropy"], rd.Population(), old),
+        (METHODS["k3 to even"], rd.Population(), None),
     ):
         got = rd.field(method, logits, contexts, over, old=before)
         for c, (one, weight) in enumerate(zip(KINDS[kind], WEIGHTS[kind], strict=True)):

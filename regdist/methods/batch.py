@@ -34,7 +34,8 @@ class Tables:
         label: the answer that each action stands for, ints, shape [K].
         steps: what an action is made of, if it is a sequence of steps.
         rows: the number of laws in a table: of single steps, one for each state.
-        log_even: the law that is even in each state, where there are many.
+        log_even: the law that is even in each state, where there are many, or where some actions
+            of a table are not the problem's own.
     """
 
     reward: Float[Array, " K"]

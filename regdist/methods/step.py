@@ -83,7 +83,15 @@ def tables_of(
 def _each_tables(
     method: Method, contexts: Contexts, log_p: Array, old: Array | None, sampler: Array | None
 ) -> Tables:
-    return contexts.map(lambda one, *laws: _tables(method, one, *laws), log_p, old, sampler)
+    def each(one: Bandit | Tree, size: Array | None, *laws: Any) -> Tables:
+        tables = _tables(method, one, *laws)
+        if size is None:
+            return tables
+        own = jnp.arange(tables.reward.shape[0]) < size
+        even = jnp.where(own, -jnp.log(size.astype(tables.reward.dtype)), -jnp.inf)
+        return dataclasses.replace(tables, log_even=even)
+
+    return contexts.map(each, contexts.sizes, log_p, old, sampler)
 
 
 def _tables(

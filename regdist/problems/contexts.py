@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from regdist.numerics.logspace import expect
 from regdist.numerics.records import Table, as_array, described, is_concrete, record
@@ -27,10 +27,12 @@ class Contexts:
     Attributes:
         problems: the problems, stacked: a `Bandit` or a `Tree` whose tables have a first axis C.
         weights: how often each is met, shape [C]; they sum to 1.
+        sizes: how many actions each has of its own, shape [C]; None where all have as many.
     """
 
     problems: Any
     weights: Float[Array, " C"]
+    sizes: Int[Array, " C"] | None = None
 
     no_bandit: ClassVar[str] = (
         "They are many problems: ask for each of contexts.each, or move them together by "
@@ -174,7 +176,8 @@ def contexts(problems: Iterable[Bandit | Tree], weights: Table | None = None) ->
         known = np.asarray(w)
         if not (np.all(known >= 0) and np.all(np.isfinite(known)) and known.sum() > 0):
             raise ValueError(f"weights must be >= 0 and not all 0; got {weights!r}")
-    return Contexts(stacked, w / jnp.sum(w))
+    own = [bandit.num_actions for bandit in bandits]
+    return Contexts(stacked, w / jnp.sum(w), jnp.asarray(own) if len(set(own)) > 1 else None)
 
 
 def _stacked_bandits(given: list[Bandit]) -> Bandit:

@@ -174,8 +174,7 @@ class EachTable(Policy):
         self, params: Float[Array, "C ..."], weighted: Float[Array, "C ..."]
     ) -> Float[Array, "C ..."]:
         """That of each table."""
-        back = self.contexts.map(lambda one, *row: table_on(one).pull_back(*row), params, weighted)
-        return back
+        return self.contexts.map(lambda one, *row: table_on(one).pull_back(*row), params, weighted)
 
     def natural(
         self,
