@@ -59,7 +59,8 @@ def field(
 
     Over contexts it is the mean over prompts by their weights; groups are of one prompt each. What
     a trainer takes over its whole batch (token means, whitened advantages) has its limit in a batch
-    of many groups of every prompt; small batches are not enumerated.
+    of many groups of every prompt; small batches are not enumerated. Ranks, quantiles and largest
+    values in other parts (Clip-Cov, STEER, top entropies) are those of each prompt's own group.
 
     Args:
         method: from `rd.methods`.

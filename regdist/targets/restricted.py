@@ -56,9 +56,11 @@ class Restricted(Law):
         slope: the largest derivative of the value in a parameter.
         curvature: the smallest eigenvalue of the second derivative of what is minimized, over the
             largest: below 0 at a saddle, 0 where parameters are more than the laws need.
-        converged: whether the slope is 0 to rounding and the place no saddle: then it is the best
-            nearby. Where the class is not convex there may be a better one, which another `init`
-            finds. False at a kink, such as total variation's, where there is no slope.
+        converged: whether the slope is 0 to rounding and nothing bends down there. With a curvature
+            above 0 it is the best nearby; with 0 that is so where parameters are more than the laws
+            need, and not where a law moves by a cube of one. Where the class is not convex there
+            may be a better one, which another `init` finds. False at a kink, such as total
+            variation's, where there is no slope.
     """
 
     log_probs: Float[Array, "*batch K"]

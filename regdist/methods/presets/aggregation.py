@@ -111,7 +111,8 @@ def aggregation(trainer: str, **options: Any) -> Levels:
 
     An option that is left out has the trainer's default. Token means of a batch of many prompts are
     "token" over `rd.contexts`; over one prompt they are those of its group, as in a micro-batch. A
-    constant without its number divides by the longest sequence.
+    constant without its number divides by the longest sequence, where verl takes the padded width.
+    verl's "token-sum" is a sum up to the number of sequences, which is a step size.
 
     Args:
         trainer: "verl", "trl", "openrlhf", "skyrl" or "nemo_rl".

@@ -75,7 +75,8 @@ def adaptive_entropy(
 ) -> Method:
     """TRL's adaptive entropy bonus: alpha steps toward an entropy, and is off above it.
 
-    Beside a standard deviation it may not hold: as the policy sharpens, the normalized advantage
+    On sequences the entropy is that of whole ones and all is summed, as in `entropy_bonus`. Beside
+    a standard deviation it may not hold: as the policy sharpens, the normalized advantage
     grows like 1/std, and `largest` caps the bonus. Without one it slides along its set-point.
     """
     control = AdaptiveEntropy(*map(as_number, (alpha, target, step, largest)))
