@@ -306,6 +306,18 @@ def test_graded_prompts_overlap_as_they_say():
         assert np.allclose(odds, 0.16 * np.array([overlap, 1.0, overlap]), rtol=0, atol=1e-15)
 
 
+def test_groups_of_many_prompts_are_counted_for_all():
+    """One prompt is enumerated where four thousand of it are refused, before anything is made."""
+    one = rd.bandit([1.0, 0.5, 0.0])
+    method, group = m.grpo(), rd.Group(30)
+    assert np.all(np.isfinite(rd.field(method, one.log_ref, one, group)))
+    many = rd.contexts([one] * 40, np.ones(40))
+    stacked = jax.tree.map(lambda x: jnp.concatenate([x] * 100), many.problems)
+    huge = rd.Contexts(stacked, jnp.full(4000, 1 / 4000))
+    with pytest.raises(ValueError, match="groups times actions are enumerated"):
+        rd.field(method, huge.log_ref, huge, group)
+
+
 def test_the_record():
     contexts = of("bandits")
     assert contexts.num_contexts == 3
