@@ -105,8 +105,28 @@ class Critic(Advantage):
         return _backward(tokens, gained, self.gamma * self.lam)
 
 
+class Around(Advantage):
+    """An advantage around another, `inner`: it sees and needs what that one does.
+
+    `reads` says that it reads log-probabilities itself.
+    """
+
+    inner: Advantage
+    reads: ClassVar[bool] = False
+
+    @property
+    def sees_policy(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it or the inner one reads log-probabilities."""
+        return self.reads or self.inner.sees_policy
+
+    @property
+    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the inner one."""
+        return self.inner.needs
+
+
 @record
-class Whitened(Advantage):
+class Whitened(Around):
     """An advantage less its mean over all steps of the batch, over its deviation there.
 
     Attributes:
@@ -119,16 +139,6 @@ class Whitened(Advantage):
     inner: Advantage = looked_at(check_inner)
     eps: Array
     biased: bool = static(default=False)
-
-    @property
-    def sees_policy(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.sees_policy
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
 
     def __call__(self, batch: Batch) -> Array:
         """Whitened over the samples."""
@@ -149,7 +159,7 @@ class Whitened(Advantage):
 
 
 @record
-class Standardized(Advantage):
+class Standardized(Around):
     """An advantage less one number, over another: what whitening over a large batch comes to.
 
     Attributes:
@@ -161,16 +171,6 @@ class Standardized(Advantage):
     inner: Advantage = looked_at(check_inner)
     center: Array
     scale: Array
-
-    @property
-    def sees_policy(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.sees_policy
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
 
     @property
     def spreads(self) -> bool:

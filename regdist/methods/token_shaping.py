@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch
-from regdist.methods.token_advantage import at_steps, check_inner
+from regdist.methods.token_advantage import Around, at_steps, check_inner
 from regdist.metrics import entropy
 from regdist.numerics.records import as_array, looked_at, record
 
 
 @record
-class EntropyShaped(Advantage):
+class EntropyShaped(Around):
     """An advantage plus min(alpha H, |A|/kappa), H the entropy of the step's state, detached.
 
     2506.14758, as in Linn3a/siren `dp_actor` ("baseline_entropy_adv"), where kappa is 1 and alpha
@@ -35,12 +35,7 @@ class EntropyShaped(Advantage):
     alpha: Array
     kappa: Array
 
-    sees_policy: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
+    reads: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Array:
         """Of samples of one step."""
@@ -57,7 +52,7 @@ class EntropyShaped(Advantage):
 
 
 @record
-class ConflictAware(Advantage):
+class ConflictAware(Around):
     """Tokens that good and bad samples share are not pushed down (GTPO 2508.03772, its code).
 
     A sample has A - scale H, H the mean entropy of the states of its steps, and 0 where H is above
@@ -80,12 +75,7 @@ class ConflictAware(Advantage):
     scale: Array
     most: Array
 
-    sees_policy: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
+    reads: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Array:
         """A less what its mean entropy costs, or 0."""
@@ -147,7 +137,7 @@ def _spreading(name: str, part: Advantage) -> Advantage:
 
 
 @record
-class PhaseEntropy(Advantage):
+class PhaseEntropy(Around):
     """The advantage of rewards less what the mean entropy of each phase of a sample costs.
 
     R - sum_k weights_k (mean of H over the sample's own steps of phase k), H of the step's state
@@ -173,12 +163,7 @@ class PhaseEntropy(Advantage):
     phase: Int[Array, " S"] = looked_at(lambda name, given: as_array(name, given, None))
     weights: Float[Array, " k"] = looked_at(lambda name, given: as_array(name, given))
 
-    sees_policy: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the inner one."""
-        return self.inner.needs
+    reads: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Array:
         """Of rewards less the costs."""
