@@ -67,14 +67,17 @@ class Paths:
             table = table.at[self.parent[first:end]].set(passed)
         return table.reshape(shape)
 
+    @jax.jit
     def sums(self, x: Float[Array, " L"]) -> Float[Array, "S V"]:
         """For each step, the sum of x over the leaves beyond it."""
         return self.upward(x, lambda rows, _: jnp.sum(rows, axis=1))
 
+    @jax.jit
     def log_sums(self, log_x: Float[Array, " L"]) -> Float[Array, "S V"]:
         """For each step, log of the sum of x over the leaves beyond it; -inf for no step."""
         return self.upward(log_x, lambda rows, _: jax.vmap(log_sum_exp)(rows), -jnp.inf)
 
+    @jax.jit
     def log_reach(self, log_steps: Float[Array, "S V"]) -> Float[Array, "S V"]:
         """Log-probability that a path takes each step."""
         shape, flat = log_steps.shape, log_steps.reshape(-1)

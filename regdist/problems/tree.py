@@ -5,6 +5,7 @@ log-probabilities in nats, -inf where there is no step: every function of a law 
 on a state by `jax.vmap`, and a bandit is the tree of one state.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -105,7 +106,7 @@ class Tree:
             [0.5  0.25 0.25]
         """
         log_steps = check_steps(self, log_steps, "tree.leaves(log_steps)")
-        return self.paths.log_reach(log_steps).reshape(-1)[self.paths.last]
+        return _leaves(self.paths, log_steps)
 
     def conditionals(self, log_leaves: Float[Array, " L"]) -> Float[Array, "S V"]:
         """The law of steps under a law of whole sequences: what goes on by each step.
@@ -121,18 +122,11 @@ class Tree:
         """
         where = "tree.conditionals(log_leaves)"
         log_leaves = check_log_probs("log_leaves", log_leaves, where, self.num_leaves)
-        below = self.paths.log_sums(log_leaves)
-        total = jax.vmap(log_sum_exp)(below)
-        never = jnp.isneginf(total)[:, None]
-        steps = jnp.where(never, 0, below) - jnp.where(never, 0, total[:, None])
-        return jnp.where(never, self.even(log_leaves.dtype), steps)
+        return _conditionals(self, log_leaves)
 
     def even(self, dtype: Any = float) -> Float[Array, "S V"]:
         """The law that takes all steps of a state alike, and chance's own where chance moves."""
-        exists = self.paths.exists
-        count = jnp.sum(exists, axis=1, keepdims=True).astype(dtype)
-        law = jnp.where(exists, -jnp.log(count), -jnp.inf)
-        return self.with_chance(law)
+        return _even(self, dtype)
 
     def with_chance(self, log_steps: Float[Array, "S V"]) -> Float[Array, "S V"]:
         """A law of steps with chance's own where chance moves."""
@@ -149,7 +143,7 @@ class Tree:
             [1.  0.5]
         """
         log_steps = check_steps(self, log_steps, "tree.log_visits(log_steps)")
-        return self.paths.to_states(self.paths.log_reach(log_steps), 0.0)
+        return _log_visits(self.paths, log_steps)
 
     def values(self, log_steps: Float[Array, "S V"]) -> Float[Array, "S V"]:
         """Q: the expected reward of a law after each step, shape [S, V]; 0 where there is none.
@@ -161,11 +155,7 @@ class Tree:
              [0.  1. ]]
         """
         log_steps = check_steps(self, log_steps, "tree.values(log_steps)")
-
-        def mean(rows: Array, states: slice) -> Array:
-            return jax.vmap(expect)(log_steps[states], rows)
-
-        return self.paths.upward(self.bandit.reward, mean)
+        return _values(self, log_steps)
 
     def soft_values(self, beta: Number) -> Float[Array, "S V"]:
         r"""Q of the optimum of reverse KL after each step: what a soft Bellman recursion passes up.
@@ -186,17 +176,7 @@ class Tree:
              [0.     1.    ]]
         """
         beta = positive("beta", beta, "It is the coefficient of rd.ReverseKL(beta)")
-        beta, log_ref = beta.astype(self.bandit.reward.dtype), self.log_ref
-        chooses = self.chooses
-
-        def soft(rows: Array, states: slice) -> Array:
-            chosen = beta * jax.vmap(log_mean_exp)(log_ref[states], rows / beta)
-            if self.log_chance is None:
-                return chosen
-            mean = jax.vmap(expect)(log_ref[states], rows)
-            return jnp.where(chooses[states], chosen, mean)
-
-        return self.paths.upward(self.bandit.reward, soft)
+        return _soft_values(self, beta.astype(self.bandit.reward.dtype))
 
     def process_rewards(self, log_steps: Float[Array, "S V"], beta: Number) -> Float[Array, "S V"]:
         r"""The implicit reward of each step, beta log(p/q), in units of reward, shape [S, V].
@@ -220,9 +200,58 @@ class Tree:
         return jnp.where(real, beta.astype(log_steps.dtype) * log_ratio(log_steps, self.log_ref), 0)
 
 
+# What a tree is asked is one program each: op by op, every depth would compile its own slices.
 @jax.jit
 def _log_ref(tree: Tree) -> Float[Array, "S V"]:
     return tree.with_chance(tree.conditionals(tree.bandit.log_ref))
+
+
+@jax.jit
+def _leaves(paths: Paths, log_steps: Float[Array, "S V"]) -> Float[Array, " L"]:
+    return paths.log_reach(log_steps).reshape(-1)[paths.last]
+
+
+@jax.jit
+def _conditionals(tree: Tree, log_leaves: Float[Array, " L"]) -> Float[Array, "S V"]:
+    below = tree.paths.log_sums(log_leaves)
+    total = jax.vmap(log_sum_exp)(below)
+    never = jnp.isneginf(total)[:, None]
+    steps = jnp.where(never, 0, below) - jnp.where(never, 0, total[:, None])
+    return jnp.where(never, tree.even(log_leaves.dtype), steps)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _even(tree: Tree, dtype: Any) -> Float[Array, "S V"]:
+    exists = tree.paths.exists
+    count = jnp.sum(exists, axis=1, keepdims=True).astype(dtype)
+    return tree.with_chance(jnp.where(exists, -jnp.log(count), -jnp.inf))
+
+
+@jax.jit
+def _log_visits(paths: Paths, log_steps: Float[Array, "S V"]) -> Float[Array, " S"]:
+    return paths.to_states(paths.log_reach(log_steps), 0.0)
+
+
+@jax.jit
+def _values(tree: Tree, log_steps: Float[Array, "S V"]) -> Float[Array, "S V"]:
+    def mean(rows: Array, states: slice) -> Array:
+        return jax.vmap(expect)(log_steps[states], rows)
+
+    return tree.paths.upward(tree.bandit.reward, mean)
+
+
+@jax.jit
+def _soft_values(tree: Tree, beta: Float[Array, ""]) -> Float[Array, "S V"]:
+    log_ref, chooses = tree.log_ref, tree.chooses
+
+    def soft(rows: Array, states: slice) -> Array:
+        chosen = beta * jax.vmap(log_mean_exp)(log_ref[states], rows / beta)
+        if tree.log_chance is None:
+            return chosen
+        mean = jax.vmap(expect)(log_ref[states], rows)
+        return jnp.where(chooses[states], chosen, mean)
+
+    return tree.paths.upward(tree.bandit.reward, soft)
 
 
 def check_tree(tree: Any) -> None:
