@@ -105,7 +105,7 @@ def field(
     method = in_dtype(method, leaves_of(bandit).reward.dtype)
     where = "rd.field(method, params, bandit)"
     old, sampler = (
-        None if law is None else _law(name, law, bandit, where)
+        None if law is None else check_law(name, law, bandit, where)
         for name, law in (("old", old), ("sampler", sampler))
     )
     tables = tables_of(method, policy.log_probs(params), bandit, old, sampler)
@@ -115,8 +115,13 @@ def field(
     return push(method, policy, params, bandit, pull)
 
 
-def _law(name: str, law: Any, problem: Problem, where: str) -> Array:
-    """A law over actions, or of the steps of a tree; or a row of such for each context."""
+def check_law(name: str, law: Any, problem: Problem, where: str) -> Array:
+    """A law over actions, or of the steps of a tree; or a row of such for each context.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: another shape, or no normalized log-probabilities.
+    """
     if isinstance(problem, Contexts):
         rows = as_array(f"{name} of {where}", law, None)
         if rows.shape != problem.log_ref.shape:
@@ -126,7 +131,7 @@ def _law(name: str, law: Any, problem: Problem, where: str) -> Array:
             )
         if is_concrete(rows, problem):
             for c, (one, row) in enumerate(zip(problem.each, rows, strict=True)):
-                _law(f"row {c} of {name}", row, one, where)
+                check_law(f"row {c} of {name}", row, one, where)
         return rows
     if isinstance(problem, Tree):
         return check_steps(problem, law, where, name)
