@@ -403,7 +403,11 @@ def test_the_step_that_is_drawn_in_is_that_of_every_eigenvalue():
 
     turning = np.zeros((4, 4))
     turning[1:, 1:] = [[-5, 0, 0], [0, -1e-3, 1], [0, -1, -1e-3]]
-    flow = SimpleNamespace(rate_slopes=lambda z, anchor: turning, copies=np.ones(4))
+    flow = SimpleNamespace(
+        rate_slopes=lambda z, anchor: turning,
+        held=lambda z: (np.arange(1, 4), 0),
+        copies=np.ones(4),
+    )
     case = SimpleNamespace(flow=flow)
     end = End(np.array([1.0, 0.0, 0.0, 0.0]), "attracts", "")
     assert np.isclose(longest_step(case, end), 2e-3 / (1 + 1e-6))

@@ -20,9 +20,8 @@ def slope_errors(flow: Dynamics, m: np.ndarray) -> np.ndarray:
     return flow.slope_error * (np.abs(m) + others)
 
 
-def contracting_form(p: np.ndarray, m: np.ndarray, anchor: int) -> np.ndarray:
-    """-diag(p) m but for the anchor, its symmetric part scaled to a diagonal of 1."""
-    keep = np.arange(len(p)) != anchor
+def contracting_form(p: np.ndarray, m: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """-diag(p) m of the coordinates that are not held, its symmetric part of diagonal 1."""
     form = -(p[:, None] * m)[np.ix_(keep, keep)]
     diagonal = np.diag(form)
     if np.any(diagonal <= 0) or not np.all(np.isfinite(form)):
@@ -31,16 +30,22 @@ def contracting_form(p: np.ndarray, m: np.ndarray, anchor: int) -> np.ndarray:
     return form / size[:, None] / size  # the product of two sizes may underflow
 
 
-def contracts(p: np.ndarray, m: np.ndarray, anchor: int, error: np.ndarray) -> bool:
+def contracts(p: np.ndarray, m: np.ndarray, keep: np.ndarray, error: np.ndarray) -> bool:
     """Whether sum p x^2 (natural) or sum x^2 (softmax) falls along the linear flow.
 
     Both do if the symmetric part of diag(p) m is negative definite but for the shift of all
-    logits. Once its diagonal is 1 its eigenvalues do not hang on the scales of p.
+    logits, of a tree of those of each state. Once its diagonal is 1 its eigenvalues do not hang on
+    the scales of p.
+
+    Args:
+        p: how often each coordinate is taken.
+        m: the slopes of the gains.
+        keep: the coordinates that are not held.
+        error: of the slopes.
     """
-    form = contracting_form(p, m, anchor)
+    form = contracting_form(p, m, keep)
     if np.any(np.isnan(form)):
         return False
-    keep = np.arange(len(p)) != anchor
     size = np.sqrt(-(p * np.diag(m))[keep])
     off = (p[:, None] * error)[np.ix_(keep, keep)] / size[:, None] / size
     least = np.linalg.eigvalsh((form + form.T) / 2)[0]

@@ -81,11 +81,11 @@ def follow_turns(flow: Dynamics, z: np.ndarray) -> Turned:
 
 
 class _Turns:
-    """Returns of a flow, in logits less that of the action which is likeliest at the start."""
+    """Returns of a flow, in logits less those that are held, the likeliest at the start."""
 
     def __init__(self, flow: Dynamics, z: np.ndarray):
         self.flow = flow
-        self.anchor = int(np.argmax(z))
+        self.anchor = flow.anchor(z)
         self.others = np.arange(len(z)) != self.anchor
         self.start = (z - z[self.anchor])[self.others]
 
@@ -210,7 +210,7 @@ class _Turns:
         multiplier = float(np.abs(np.linalg.eigvals(slopes)).max(initial=0.0))
         if multiplier > 1 - _MULTIPLIER or np.max(np.abs(at - y)) > _NEAR * here.extent:
             return None
-        laws = np.exp([self.full(x) - np.logaddexp.reduce(self.full(x)) for x in here.path])
+        laws = np.exp([self.flow.law(self.full(x)) for x in here.path])
         return at, Cycle(here.time, np.ptp(laws, axis=0), multiplier)
 
     def _slopes(

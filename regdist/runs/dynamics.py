@@ -22,10 +22,16 @@ from jax.scipy.special import logsumexp
 
 from regdist.methods import Expectation, Method
 from regdist.methods.field import field
-from regdist.methods.step import expected_pull, in_dtype, tables_of
+from regdist.methods.step import expected_pull, horizon_of, in_dtype, leaves_of, tables_of
 from regdist.policies.table import log_softmax
 from regdist.problems.bandit import Bandit
+from regdist.problems.contexts import with_reference
+from regdist.problems.placed import table_on
+from regdist.problems.tree import Tree
 from regdist.runs.loop import Loop
+
+Anchor = int | np.ndarray
+"""The coordinate whose logit is held, or for each coordinate that of its own state, shape [n]."""
 
 TOGETHER = 128
 """Actions beyond which those that move alike share a coordinate."""
@@ -42,13 +48,14 @@ def double_precision() -> AbstractContextManager[Any]:
     return importlib.import_module(name).enable_x64(True)
 
 
-def widened(method: Method, bandit: Bandit) -> tuple[Method, Bandit]:
-    """A method and a problem in float64, the reference normalized there."""
+def widened(method: Method, problem: Any) -> tuple[Method, Any]:
+    """A method and a bandit or a tree in float64, the reference normalized there."""
     wide = jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, bandit
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, problem
     )
-    if bandit.log_ref.dtype != jnp.float64:
-        wide = dataclasses.replace(wide, log_ref=wide.log_ref - logsumexp(wide.log_ref))
+    if problem.log_ref.dtype != jnp.float64:
+        law = wide.log_ref - logsumexp(wide.log_ref, axis=-1, keepdims=True)
+        wide = with_reference(wide, jnp.where(jnp.isneginf(wide.log_ref), -jnp.inf, law))
     return in_dtype(method, jnp.float64), wide
 
 
@@ -56,12 +63,6 @@ def log_normalized(z: np.ndarray) -> np.ndarray:
     """Log-probabilities of logits, shape [n]; -inf stays."""
     top = np.max(z)
     return z - top - np.log(np.sum(np.exp(z - top)))
-
-
-def beside_likeliest(z: np.ndarray) -> tuple[np.ndarray, int]:
-    """The coordinates with mass but for the likeliest, and that one, of logits [n]."""
-    on, anchor = np.flatnonzero(~np.isneginf(z)), int(np.argmax(z))
-    return on[on != anchor], anchor
 
 
 def alike(*columns: np.ndarray) -> np.ndarray:
@@ -74,6 +75,12 @@ def alike(*columns: np.ndarray) -> np.ndarray:
 class Dynamics:
     """Gains of a method on a problem, of the actions that are alive.
 
+    `TreeDynamics` are those of the steps of a tree, where a law is one of each state. What follows
+    the flow asks these for the law, for what is held, for means and for mass.
+
+    Attributes:
+        faces: whether ends are asked about where actions die out.
+
     Args:
         method: in float64.
         bandit: in float64.
@@ -85,10 +92,12 @@ class Dynamics:
         classes: of actions that move alike, shape [K]; default each its own.
     """
 
+    faces = True
+
     def __init__(
         self,
         method: Method,
-        bandit: Bandit,
+        bandit: Any,
         expectation: Expectation,
         alive: np.ndarray,
         old: np.ndarray | None = None,
@@ -100,7 +109,8 @@ class Dynamics:
         self.signed = method.geometry == "sign"
         self.bandit, self.expectation, self.old, self.loop = bandit, expectation, old, loop
         # Taken apart once: the records would cost more at each call than the gains themselves.
-        whole = (self.method, bandit, expectation.fitted(method, bandit), old, loop)
+        ready = expectation.fitted(method, leaves_of(bandit), horizon_of(bandit))
+        whole = (self.method, bandit, ready, old, loop)
         self.parts, self.form = jax.tree.flatten(whole)
         self.alive = alive
         living = np.flatnonzero(alive)
@@ -112,11 +122,48 @@ class Dynamics:
         self.member = np.zeros(alive.shape, int)
         self.member[living] = member.ravel()
         self.given_classes = classes
-        reward = np.asarray(bandit.reward)[self.index]
-        self.reward = reward
-        self.log_ref = np.asarray(bandit.log_ref)[self.index]
-        self.unit = float(np.ptp(reward)) or 1.0
+        self.reward, self.log_ref = self.of_problem()
+        self.unit = float(np.ptp(self.reward)) or 1.0
         self.exact = method.differentiable
+
+    def of_problem(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rewards and the log-reference of single actions, shape [n] each."""
+        bandit = self.bandit
+        return np.asarray(bandit.reward)[self.index], np.asarray(bandit.log_ref)[self.index]
+
+    def law(self, z: np.ndarray) -> np.ndarray:
+        """Log-probabilities of logits, shape [n]; -inf stays."""
+        return log_normalized(z)
+
+    def anchor(self, z: np.ndarray) -> Anchor:
+        """The likeliest coordinate, whose logit is held."""
+        return int(np.argmax(z))
+
+    def held(self, z: np.ndarray) -> tuple[np.ndarray, Anchor]:
+        """The coordinates with mass whose logits are not held, and what is."""
+        on, anchor = np.flatnonzero(~np.isneginf(z)), self.anchor(z)
+        return on[on != np.broadcast_to(anchor, z.shape)[on]], anchor
+
+    def mean(self, p: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The mean of x, shape [n, ...], under probabilities [n]; broadcast to [n, ...]."""
+        return p @ x
+
+    def mass(self, z: np.ndarray) -> np.ndarray:
+        """How often each coordinate is taken, shape [n]."""
+        return np.exp(log_normalized(z))
+
+    def directions(self, random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Random ones of the rewards and of the log-reference, shape [D, n] each.
+
+        Equal rewards move together, as a field may be rough where they part.
+        """
+        _, level = np.unique(self.reward, return_inverse=True)
+        by_reward = random.normal(size=(count, level.max() + 1))[:, level.ravel()]
+        held = ~np.isneginf(self.log_ref)
+        q = np.exp(np.where(held, self.log_ref, 0)) * held
+        by_ref = random.normal(size=(count, len(q))) * held
+        q = q * self.copies
+        return by_reward, (by_ref - (by_ref @ q / q.sum())[:, None]) * held
 
     def place(self, z: np.ndarray) -> np.ndarray:
         """Logits of all actions, shape [K], from the n coordinates."""
@@ -126,9 +173,9 @@ class Dynamics:
         """The coordinates, shape [n], of logits of all actions."""
         return full[self.index] + np.log(self.copies)
 
-    def share(self, p: np.ndarray) -> np.ndarray:
-        """The probability of one action of each coordinate, shape [n]."""
-        return p / self.copies
+    def share(self, z: np.ndarray) -> np.ndarray:
+        """How often one action of each coordinate is taken, shape [n]."""
+        return self.mass(z) / self.copies
 
     def with_problem(self, reward: np.ndarray, log_ref: np.ndarray) -> "Dynamics":
         """The same method on other rewards and another reference of single actions, each [n]."""
@@ -147,22 +194,23 @@ class Dynamics:
 
     def gain(self, z: np.ndarray) -> np.ndarray:
         """w_i - E_p w at the logits z, shape [n]; of no meaning where z is -inf."""
-        return self.gains(self.place(z - np.max(z)))[self.index]
+        return self.gains(self.place(z - z[self.anchor(z)]))[self.index]
 
     def gains(self, full: np.ndarray) -> np.ndarray:
         """The gains of all actions at logits of all, shape [K]."""
-        return np.asarray(_gain(self.form, self.parts, full))
+        shape = self.bandit.log_ref.shape
+        return np.asarray(_gain(self.form, self.parts, full.reshape(shape))).reshape(full.shape)
 
-    def beside(self, z: np.ndarray, anchor: int) -> np.ndarray:
-        """Gains less that of an action, which does not round in the mean, shape [n]."""
+    def beside(self, z: np.ndarray, anchor: Anchor) -> np.ndarray:
+        """Gains less that of what is held, which does not round in the mean, shape [n]."""
         g = self.gain(z)
         return g - g[anchor]
 
-    def rounding(self, z: np.ndarray, anchor: int) -> np.ndarray:
+    def rounding(self, z: np.ndarray, anchor: Anchor) -> np.ndarray:
         """How far rounding may have moved `beside`, shape [n]."""
         g = self.gain(z)
         seen = [np.abs(self.beside(z + c, anchor) - (g - g[anchor])) for c in _SHIFTS]
-        return _SEEN * np.max(seen, axis=0) + 8 * _EPS * (np.abs(g) + abs(g[anchor]) + self.unit)
+        return _SEEN * np.max(seen, axis=0) + 8 * _EPS * (np.abs(g) + np.abs(g[anchor]) + self.unit)
 
     def slopes(self, z: np.ndarray) -> np.ndarray:
         """The derivative of `gain` in the coordinates, [n, n], over those with mass; else 0."""
@@ -174,7 +222,7 @@ class Dynamics:
 
         The second and third are 0 where samples and reference do not follow the policy.
         """
-        z = z - np.max(z)
+        z = z - z[self.anchor(z)]
         on = np.flatnonzero(~np.isneginf(z))
         columns = (self.member[None] == on[:, None]) & self.alive
         parts = []
@@ -191,19 +239,20 @@ class Dynamics:
         """
         ways = np.where(np.isneginf(full), 0, ways)
         moving = [True, self.follows_samples, self.follows_reference]
+        shape = self.bandit.log_ref.shape
+        z, along = full.reshape(shape), ways.reshape(-1, *shape)
         made = [
-            np.asarray(_derivatives(self.form, self.parts, full, ways, which, self.exact))
+            np.asarray(_derivatives(self.form, self.parts, z, along, which, self.exact))
             if moves
             else np.zeros(ways.shape)
             for which, moves in enumerate(moving)
         ]
-        return made
+        return [x.reshape(ways.shape) for x in made]
 
     def motion(self, z: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """The derivative of the rates of the logits at a rest point from that of the gains."""
-        p = np.exp(log_normalized(z))
-        moved = slopes - p @ slopes
-        return moved if self.natural else self.share(p)[:, None] * moved
+        moved = slopes - self.mean(np.exp(self.law(z)), slopes)
+        return moved if self.natural else self.share(z)[:, None] * moved
 
     def sides(self, z: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
         """Gains where each log p in turn is a little larger and smaller, [n] each.
@@ -238,31 +287,33 @@ class Dynamics:
         # A fourth difference of width 1e-3 is cut off at 1e-12 and rounds at eps/1e-3.
         return 64 * _EPS if self.exact else 1e-9
 
-    def rate(self, z: np.ndarray, anchor: int) -> np.ndarray:
-        """dz/dt less that of the anchor, shape [n], to the digits of each p_i."""
+    def rate(self, z: np.ndarray, anchor: Anchor) -> np.ndarray:
+        """dz/dt less that of what is held, shape [n], to the digits of each p_i."""
         d = self.beside(z, anchor)
         if self.natural:
             return d
-        p = np.exp(log_normalized(z))
-        mean = p @ np.where(p > 0, d, 0)
-        f = self.share(p) * (d - mean)
+        p = np.exp(self.law(z))
+        f = self.share(z) * (d - self.mean(p, np.where(p > 0, d, 0)))
         return (np.sign(f) - np.sign(f[anchor])) if self.signed else f - f[anchor]
 
-    def rate_slopes(self, z: np.ndarray, anchor: int) -> np.ndarray:
+    def rate_slopes(self, z: np.ndarray, anchor: Anchor) -> np.ndarray:
         """The derivative of `rate` in the logits, shape [n, n]."""
         m = self.slopes(z)
         m = m - m[anchor]
         if self.natural:
             return m
+        out = self.moved_rate(z, self.beside(z, anchor), m)
+        return out - out[anchor]
+
+    def moved_rate(self, z: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
+        """The derivative of share (d - mean d) in the logits, where that of d is m, [n, n]."""
         p = np.exp(log_normalized(z))
-        d = self.beside(z, anchor)
         mean = p @ np.where(p > 0, d, 0)
-        f, one = p * (d - mean), self.share(p)
+        f, one = p * (d - mean), self.share(z)
         # p_i moves with z_j as p_i (1[i = j] - p_j), the mean with p and with the gains.
         moved_mean = f + p @ m
         out = np.diag(f) / self.copies - np.outer(one * (d - mean), p)
-        out += one[:, None] * (m - moved_mean)
-        return out - out[anchor]
+        return out + one[:, None] * (m - moved_mean)
 
 
 def _gains(
@@ -270,22 +321,23 @@ def _gains(
     z: Array,
     samples: Array,
     reference: Array,
-    bandit: Bandit,
+    problem: Bandit | Tree,
     expectation: Expectation,
     old: Array | None,
     loop: Loop | None,
 ) -> Array:
     """The gains of a policy, where its samples and its reference may be those of others."""
-    dtype = bandit.reward.dtype
+    dtype, law = problem.log_ref.dtype, table_on(problem).log_probs
     z, samples, reference = (jnp.asarray(x, dtype) for x in (z, samples, reference))
     sampler = None
     if loop is not None and loop.sync_every:
-        bandit = dataclasses.replace(bandit, log_ref=log_softmax(reference))
+        problem = with_reference(problem, law(reference))
     if loop is not None and not loop.on_policy and old is None:
-        old = log_softmax(samples)
+        old = law(samples)
     if loop is not None and loop.sampler:
-        sampler = loop.sampler(log_softmax(samples) if old is None else jnp.asarray(old))
-    return field(method, z, bandit, expectation, old=old, sampler=sampler)
+        drawn_by = law(samples) if old is None else jnp.asarray(old)
+        sampler = loop.law_of_samples(drawn_by, problem)
+    return field(method, z, problem, expectation, old=old, sampler=sampler)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -318,9 +370,9 @@ def _side(form: Any, parts: list[Array], log_p: Array, ways: Array) -> Array:
 def _derivatives(
     form: Any, parts: list[Array], z: Array, ways: Array, which: int, exact: bool
 ) -> Array:
-    """Derivatives of the gains along ways [D, K] of one of the three that they hang on."""
+    """Derivatives of the gains along ways [D, ...] of one of the three that they hang on."""
     method, bandit, expectation, old, loop = jax.tree.unflatten(form, parts)
-    z, ways = jnp.asarray(z, bandit.reward.dtype), jnp.asarray(ways, bandit.reward.dtype)
+    z, ways = (jnp.asarray(x, bandit.log_ref.dtype) for x in (z, ways))
     together = loop is None or loop.is_bare
 
     def at(x: Array) -> Array:

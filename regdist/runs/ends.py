@@ -17,7 +17,7 @@ from regdist.runs.contraction import (
     eigenvalues,
     slope_errors,
 )
-from regdist.runs.dynamics import Dynamics, beside_likeliest, log_normalized
+from regdist.runs.dynamics import Anchor, Dynamics
 
 # Where "p -> 0" is looked at: nats below the others. e^-600 is 1e-261, near the end of float64.
 DEPTHS = (50.0, 150.0, 600.0)
@@ -67,8 +67,8 @@ class End:
 
 def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
     """A rest point on the face of z within `reach` nats of it; None if none is found."""
-    start = z = z - np.max(z)
-    others, anchor = beside_likeliest(z)
+    start = z = z - z[flow.anchor(z)]
+    others, anchor = flow.held(z)
     if not len(others):
         return z
     last = least = np.inf
@@ -111,7 +111,7 @@ def newton(flow: Dynamics, z: np.ndarray, reach: float) -> np.ndarray | None:
 
 def judge(flow: Dynamics, z: np.ndarray) -> End:
     """What can be proved of a rest point z, shape [n], -inf off its face."""
-    z = z - np.max(z)
+    z = z - z[flow.anchor(z)]
     inside = _inside(flow, z)
     if inside.kind == "tie" and not flow.natural and np.any(np.isneginf(z)):
         # What is still lost off the face moves each logit in proportion to its p.
@@ -142,28 +142,24 @@ def judge(flow: Dynamics, z: np.ndarray) -> End:
 
 def _inside(flow: Dynamics, z: np.ndarray) -> End:
     """The flow within the face."""
-    on = np.flatnonzero(~np.isneginf(z))
-    if len(on) == 1:
+    others, anchor = flow.held(z)
+    if not len(others):
         return End(z, "attracts", "a single action")
     if flow.signed:
         return End(z, "undecided", "the sign of the gradient jumps at every rest point")
-    anchor = int(np.argmax(z))
-    m = flow.slopes(z)[np.ix_(on, on)]
+    m = flow.slopes(z)
     if not np.all(np.isfinite(m)):
         return End(z, "undecided", "the field has no derivative there")
-    p = np.exp(log_normalized(z))[on]
-    one = flow.share(np.exp(log_normalized(z)))[on]
+    one = flow.share(z)
     motion = m if flow.natural else one[:, None] * m
-    a = int(np.flatnonzero(on == anchor)[0])
-    keep = np.arange(len(on)) != a
-    beside, reduced = ((x - x[a])[np.ix_(keep, keep)] for x in (m, motion))
+    beside, reduced = ((x - x[anchor])[np.ix_(others, others)] for x in (m, motion))
     error = slope_errors(flow, m)
     moved = error if flow.natural else one[:, None] * error
-    values, bounds = eigenvalues(reduced, (moved + moved[a])[np.ix_(keep, keep)])
+    values, bounds = eigenvalues(reduced, (moved + moved[anchor])[np.ix_(others, others)])
     top = int(np.argmax(values.real))
     slowest, bound = float(values[top].real), float(bounds[top])
     speed = float(abs(values[top].imag))
-    falls = contracts(p, m, a, error)
+    falls = contracts(flow.mass(z), m, others, error)
     if (falls or np.all(values.real + bounds < 0)) and not _holds(flow, z, beside):
         why = "its place is known less well than its slopes are the same beside it"
         return End(z, "undecided", why, 0, slowest, bound, speed=speed)
@@ -186,7 +182,7 @@ def _holds(flow: Dynamics, z: np.ndarray, m: np.ndarray) -> bool:
     theorem a rest point is where Newton says if slopes change by less than half over twice the way.
     `m` holds the slopes of gains less the likeliest action's, of and by the others with mass.
     """
-    others, anchor = beside_likeliest(z)
+    others, anchor = flow.held(z)
     left = np.abs(flow.beside(z, anchor)) + flow.rounding(z, anchor)
     try:
         inverse = np.linalg.inv(m)
@@ -242,7 +238,7 @@ def _apart(flow: Dynamics, end: End) -> End:
         return dataclasses.replace(
             end, kind="undecided", reason="actions of equal reward and reference do not move alike"
         )
-    one = np.ones(len(z)) if flow.natural else flow.share(np.exp(log_normalized(z)))
+    one = np.ones(len(z)) if flow.natural else flow.share(z)
     slowest = float(np.max((one * rates)[shared]))
     bound = float(np.max((one * error)[shared]))
     slow = {"slowest": max(end.slowest, slowest), "bound": max(end.bound, bound)}
@@ -302,7 +298,7 @@ def _manifold(flow: Dynamics, z: np.ndarray, m: np.ndarray, values: Any, bounds:
     )
     if not count or np.any(unsure):
         return undecided
-    others, _ = beside_likeliest(z)
+    others, _ = flow.held(z)
     size = np.abs(m).max(axis=1)
     scaled = m / np.where(size > 1e-9 * max(size.max(), 1e-300), size, 1)[:, None]
     kernel = np.linalg.svd(scaled)[2][-count:]
@@ -325,7 +321,7 @@ def _off_face(flow: Dynamics, z: np.ndarray) -> tuple[float, tuple[int, ...], tu
     """
     off = np.flatnonzero(np.isneginf(z))
     anchor = int(np.argmax(z))
-    base = log_normalized(z)
+    base = flow.law(z)
     ways = []
     for depth in DEPTHS:
         at = base.copy()
@@ -355,11 +351,11 @@ def nearby(flow: Dynamics, z: np.ndarray) -> np.ndarray | None:
 
     Actions that hold little and lose on all the way to 0 are taken to be off its face.
     """
-    z = z - np.max(z)
-    anchor = int(np.argmax(z))
-    log_p = log_normalized(z)
+    anchor = flow.anchor(z)
+    z = z - z[anchor]
+    log_p = flow.law(z)
     # 1e-3: from there the gains are looked at down to 0; above it the face is not yet clear.
-    off = (log_p < np.log(1e-3)) & ~np.isneginf(z)
+    off = (log_p < np.log(1e-3)) & ~np.isneginf(z) & flow.faces
     for depth in (0.0, 20.0, *DEPTHS[1:]):
         if not np.any(off):
             break
@@ -383,25 +379,26 @@ def nearby(flow: Dynamics, z: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _approaches(flow: Dynamics, at: np.ndarray, away: np.ndarray, anchor: int) -> bool:
+def _approaches(flow: Dynamics, at: np.ndarray, away: np.ndarray, anchor: Anchor) -> bool:
     """Whether the flow must come to a rest point, by what is seen on the way to it.
 
     For two actions: it comes nearer everywhere between. For more it is asked whether the method
     climbs an objective that is concave in p along the way: the form below is that of its second
     derivatives, symmetric (so that nothing turns) and definite (so that nothing else attracts).
     """
-    on = np.flatnonzero(~np.isneginf(at))
-    a = int(np.flatnonzero(on == anchor)[0])
-    if len(at) == len(on) == 2:
-        other = 1 - anchor
-        ways = [away[other] * flow.rate(at + s * away, anchor)[other] for s in _BETWEEN]
+    others, _ = flow.held(at)
+    if not flow.faces:
+        return False  # of steps the form is that of no objective, but at rest
+    if len(others) == 1 and not np.any(np.isneginf(at)):
+        way = others[0]
+        ways = [away[way] * flow.rate(at + s * away, anchor)[way] for s in _BETWEEN]
         return all(way < 0 for way in ways)
     for share in _SHARES:
         z = at + share * away
-        p = np.exp(log_normalized(z))[on]
-        m = flow.slopes(z)[np.ix_(on, on)]
+        m = flow.slopes(z)
         # (diag p - p p') m = p_i (m_ij - sum_k p_k m_kj)
-        form = contracting_form(p, m - p @ m, a)
+        moved = m - flow.mean(np.exp(flow.law(z)), m)
+        form = contracting_form(flow.mass(z), moved, others)
         if np.any(np.isnan(form)) or np.abs(form - form.T).max() > 1e-6:
             return False
         if np.linalg.eigvalsh((form + form.T) / 2)[0] <= 0:

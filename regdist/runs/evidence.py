@@ -136,7 +136,7 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     flow, goal = case.flow, case.goal
     on = goal > NEGLIGIBLE
     deep = np.where(on, goal, -np.inf)
-    anchor = int(np.argmax(goal))
+    anchor = flow.anchor(goal)
     p = np.exp(goal)
     with np.errstate(invalid="ignore"):
         gains = np.where(on, flow.beside(deep, anchor), 0)
@@ -185,7 +185,7 @@ def stability_of(case: Case, at: End | None, corner: bool) -> Stability:
     slow, fast = spectrum(lambda v: whole @ np.ravel(v), len(on), anchor)
     apart = np.zeros(0)
     if np.any(flow.copies[on] > 1):
-        one = np.ones(len(z)) if flow.natural else flow.share(np.exp(log_normalized(z)))
+        one = np.ones(len(z)) if flow.natural else flow.share(z)
         rates = (one * parting_rates(flow, z)[0])[on]
         apart = rates[flow.copies[on] > 1]
         every = np.concatenate([slow, apart])

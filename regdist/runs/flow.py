@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from regdist.runs.cycles import Cycle, follow_turns
-from regdist.runs.dynamics import Dynamics, log_normalized
-from regdist.runs.ends import End, judge, nearby
+from regdist.runs.dynamics import Anchor, Dynamics
+from regdist.runs.ends import End, judge, nearby, newton
 
 # A saddle at p is left after about 1/(p gain) units of time, the inverse of the largest reward
 # gap: this is as long as float64 can wait. The solver's steps grow with it.
@@ -22,6 +22,9 @@ _MOST_TURNED = 3  # searches for a cycle in vain
 _FEEBLE = 1e-2  # of the speed of a spiral: the rate below which the stiff solver is not believed
 _NUDGE = 1e-3  # nats: what moves a start off a rest point that repels
 _CREEP = 1e-4  # nats: steps that move logits less are short because the field jumps, if it does
+# Nats below the likeliest step of a state: a flow that is there, 1e-17, with no rest point within
+# reach is taken to go to the edge.
+_DEEP, _REACH = 40.0, 1e3
 _AHEAD = 4.0  # nats by which another action must lead to become the one that logits are read from
 
 
@@ -53,13 +56,17 @@ def follow(flow: Dynamics, start: np.ndarray, side: int = 1) -> Flow:
 
     A start on a rest point that repels is moved off it, to one side or (-1) to the other.
     """
-    z = np.asarray(start, np.float64) - np.max(start)
+    z = np.asarray(start, np.float64)
+    z = z - z[flow.anchor(z)]
     spent, turns, nudged, seen = 0, 0, False, None
     path: list[np.ndarray] = []
     while spent < _MOST_STEPS:
         spent, z, status, end = _integrate(flow, z, spent, path if turns < _MOST_TURNED else None)
         if end is not None and end.kind in ("attracts", "tie"):
-            if -end.slowest < _FEEBLE * end.speed and _apart(np.asarray(start), end.z) > _HERE:
+            if (
+                -end.slowest < _FEEBLE * end.speed
+                and _apart(flow, np.asarray(start), end.z) > _HERE
+            ):
                 # A stiff solver damps what turns slowly inward, and outward too: ask its returns.
                 turned = follow_turns(flow, np.asarray(start, np.float64))
                 end, cycle = turned.end, turned.cycle
@@ -77,6 +84,9 @@ def follow(flow: Dynamics, start: np.ndarray, side: int = 1) -> Flow:
             status = "turning"  # no stiff solver leaves a slow spiral
         if status == "again":
             continue
+        if status == "edge":
+            why = "it goes to the edge, where steps die out, and no end there is proved on a tree"
+            return _flow(flow, z, nudged=nudged, reason=why)
         if status == "turning":
             turned = follow_turns(flow, z)
             if turned.cycle is not None:
@@ -101,13 +111,13 @@ def _integrate(
 
     `path` collects where it was, less the first logit; None if it is not asked whether it turns.
     The status is "end", "stands" (on a rest point, whatever it is), "again" (another action leads,
-    or time is to be counted anew), "turning", "broken" or "stuck".
+    or time is to be counted anew), "turning", "edge" (of a tree), "broken" or "stuck".
     """
     import scipy.integrate
 
-    anchor = int(np.argmax(z))
+    anchor = flow.anchor(z)
     others = np.arange(len(z)) != anchor
-    if len(z) == 1:
+    if not np.any(others):
         return spent, z, "end", judge(flow, z)
 
     full, f, jacobian = _beside(flow, anchor, others)
@@ -115,7 +125,7 @@ def _integrate(
     if not np.all(np.isfinite(f(0.0, y))):
         return spent, z, "broken", None
     end = _ended(flow, full(y))
-    if end is not None and (status := _status(full(y), end)) != "passing":
+    if end is not None and (status := _status(flow, full(y), end)) != "passing":
         return spent, full(y), status, end
     solver = scipy.integrate.BDF(
         f, 0.0, y, _LONGEST / flow.unit, rtol=1e-6, atol=1e-8, jac=jacobian
@@ -142,12 +152,14 @@ def _integrate(
             return spent, full(y), "stuck", last
         end = _ended(flow, full(y))
         if end is not None:
-            status = _status(full(y), end)
+            status = _status(flow, full(y), end)
             if status != "passing":
                 return spent, full(y), status, end
             last = end
         if solver.status != "running":
             return spent, full(y), "stuck", last
+        if not flow.faces and np.min(full(y)) < -_DEEP and newton(flow, full(y), _REACH) is None:
+            return spent, full(y), "edge", last
         # The time since a saddle was left is lost in the time that was spent there.
         if np.max(y) > _AHEAD or solver.h_abs < 1e-6 * solver.t:
             return spent, full(y), "again", None
@@ -163,11 +175,11 @@ def duration(
     """The time from logits [n] to the first policy that has arrived; None if it fails."""
     import scipy.integrate
 
-    z, spent, total = start - np.max(start), 0, 0.0
+    z, spent, total = start - start[flow.anchor(start)], 0, 0.0
     while spent < _MOST_STEPS:
         if arrived(z):
             return total
-        anchor = int(np.argmax(z))
+        anchor = flow.anchor(z)
         others = np.arange(len(z)) != anchor
         full, f, jacobian = _beside(flow, anchor, others)
         y = (z - z[anchor])[others]
@@ -198,8 +210,10 @@ def duration(
     return None
 
 
-def _beside(flow: Dynamics, anchor: int, others: np.ndarray) -> tuple[Callable, Callable, Callable]:
-    """All logits from those beside the anchor's, and what the stiff solver asks of them."""
+def _beside(
+    flow: Dynamics, anchor: Anchor, others: np.ndarray
+) -> tuple[Callable, Callable, Callable]:
+    """All logits from those that are not held, and what the stiff solver asks of them."""
 
     def full(y: np.ndarray) -> np.ndarray:
         at = np.zeros(len(others))
@@ -223,24 +237,24 @@ def _turns(path: np.ndarray) -> bool:
     return bool(np.any((extent > 1e-9) & (way > _TURNING * extent)))
 
 
-def _status(z: np.ndarray, end: End) -> str:
+def _status(flow: Dynamics, z: np.ndarray, end: End) -> str:
     """Whether a policy beside a rest point ends there, stands on it, or only passes by."""
     if end.kind in ("attracts", "tie"):
         return "end"
-    return "stands" if _apart(z, end.z) <= _HERE else "passing"
+    return "stands" if _apart(flow, z, end.z) <= _HERE else "passing"
 
 
-def _apart(z: np.ndarray, at: np.ndarray) -> float:
+def _apart(flow: Dynamics, z: np.ndarray, at: np.ndarray) -> float:
     """The largest difference of log-odds to the likeliest action; inf where one is on a face."""
     if np.any(np.isneginf(at)):
         return np.inf
-    anchor = int(np.argmax(at))
+    anchor = flow.anchor(at)
     return float(np.max(np.abs((z - z[anchor]) - (at - at[anchor]))))
 
 
 def _slide(flow: Dynamics, z: np.ndarray) -> np.ndarray:
     """Where steps that shrink come to along a corner: a place to look at, and no proof."""
-    anchor = int(np.argmax(z))
+    anchor = flow.anchor(z)
     step = 0.5 / flow.unit
     for i in range(2 * _WALK):
         z = z + step * flow.rate(z, anchor)
@@ -250,7 +264,7 @@ def _slide(flow: Dynamics, z: np.ndarray) -> np.ndarray:
 
 def _jumps(flow: Dynamics, z: np.ndarray) -> bool:
     """Whether the gains differ on two sides of a policy, as at a corner of a penalty."""
-    anchor = int(np.argmax(z))
+    anchor = flow.anchor(z)
     random = np.random.default_rng(0)
     # 1e-7: further than a solver that is stuck at a corner, nearer than anything smooth moves
     sides = [flow.beside(z + 1e-7 * random.normal(size=z.shape), anchor) for _ in range(8)]
@@ -275,8 +289,6 @@ def _flow(
     if end is not None:
         z = end.z
     on = ~np.isneginf(z)
-    rate = flow.rate(z, int(np.argmax(z)))[on] if finite else np.array([np.inf])
+    rate = flow.rate(z, flow.anchor(z))[on] if finite else np.array([np.inf])
     norm = float(np.max(np.abs(rate), initial=0.0))
-    log_p = np.full(z.shape, -np.inf)
-    log_p[on] = log_normalized(z[on])
-    return Flow(log_p, end, cycle, finite, nudged, reason, norm)
+    return Flow(flow.law(z), end, cycle, finite, nudged, reason, norm)

@@ -7,7 +7,7 @@ log-reference, from the field on one side and from the slope on the other. n is 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from regdist.regularizers.names import NAMED
 from regdist.regularizers.regularizer import Regularizer, by_name
 from regdist.runs.contraction import slope_errors
-from regdist.runs.dynamics import Dynamics
+from regdist.runs.dynamics import Anchor, Dynamics
 
 FAMILIES: dict[str, Callable[[Any], Regularizer]] = {
     family.label: by_name(spec) for spec, family in NAMED.items()
@@ -29,7 +29,8 @@ _WIDTH = 1e-4  # of a difference, as a share of the reward gap, and in nats of t
 # Of a response: what it may be off beside its own error, and the error at which it is undefined.
 # Other families are off by 0.2 to 3 where beta is like the reward gap, by gap/beta where larger.
 _ALIKE, _ROUGH = 1e-9, 1e-3
-_DEEP = -600.0  # log p that stands for p -> 0
+DEEP = -600.0
+"""The log-probability that stands for p -> 0."""
 
 
 class Fit(NamedTuple):
@@ -42,6 +43,7 @@ class Fit(NamedTuple):
         error: the largest error of log p, in nats, to first order.
         response: "same", "moves" (the same but for a beta that moves with the problem), "differs"
             or "undefined".
+        form: of a tree, which recursion it is the target of; "" of a bandit.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Fit(NamedTuple):
     regularizer: Regularizer
     error: float
     response: str = "undefined"
+    form: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Response:
     """Derivatives of log p at an end, a row for each direction of the problem.
 
     Attributes:
-        reward: the directions of the rewards, shape [D, n].
+        reward: the directions of the rewards, shape [D, n]; on a tree of leaves, [D, L].
         log_ref: those of the log-reference, shape [D, n].
         log_p: the derivatives, shape [D, n]; None where the field has none.
         error: of each row of them, shape [D].
@@ -94,14 +97,15 @@ def _slopes(
     flow: Dynamics, log_p: np.ndarray, regularizer: Regularizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The slope at each action, and its derivatives by log p and by the log-reference, [n]."""
-    full = jnp.asarray(flow.place(np.where(np.isneginf(log_p), _DEEP, log_p)))
-    out = _slope_parts(regularizer, full, flow.bandit.log_ref)
+    full = jnp.asarray(flow.place(np.where(np.isneginf(log_p), DEEP, log_p)))
+    out = slope_parts(regularizer, full, flow.bandit.log_ref)
     slope, by_p, by_ref = (np.asarray(x)[flow.index] for x in out)
     return slope, by_p, by_ref
 
 
 @jax.jit
-def _slope_parts(regularizer: Regularizer, log_p: Any, log_ref: Any) -> Any:
+def slope_parts(regularizer: Regularizer, log_p: Any, log_ref: Any) -> Any:
+    """The slope at each action, and its derivatives by log p and by the log-reference, [K]."""
     ones = jnp.ones_like(log_p)
     slope, by_p = jax.jvp(lambda at: regularizer.slope(at, log_ref), (log_p,), (ones,))
     by_ref = jax.jvp(lambda q: regularizer.slope(log_p, q), (log_ref,), (ones,))[1]
@@ -154,25 +158,13 @@ def _error_at(
 
 
 def respond(flow: Dynamics, log_p: np.ndarray) -> Response:
-    """How the end moves with the problem, by the implicit function theorem.
-
-    Equal rewards move together, as a field may be rough where they part.
-    """
+    """How the end moves with the problem, by the implicit function theorem."""
     on = np.flatnonzero(~np.isneginf(log_p))
     size = len(log_p)
-    random = np.random.default_rng(1)
-    _, level = np.unique(flow.reward, return_inverse=True)
-    by_reward = random.normal(size=(_DIRECTIONS, level.max() + 1))[:, level.ravel()]
-    held = ~np.isneginf(flow.log_ref)
-    q = np.exp(np.where(held, flow.log_ref, 0)) * held
-    by_ref = random.normal(size=(_DIRECTIONS, size)) * held
-    q = q * flow.copies
-    by_ref = (by_ref - (by_ref @ q / q.sum())[:, None]) * held
-    none = np.zeros((_DIRECTIONS, size))
-    reward = np.concatenate([by_reward, none])
-    log_ref = np.concatenate([none, by_ref])
-    anchor = int(np.argmax(log_p))
-    others = on[on != anchor]
+    by_reward, by_ref = flow.directions(np.random.default_rng(1), _DIRECTIONS)
+    reward = np.concatenate([by_reward, np.zeros_like(by_reward)])
+    log_ref = np.concatenate([np.zeros_like(by_ref), by_ref])
+    others, anchor = flow.held(log_p)
     m = flow.slopes(log_p)
     errors_of_m = np.zeros_like(m)
     errors_of_m[np.ix_(on, on)] = slope_errors(flow, m[np.ix_(on, on)])
@@ -184,7 +176,7 @@ def respond(flow: Dynamics, log_p: np.ndarray) -> Response:
     scale = np.abs(m).max(axis=1)
     inverse = np.linalg.pinv(m / np.where(scale > 0, scale, 1)[:, None])
     inverse = inverse / np.where(scale > 0, scale, 1)
-    p = np.exp(log_p[on])
+    p = np.exp(log_p)
     spread = np.abs(inverse) @ errors_of_m  # through the Jacobian's own error, to first order
     rows, errors = [], []
     for dr, dq in zip(reward, log_ref, strict=True):
@@ -194,7 +186,7 @@ def respond(flow: Dynamics, log_p: np.ndarray) -> Response:
         moved = np.zeros(size)
         moved[others] = -inverse @ narrow[others]
         error = 4 * np.abs(inverse @ (wide - narrow)[others]) + spread @ np.abs(moved[others])
-        moved[on] -= p @ moved[on]
+        moved[on] -= np.broadcast_to(flow.mean(p, moved), moved.shape)[on]
         rows.append(moved)
         errors.append(float(2 * error.max(initial=0.0)))
         if errors[-1] > _ROUGH * max(float(np.abs(moved).max()), 1e-12):
@@ -203,7 +195,7 @@ def respond(flow: Dynamics, log_p: np.ndarray) -> Response:
 
 
 def _changes(
-    flow: Dynamics, log_p: np.ndarray, dr: np.ndarray, dq: np.ndarray, anchor: int
+    flow: Dynamics, log_p: np.ndarray, dr: np.ndarray, dq: np.ndarray, anchor: Anchor
 ) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of the gains along a direction of the problem, by two widths, shape [n]."""
 
@@ -231,21 +223,46 @@ def compare(flow: Dynamics, log_p: np.ndarray, fit: Fit, response: Response) -> 
         """k dl = force - dlambda with sum p dl = 0."""
         return (force - (p @ (force / k)) / (p @ (1 / k))) / k
 
-    by_beta = solve(-slope[on])
+    wants = [
+        solve((dr - np.where(dq != 0, by_ref * dq, 0))[on])
+        for dr, dq in zip(response.reward, response.log_ref, strict=True)
+    ]
+    moved, by_beta = response.log_p[:, on], solve(-slope[on])
+    return told(fit, moved, response.error, wants, by_beta, p, len(on) - 1)
+
+
+def told(
+    fit: Fit,
+    moved: np.ndarray,
+    errors: np.ndarray,
+    wants: Sequence[np.ndarray],
+    by_beta: np.ndarray,
+    weight: np.ndarray,
+    odds: int,
+) -> Fit:
+    """A fit with its response told by how the end moves and how its target does.
+
+    Args:
+        fit: whose response is asked.
+        moved: the derivative of log p of the end along each direction, shape [D, n].
+        errors: of each row of it, shape [D].
+        wants: those of the target, D of shape [n].
+        by_beta: that of the target by its own beta, shape [n].
+        weight: of each entry, shape [n].
+        odds: how many numbers the end consists of.
+    """
     same = moves = True
-    rows = zip(response.reward, response.log_ref, response.log_p, response.error, strict=True)
-    for dr, dq, dl, error in rows:
-        want = solve((dr - np.where(dq != 0, by_ref * dq, 0))[on])
-        left = dl[on] - want
+    for dl, error, want in zip(moved, errors, wants, strict=True):
+        left = dl - want
         most = error + _ALIKE * np.abs(want).max()
         same &= bool(np.abs(left).max() <= most)
-        weight = p @ by_beta**2
-        share = (p @ (left * by_beta)) / weight if weight > 0 else 0.0
+        total = weight @ by_beta**2
+        share = (weight @ (left * by_beta)) / total if total > 0 else 0.0
         moves &= bool(np.abs(left - share * by_beta).max() <= 2 * most)
     if same:
         return fit._replace(response="same")
     # Two actions have one odds, which a beta that moves explains whatever it does.
-    if moves and len(on) > 2 and fit.beta is not None:
+    if moves and odds > 1 and fit.beta is not None:
         return fit._replace(response="moves")
     return fit._replace(response="differs")
 
@@ -255,10 +272,10 @@ def keeps_reference(flow: Dynamics, log_p: np.ndarray, response: Response) -> bo
     if response.log_p is None:
         return False
     on = np.flatnonzero(~np.isneginf(log_p))
-    p = np.exp(log_p[on])
+    p = np.exp(log_p)
     rows = zip(response.log_ref, response.log_p, response.error, strict=True)
     return all(
-        np.abs(dl[on] - (dq[on] - p @ dq[on])).max() <= error + _ALIKE * (1 + np.abs(dq).max())
+        np.abs((dl - (dq - flow.mean(p, dq)))[on]).max() <= error + _ALIKE * (1 + np.abs(dq).max())
         for dq, dl, error in rows
     )
 

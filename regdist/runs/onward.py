@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from regdist.runs.driver import run
-from regdist.runs.dynamics import beside_likeliest, log_normalized
+from regdist.runs.dynamics import log_normalized
 from regdist.runs.ends import End
 from regdist.runs.flow import Flow, duration, follow
 
@@ -111,7 +111,7 @@ def retraced(case: "Case") -> bool:
     alike = np.abs(case.flow.place(z)[on] - case.laws[i][on])
     if count > _MOST_STEPS or np.max(alike, initial=0.0) > 1e-9:
         return True
-    anchor = int(np.argmax(z))
+    anchor = case.flow.anchor(z)
     for _ in range(count):
         z = z + case.rate * case.flow.rate(z, anchor)
         if not np.all(np.isfinite(z[~np.isneginf(z)])):
@@ -196,7 +196,7 @@ def length(case: "Case", places: Sequence[np.ndarray]) -> float:
 
 def _slopes(case: "Case", z: np.ndarray) -> np.ndarray:
     """The Jacobian of the flow, with the likeliest action's logit held."""
-    others, anchor = beside_likeliest(z)
+    others, anchor = case.flow.held(z)
     return case.flow.rate_slopes(z, anchor)[np.ix_(others, others)]
 
 
@@ -216,7 +216,7 @@ def _by_steps(case: "Case") -> Onward:
     if not case.own_samples:
         return Onward("undecided", long)
     assert case.rate is not None
-    z, anchor = case.last, int(np.argmax(case.last))
+    z, anchor = case.last, case.flow.anchor(case.last)
     for count in range(1, _MOST_STEPS + 1):
         z = z + case.rate * case.flow.rate(z, anchor)
         if not np.all(np.isfinite(z[~np.isneginf(z)])):

@@ -1,22 +1,23 @@
 """The flows of a method from several starts, and what they prove together. K is of actions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from regdist.methods import Expectation, Method, Population
 from regdist.methods.groups import is_ours
+from regdist.methods.step import leaves_of
 from regdist.numerics.records import Law
-from regdist.problems.bandit import Bandit
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.dynamics import TOGETHER, Dynamics, alike
+from regdist.runs.dynamics import TOGETHER, Dynamics, alike, log_normalized
 from regdist.runs.ends import judge
 from regdist.runs.flow import Flow, follow
 from regdist.runs.loop import Loop
 from regdist.runs.naming import (
     FAMILIES,
     Fit,
+    Response,
     compare,
     fit_families,
     fit_fixed,
@@ -73,7 +74,7 @@ class Search:
     def __init__(
         self,
         method: Method,
-        bandit: Bandit,
+        bandit: Any,
         expectation: Expectation,
         old: np.ndarray | None,
         loop: Loop | None,
@@ -82,19 +83,29 @@ class Search:
     ):
         self.method, self.bandit, self.old, self.loop = method, bandit, old, loop
         self.expectation, self.tolerance = expectation, tolerance
-        self.reward, self.log_ref = np.asarray(bandit.reward), np.asarray(bandit.log_ref)
+        self.reward = np.asarray(leaves_of(bandit).reward)
+        self.log_ref = np.asarray(bandit.log_ref)
         self.flows: dict[bytes, Dynamics] = {}
         self.logits, self.asked = logits, len(logits)
         self.classes = None
-        if bandit.num_actions > TOGETHER:
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Finds actions that move alike, and refuses too many that do not.
+
+        Raises:
+            ValueError: there are more than `MOST`.
+        """
+        if self.bandit.num_actions > TOGETHER:
             self.classes = self.together()
-        kinds = bandit.num_actions if self.classes is None else self.classes.max() + 1
+        size = self.bandit.num_actions
+        kinds = size if self.classes is None else self.classes.max() + 1
         if kinds > MOST:
             hours = 40 / 3600 * (kinds / 1000) ** 3
             raise ValueError(
                 f"ends are proved by a dense Jacobian of at most {MOST} numbers, and actions that "
                 "move alike (of equal reward, reference and start, for a method that does not tell "
-                f"them apart) share one; here are {kinds} of {bandit.num_actions} actions, some "
+                f"them apart) share one; here are {kinds} of {size} actions, some "
                 f"{hours:.2g} hours. Merge or drop actions, or follow a run: rd.run"
             )
 
@@ -136,6 +147,14 @@ class Search:
         flow = self.dynamics(z)
         return follow(flow, flow.gather(z), side)
 
+    def law_of_start(self, z: np.ndarray) -> np.ndarray:
+        """The law of actions, shape [K], that a start has."""
+        return log_normalized(z)
+
+    def whole(self, flow: Any, z: np.ndarray) -> np.ndarray:
+        """The law of actions, shape [K], of log-probabilities of coordinates."""
+        return flow.place(z)
+
     def found(
         self, known: dict[str, Any], everywhere: bool, advance: Callable[[], Any] = lambda: None
     ) -> Found:
@@ -148,7 +167,7 @@ class Search:
         nudged = [z for z, found in zip(self.logits, flows, strict=True) if found.nudged][:2]
         places = [*self.logits, *nudged]
         flows += [self.follow(z, -1) for z in nudged]
-        ends = [self.dynamics(z).place(f.z) for z, f in zip(places, flows, strict=True)]
+        ends = [self.whole(self.dynamics(z), f.z) for z, f in zip(places, flows, strict=True)]
         limits, basins = self.limits(flows, ends)
         hidden = self.vertices(limits) if everywhere else []
         candidates, fit = self.candidates(flows[0], ends[0], known)
@@ -221,35 +240,33 @@ class Search:
         """Known targets by their distance to the first start's limit, and the one proved."""
         flow = self.dynamics(self.logits[0])
         at, tol = found.z, self.tolerance
-        laws = {n: np.asarray(x, np.float64) for n, x in limit_laws(self.bandit).items()}
+        mixed = len(flow.held(at)[0]) > 0
+        laws = {n: np.asarray(x, np.float64) for n, x in self.limit_laws().items()}
         follows = {name for name in laws if name.startswith("reference")} - set(known)
         laws |= {n: np.asarray(x.log_probs) for n, x in known.items() if isinstance(x, Law)}
         fits: list[Fit] = []
-        if np.sum(~np.isneginf(at)) > 1:
+        proved = found.end is not None and found.end.kind == "attracts" and mixed
+        if mixed and self.asks(found):
             own = np.array([float(c) for c in self.method.coefficients_of_parts()])
+            given = {n: x for n, x in known.items() if isinstance(x, Regularizer)}
             if self.method.regularizer is not None:
-                name = repr(self.method.regularizer)
-                fits.append(fit_fixed(flow, at, name, self.method.regularizer))
-            for name, given in known.items():
-                if isinstance(given, Regularizer):
-                    fits.append(fit_fixed(flow, at, name, given))
-            fits += fit_families(flow, at, own[own > 0])
+                given = {repr(self.method.regularizer): self.method.regularizer} | given
+            fits = self.fits(flow, at, given, own[own > 0])
         distances = {name: log_error(log_p, law, tol) for name, law in laws.items()}
-        proved = found.end is not None and found.end.kind == "attracts"
-        proved = proved and bool(np.sum(~np.isneginf(at)) > 1)
         keeps = False
         if proved and any(x <= tol for x in (*distances.values(), *(f.error for f in fits))):
             response = respond(flow, at)
-            fits = [compare(flow, at, f, response) if f.error <= tol else f for f in fits]
-            fits = _told_apart(fits)
+            close = [f for f in fits if f.error <= tol]
+            far = [f for f in fits if not f.error <= tol]
+            fits = _told_apart(self.compared(flow, at, close, response)) + far
             keeps = keeps_reference(flow, at, response)
-        rows = [Candidate(f.name, f.beta, f.error, f.response) for f in fits]
+        rows = [Candidate(f.name, f.beta, f.error, f.response, f.form) for f in fits]
         rows += [
             Candidate(n, None, d, "same" if keeps and d <= tol and n in follows else "undefined")
             for n, d in distances.items()
         ]
         order = {"same": 0, "moves": 1, "shared": 2, "differs": 3, "undefined": 3}
-        by_name = {f.name: f for f in fits}
+        by_name = {(f.name, f.form): f for f in fits}
 
         def rank(row: Candidate) -> tuple:
             fits_here = row.distance <= tol
@@ -265,7 +282,29 @@ class Search:
         best = rows[0] if rows else None
         if best is None or best.distance > tol or best.response not in ("same", "moves"):
             return rows, None
-        return rows, by_name.get(best.name)
+        return rows, by_name.get((best.name, best.form))
+
+    def limit_laws(self) -> Mapping[str, Any]:
+        """Laws without a coefficient, by name, shape [K] each."""
+        return limit_laws(self.bandit)
+
+    def asks(self, found: Flow) -> bool:
+        """Whether the nearest targets of where a flow went are looked for."""
+        del found
+        return True
+
+    def fits(
+        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: np.ndarray
+    ) -> list[Fit]:
+        """Targets beside an end: those given, by name, and all families; `own` are betas to try."""
+        fits = [fit_fixed(flow, at, name, x) for name, x in given.items()]
+        return fits + fit_families(flow, at, own)
+
+    def compared(
+        self, flow: Any, at: np.ndarray, fits: Sequence[Fit], response: Response
+    ) -> list[Fit]:
+        """The fits with their responses beside the end's."""
+        return [compare(flow, at, f, response) for f in fits]
 
     def verdict(
         self,

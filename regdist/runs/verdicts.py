@@ -65,15 +65,19 @@ class Candidate:
         response: whether the limit moves with the problem as the target does: "same"; "moves", the
             same but for a beta that moves too; "shared", either but as another family does;
             "differs"; "undefined", or not asked.
+        form: of a tree the recursion whose target it is: "leaf", "stepwise" or "stepwise with
+            unpenalised future"; "" of a bandit, and of a law.
     """
 
     name: str
     beta: float | None
     distance: float
     response: str = "undefined"
+    form: str = ""
 
     def __str__(self) -> str:
-        about = "" if self.beta is None else f" at beta {self.beta:.4g}"
+        about = f", {self.form}," if self.form else ""
+        about += "" if self.beta is None else f" at beta {self.beta:.4g}"
         return f"{self.name}{about} (log p to {self.distance:.2g})"
 
 
