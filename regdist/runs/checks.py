@@ -23,6 +23,19 @@ from regdist.problems.tree import Tree, check_steps
 from regdist.runs.loop import Loop
 
 
+def check_no_contexts(problem: Any, where: str) -> None:
+    """Refuses contexts, whose every prompt has a flow of its own.
+
+    Raises:
+        TypeError: they are such.
+    """
+    if isinstance(problem, Contexts):
+        raise TypeError(
+            f"rd.{where} asks about one problem: give one of contexts.each. What prompts do to "
+            "each other through shared parameters is for rd.run(..., policy=...)"
+        )
+
+
 def check_surroundings(optimizer: Any, loop: Any) -> None:
     """Refuses what is no optimizer or no loop.
 

@@ -1,6 +1,6 @@
 """Which distribution does a method go to? Follows its exact field to proved ends and names them.
 
-Works on concrete values, outside jit, in float64. K is the number of actions.
+Works on concrete values, outside jit, in float64. K is the number of actions, or of sequences.
 """
 
 import dataclasses
@@ -11,19 +11,21 @@ import numpy as np
 from jaxtyping import Float
 
 from regdist.methods import Expectation, Method
-from regdist.methods.expectation import prepared
-from regdist.methods.field import check_problem
-from regdist.numerics.records import Law, Table, as_array, check_kind, check_log_probs, positive
-from regdist.policies.table import Table as TablePolicy
+from regdist.methods.field import check_law, check_problem
+from regdist.methods.step import fitted, leaves_of
+from regdist.numerics.records import Law, Table, as_array, check_kind, positive
 from regdist.problems.bandit import Bandit
+from regdist.problems.placed import table_on
+from regdist.problems.tree import Tree
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.checks import check_sampler, check_surroundings
+from regdist.runs.checks import check_no_contexts, check_sampler, check_surroundings
 from regdist.runs.driver import default_optimizer
-from regdist.runs.dynamics import double_precision, log_normalized, widened
+from regdist.runs.dynamics import double_precision, widened
 from regdist.runs.loop import Loop
 from regdist.runs.naming import FAMILIES
 from regdist.runs.search import Search
 from regdist.runs.starts import starts as usual_starts
+from regdist.runs.tree_search import TreeSearch
 from regdist.runs.verdicts import Candidate
 from regdist.scale.progress import bar
 
@@ -37,8 +39,12 @@ class Identification:
 
     Attributes:
         regularizer: the one whose target the limit is; None if none is proved to be.
+        form: of a tree which recursion it is the target of: "leaf", `rd.target` of the sequences;
+            "stepwise" or "stepwise with unpenalised future", `rd.stepwise` with either. "" of a
+            bandit, and where none is proved.
         distance: from the limit to the nearest candidate, as in `Candidate`.
-        log_probs: the limit from the first start, in nats, shape [K].
+        log_probs: the limit from the first start, in nats, shape [K]; of a tree the law of its
+            whole sequences, as all laws here.
         verdict: one of `rd.VERDICTS`: "converges", "coincides", "elsewhere", "vertex", "depends on
             start", "cycles", "diverges" or "undecided".
         sentence: the verdict in words, with its numbers.
@@ -51,6 +57,7 @@ class Identification:
     """
 
     regularizer: Regularizer | None
+    form: str
     distance: float
     log_probs: np.ndarray
     verdict: str
@@ -73,12 +80,12 @@ class Identification:
 
 def identify(
     method: Method,
-    bandit: Bandit,
+    bandit: Bandit | Tree,
     *,
     expectation: Expectation | None = None,
     starts: Table | None = None,
     targets: "Mapping[str, Regularizer | Law] | None" = None,
-    old: Float[Any, " K"] | None = None,
+    old: Float[Any, "..."] | None = None,
     loop: Loop | None = None,
     tolerance: float = 1e-6,
     progress: "bool | Progress | None" = None,
@@ -92,16 +99,22 @@ def identify(
     verdict is "coincides" or "undecided", and says why. What small steps cannot show (noise,
     clipping, step sizes) is for `run` and `certify`.
 
+    On a tree the flow is that of the logits of its steps. A target of a tree is the optimum of one
+    of three recursions, and the name says of which. Ends where steps die out are not judged there:
+    a method that goes to one sequence is undecided.
+
     Args:
         method: from `rd.methods`.
         bandit: K actions. Beyond 128 those of equal reward, reference and start share a number, as
             they move alike; 2,000 such numbers at most, some seconds for 300, a minute for 1,000.
+            Or a tree, of at most 512 steps of the policy.
         expectation: `Population()`, the default, or `Group(size)`.
-        starts: logits, shape [S, K]; default the reference, the uniform law on its support and six
-            random ones (beyond 128 actions they give equal actions alike). By default ends on a
-            single action are looked for from beside them too.
+        starts: logits, shape [S, K], of a tree a table of steps for each; default the reference,
+            the uniform law on its support and six random ones (beyond 128 actions they give equal
+            actions alike). By default ends on a single action are looked for from beside them too.
         targets: your own, by name: regularizers, or laws such as `rd.target` returns.
-        old: log-probabilities of the policy that samples come from, if it is another and stays.
+        old: log-probabilities of the policy that samples come from, if it is another and stays; of
+            a tree those of its steps.
         loop: what surrounds the method: where steps are small its sampler, and that its reference
             follows the policy; epochs, minibatches and staleness leave the limit where it is.
         tolerance: how far, in nats, a log-probability may be from a target's, and the probability
@@ -122,32 +135,43 @@ def identify(
         ForwardKL(0.3)
         >>> print(identify(rd.methods.dr_grpo(beta=0.3, estimator="k2"), b).regularizer)
         ReverseKL(0.3)
+
+        On a tree the same penalties of tokens know nothing of what follows.
+
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> k2 = rd.methods.dr_grpo(beta=0.3, estimator="k2", averaging="sum")
+        >>> print(identify(k2, t))
+        converges: from all 8 starts to reverse KL, stepwise with unpenalised future, at beta 0.3...
     """
-    check_problem(method, bandit, None)
-    expectation = prepared(expectation, method, bandit)
+    check_problem(method, bandit, None, trees=True)
+    check_no_contexts(bandit, "identify")
+    expectation = fitted(expectation, method, bandit)
     if expectation.draws:
         raise ValueError(
             f"identify follows the expected update, which {expectation!r} only draws: use "
             f"rd.{expectation.exact()!r} or rd.Population()"
         )
     positive("tolerance", tolerance, "It is in nats")
-    size = bandit.num_actions
+    shape, tree = bandit.log_ref.shape, isinstance(bandit, Tree)
     if loop is not None:
         check_surroundings(default_optimizer(), loop)
-        check_sampler(loop, TablePolicy(), bandit.log_ref, bandit)
+        check_sampler(loop, table_on(bandit), bandit.log_ref, bandit)
     if old is not None:
-        old = np.asarray(check_log_probs("old", old, "rd.identify(old=...)", size), np.float64)
-    known = _own_targets(targets, size)
+        old = np.asarray(check_law("old", old, bandit, "rd.identify(old=...)"), np.float64)
+    known = _own_targets(targets, leaves_of(bandit).num_actions)
     logits = usual_starts(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
-    if logits.ndim != 2 or logits.shape[1] != size or not len(logits):
-        raise ValueError(f"starts must have shape [S, {size}]; got {logits.shape}")
+    if logits.ndim != len(shape) + 1 or logits.shape[1:] != shape or not len(logits):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"starts must have shape [S, {wanted}]; got {logits.shape}")
     if np.any(np.isnan(logits) | np.isposinf(logits)):
         raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
     logits = logits.astype(np.float64)
     with double_precision(), bar(progress, "identify", len(logits)) as advance:
         wide_method, wide = widened(method, bandit)
-        search = Search(wide_method, wide, expectation, old, loop, tolerance, logits)
+        searching = TreeSearch if tree else Search
+        search = searching(wide_method, wide, expectation, old, loop, tolerance, logits)
         found = search.found(known, starts is None, advance)
+        begun = [search.law_of_start(z) for z in logits]
     regularizer = found.regularizer
     if regularizer is not None and regularizer is not method.regularizer:
         best = found.candidates[0]
@@ -155,13 +179,14 @@ def identify(
             regularizer = FAMILIES[best.name](best.beta)
     return Identification(
         regularizer=regularizer,
+        form=found.candidates[0].form if regularizer is not None else "",
         distance=found.candidates[0].distance if found.candidates else np.inf,
         log_probs=found.ends[0],
         verdict=found.verdict,
         sentence=found.sentence,
         proof=found.proof,
         candidates=tuple(found.candidates),
-        starts=np.stack([log_normalized(z) for z in logits]),
+        starts=np.stack(begun),
         ends=found.ends,
         field_norm=found.field_norm,
         basins=found.basins,

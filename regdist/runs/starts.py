@@ -1,17 +1,25 @@
 """Where runs begin when nobody says: the reference, the uniform law, and random ones."""
 
+from typing import Any
+
 import numpy as np
 
-from regdist.problems.bandit import Bandit
+from regdist.problems.tree import Tree
 from regdist.runs.dynamics import TOGETHER, alike
 
 
-def starts(bandit: Bandit, random_ones: int) -> np.ndarray:
+def starts(bandit: Any, random_ones: int) -> np.ndarray:
     """Logits to start from: the reference, the uniform law on its support and random ones.
 
-    Beyond `TOGETHER` actions those of equal reward and reference start alike.
+    Beyond `TOGETHER` actions those of equal reward and reference start alike. Of a tree they are
+    those of its steps, shape [N, S, V].
     """
     log_q = np.asarray(bandit.log_ref)
+    if isinstance(bandit, Tree):
+        inside = ~np.isneginf(log_q) & np.asarray(bandit.possible)
+        noise = np.random.default_rng(0).normal(scale=1.5, size=(random_ones, *log_q.shape))
+        rows = np.stack([log_q, np.zeros_like(log_q), *noise.astype(log_q.dtype)])
+        return np.where(inside, rows, -np.inf).astype(log_q.dtype)
     inside = ~np.isneginf(log_q) & ~np.isneginf(np.asarray(bandit.reward))
     own = np.arange(len(log_q))
     kinds = own if len(own) <= TOGETHER else alike(np.asarray(bandit.reward), log_q)
