@@ -54,7 +54,7 @@ def test_slopes_of_the_flow_are_limits_of_differences(name):
         flow, z = flow_of(tree, method)
         anchor = flow.anchor(z)
         assert np.allclose(np.bincount(flow.block, np.exp(flow.law(z))), 1, rtol=0, atol=1e-15)
-        steps = flow.tree.conditionals(jnp.asarray(flow.leaf_law(z)))
+        steps = flow.tree.conditionals(jnp.asarray(flow.whole(z)))
         assert np.allclose(np.asarray(steps).reshape(-1)[flow.index], flow.law(z), atol=1e-14)
         visits = np.repeat(np.exp(flow.tree.log_visits(steps)), steps.shape[1])
         assert np.allclose(flow.mass(z), (visits * np.exp(steps).ravel())[flow.index], atol=1e-15)
@@ -117,7 +117,7 @@ def test_every_target_is_the_best_fit_of_itself(name):
             law = tree.conditionals(best.log_probs)
             flow, _ = flow_of(tree)
             z = np.asarray(law).reshape(-1)[flow.index]
-            if np.any(np.isneginf(z)) or not np.allclose(flow.leaf_law(z), best.log_probs):
+            if np.any(np.isneginf(z)) or not np.allclose(flow.whole(z), best.log_probs):
                 continue  # it has mass where the reference has none, or the other way round
             if form == STEPWISE and not np.isfinite(best.value):
                 continue  # the reference takes the forbidden sequence

@@ -11,30 +11,34 @@ _DENSE = 256
 
 
 def spectrum(
-    product: Callable[[np.ndarray], np.ndarray], size: int, anchor: int, count: int = 6
+    product: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    anchor: int | np.ndarray,
+    count: int = 6,
 ) -> tuple[np.ndarray, complex | float]:
     """The slowest eigenvalues, nearest 0 first, and the one of largest modulus.
 
     Logits are taken relative to the action `anchor`, which removes the shift of all logits: an
-    eigenvector of eigenvalue 0 that moves no policy. The columns of what is left scale like the
-    probabilities, over hundreds of orders of magnitude, so they are divided by their size before
-    anything is inverted, and the slow modes are the inverse's largest. Small tables are solved
-    densely. Large ones are matrix-free: Arnoldi on the inverse, whose products GMRES solves; there
-    a repeated eigenvalue may be listed once. Modes that double precision cannot resolve are left
-    out.
+    eigenvector of eigenvalue 0 that moves no policy; of several laws it has one for each entry. The
+    columns of what is left scale like the probabilities, over hundreds of orders of magnitude, so
+    they are divided by their size before anything is inverted, and the slow modes are the
+    inverse's largest. Small tables are solved densely. Large ones are matrix-free: Arnoldi on the
+    inverse, whose products GMRES solves; there a repeated eigenvalue may be listed once. Modes that
+    double precision cannot resolve are left out.
     """
-    if size < 2:
+    held = np.broadcast_to(anchor, (size,))
+    others = np.arange(size) != held
+    if not np.any(others):
         return np.zeros(0), 0.0
-    others = np.arange(size) != anchor
 
     def reduced(v: np.ndarray) -> np.ndarray:
         full = np.zeros(size)
         full[others] = np.ravel(v)
         out = product(full).astype(float)
-        return out[others] - out[anchor]
+        return (out - out[held])[others]
 
     if size <= _DENSE:
-        dense = np.stack([reduced(column) for column in np.eye(size - 1)], axis=1)
+        dense = np.stack([reduced(column) for column in np.eye(int(others.sum()))], axis=1)
         scale = np.abs(dense).max(axis=0)
         scale[scale == 0] = 1
         fast = np.linalg.eigvals(dense)

@@ -208,6 +208,11 @@ def table_on(problem: Any) -> Policy:
     return StateTable(problem) if isinstance(problem, Tree) else Table()
 
 
+def steps_law(problem: Any, log_probs: Array) -> Array:
+    """The table of a law of actions, or of whole sequences: of a tree that of its steps."""
+    return problem.conditionals(log_probs) if isinstance(problem, Tree) else log_probs
+
+
 def policy_on(problem: Any, policy: Policy) -> Policy:
     """A policy with what it must know of a problem; a table is one in every state and context."""
     if isinstance(policy, Table | StateTable | EachTable):

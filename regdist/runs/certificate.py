@@ -10,7 +10,7 @@ class Stationarity:
     """Is the target a rest point of the method?
 
     Attributes:
-        at_rest: whether it is; None where that is lost in rounding.
+        at_rest: whether it is; None where that is lost in rounding, or on a tree not to be proved.
         field_norm: sum of |p_i (w_i - E_p w)| there, in units of reward: 0 at a rest point, and
             small wherever probabilities are.
         gain: the largest difference of two gains there, which has no factor p, in units of reward.
@@ -40,7 +40,7 @@ class Stability:
             at the end of the field's set) or "undecided".
         reason: what decided, in words.
         eigenvalues: of the flow's Jacobian in the logits there, the slowest first (at most 6),
-            without the shift of all logits, which moves no policy.
+            without the shift of all logits, of a tree of those of each state, which moves no policy.
         fastest: the eigenvalue of largest modulus.
         bound: the error of the largest real part.
         frozen: actions left out of the eigenvalues as less likely than 1e-200 under the target.

@@ -1,7 +1,7 @@
 """Does a method go to a target? Stationarity, stability, distance, pace, and a verdict.
 
 `certify` works on concrete values, outside jit, and judges in float64. K is the number of actions,
-n of coordinates (see `dynamics`), N of records.
+or of whole sequences, n of coordinates (see `dynamics`), N of records.
 """
 
 from typing import TYPE_CHECKING
@@ -13,16 +13,17 @@ from jax import Array
 from jaxtyping import Key
 
 from regdist.methods import Expectation, Method
-from regdist.methods.expectation import prepared
 from regdist.methods.field import check_problem
-from regdist.numerics.records import check_count, check_key, check_kind, positive
+from regdist.methods.step import fitted, leaves_of
+from regdist.numerics.records import Law, check_count, check_key, check_kind, positive
 from regdist.problems.bandit import Bandit
+from regdist.problems.tree import Tree
 from regdist.runs.certificate import Certificate
-from regdist.runs.checks import check_surroundings, check_target
+from regdist.runs.checks import check_no_contexts, check_surroundings, check_target
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
 from regdist.runs.judgment import Asked, certificate
 from regdist.runs.starts import starts
-from regdist.targets.solve import Target
+from regdist.runs.tree_dynamics import check_few_steps
 
 if TYPE_CHECKING:
     import optax
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 def certify(
     method: Method,
-    bandit: Bandit,
-    target: Target,
+    bandit: Bandit | Tree,
+    target: Law,
     path: Trajectory | None = None,
     *,
     optimizer: "optax.GradientTransformation | None" = None,
@@ -49,10 +50,15 @@ def certify(
     steps that the flow still takes; one whose limit is another law, or a manifold, or nowhere, is
     named as such; and what is not proved is undecided. Only "converges" and "plateau" pass.
 
+    On a tree the flow is that of the logits of steps, less one shift of each state, and states that
+    neither target nor run comes to are left out. A target that leaves steps without mass, and a
+    corner of a penalty, is undecided there.
+
     Args:
         method: what was run.
-        bandit: K actions.
-        target: the supposed limit.
+        bandit: K actions; or a tree, of at most 512 steps of the policy.
+        target: the supposed limit; of a tree a law of its whole sequences, such as
+            `rd.target(tree.bandit, regularizer)` or `rd.stepwise(tree, regularizer)`.
         path: the run; by default `steps` steps are run from the reference policy.
         optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates and steps to go are
             for plain gradient steps, not for optimizers with a memory: a run of theirs that has not
@@ -75,16 +81,34 @@ def certify(
         >>> reg = rd.ReverseKL(0.5)
         >>> print(certify(rd.methods.natural_policy_gradient(reg), b, rd.target(b, reg)))
         converges: ... at total variation ...
+
+        A penalty of tokens in the loss does not stand still at the target of whole sequences.
+
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> k2 = rd.methods.dr_grpo(beta=0.5, estimator="k2", averaging="sum")
+        >>> print(certify(k2, t, rd.target(t.bandit, reg)).verdict)
+        elsewhere
+        >>> print(certify(k2, t, rd.stepwise(t, reg, "reward")).verdict)
+        converges
     """
-    check_problem(method, bandit, None)
+    check_problem(method, bandit, None, trees=True)
+    check_no_contexts(bandit, "certify")
     check_target(target, bandit)
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_surroundings(optimizer, loop)
     check_key(key)
     check_count("steps", steps)
     positive("tolerance", tolerance, "It is a total variation")
-    expectation = prepared(expectation, method, bandit)
-    ends = np.zeros((0, bandit.num_actions))
+    expectation = fitted(expectation, method, bandit)
+    if isinstance(bandit, Tree):
+        check_few_steps(bandit, "certify")
+        if expectation.draws:
+            raise ValueError(
+                f"on a tree rd.certify judges exact updates, and {expectation!r} draws: give "
+                f"rd.{expectation.exact()!r} for their mean, and follow the draws by rd.run"
+            )
+    leaves = leaves_of(bandit)
+    ends = np.zeros((0, leaves.num_actions))
     if path is not None:
         check_kind("path", path, Trajectory, "It is what rd.run returns, or None for a run here")
     else:
@@ -108,15 +132,22 @@ def certify(
         ends = np.asarray(
             jax.vmap(lambda z: walk(z, steps).log_probs[-1])(jnp.asarray(starts(bandit, 3)[1:]))
         )
+    _check_path(path, bandit)
+    asked = Asked(method, bandit, target, path, optimizer, tolerance, expectation, loop, ends)
+    return certificate(asked)
+
+
+def _check_path(path: Trajectory, problem: Bandit | Tree) -> None:
+    """Refuses a batch of runs, and a run of another problem."""
+    leaves = leaves_of(problem)
     if jnp.ndim(path.log_probs) != 2:
         raise ValueError(
             f"path must be one run with log_probs [N, K]; got shape {path.log_probs.shape}. "
             "Take one of a batch with jax.tree.map(lambda x: x[i], path)"
         )
-    if path.log_probs.shape[1:] != bandit.reward.shape:
+    if path.log_probs.shape[1:] != leaves.reward.shape:
+        of = "the actions of the bandit" if leaves is problem else "the sequences of the tree"
         raise ValueError(
-            f"path must be over the actions of the bandit, shape [N, {bandit.num_actions}]; got "
+            f"path must be over {of}, shape [N, {leaves.num_actions}]; got "
             f"log_probs of shape {path.log_probs.shape}"
         )
-    asked = Asked(method, bandit, target, path, optimizer, tolerance, expectation, loop, ends)
-    return certificate(asked)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from regdist.methods.step import Problem
+from regdist.methods.step import Problem, leaves_of
 from regdist.numerics.records import (
     Law,
     Number,
@@ -16,7 +16,6 @@ from regdist.numerics.records import (
     is_concrete,
 )
 from regdist.policies.policy import Params, Policy
-from regdist.problems.bandit import Bandit
 from regdist.problems.contexts import Contexts
 from regdist.problems.placed import table_on
 from regdist.problems.tree import Tree, check_steps
@@ -84,16 +83,21 @@ def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Problem) -
             check_log_probs(name, law, where, problem.num_actions)
 
 
-def check_target(target: Any, bandit: Bandit) -> None:
-    """Refuses what is not a record of one distribution over the actions of a bandit.
+def check_target(target: Any, problem: Problem) -> None:
+    """Refuses what is not a record of one distribution over actions, or over whole sequences.
 
     Raises:
         TypeError: of another kind, such as a regularizer.
         ValueError: over other actions, or a batch.
     """
-    check_kind("target", target, Law, "Make one: rd.target(bandit, regularizer)")
-    if target.log_probs.shape != bandit.reward.shape:
+    of, advice = "the actions of the bandit", "Make one: rd.target(bandit, regularizer)"
+    if isinstance(problem, Tree):
+        of = "the whole sequences of the tree"
+        advice = "Make one: rd.target(tree.bandit, regularizer) or rd.stepwise(tree, regularizer)"
+    check_kind("target", target, Law, advice)
+    shape = leaves_of(problem).reward.shape
+    if target.log_probs.shape != shape:
         raise ValueError(
-            f"target must be over the actions of the bandit, shape {bandit.reward.shape}; got "
+            f"target must be over {of}, shape {shape}; got "
             f"log_probs of shape {target.log_probs.shape}"
         )

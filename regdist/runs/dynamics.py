@@ -173,6 +173,14 @@ class Dynamics:
         """The coordinates, shape [n], of logits of all actions."""
         return full[self.index] + np.log(self.copies)
 
+    def read(self, law: np.ndarray) -> np.ndarray:
+        """The coordinates, shape [n], of the log-probabilities of all actions, [K]."""
+        return self.gather(law)
+
+    def whole(self, log_p: np.ndarray) -> np.ndarray:
+        """The log-probabilities of all actions, shape [K], from those of the coordinates."""
+        return self.place(log_p)
+
     def share(self, z: np.ndarray) -> np.ndarray:
         """How often one action of each coordinate is taken, shape [n]."""
         return self.mass(z) / self.copies

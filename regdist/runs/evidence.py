@@ -5,7 +5,7 @@ All in float64. K is the number of actions, n of coordinates, N of records.
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,26 @@ import numpy as np
 from jax import Array
 
 from regdist.methods import Expectation, Method, Sampled, update_moments
+from regdist.methods.step import fitted, leaves_of
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
+from regdist.numerics.records import Law
 from regdist.numerics.spectrum import spectrum
 from regdist.problems.bandit import Bandit
+from regdist.problems.tree import Tree
 from regdist.runs.certificate import Distance, Pace, Spread, Stability, Stationarity
 from regdist.runs.contraction import eigenvalues
 from regdist.runs.corners import EDGE, corner
 from regdist.runs.driver import Trajectory
 from regdist.runs.dynamics import (
     TOGETHER,
+    Anchor,
     Dynamics,
     alike,
-    log_normalized,
     widened,
 )
 from regdist.runs.ends import End, judge, nearby, parting_rates
+from regdist.runs.flow import jumps
 from regdist.runs.linear import (
     decay_rate,
     stationary_spread,
@@ -37,7 +41,8 @@ from regdist.runs.linear import (
 from regdist.runs.loop import Loop
 from regdist.runs.naming import log_error
 from regdist.runs.search import MOST
-from regdist.targets.solve import Target, objective
+from regdist.runs.tree_dynamics import TreeDynamics, steps_of
+from regdist.targets.solve import objective
 
 if TYPE_CHECKING:
     import optax
@@ -59,8 +64,8 @@ class Asked:
     """What `certify` is asked: its arguments, checked, with the run made; `ends` as `basins`."""
 
     method: Method
-    bandit: Bandit
-    target: Target
+    bandit: Bandit | Tree
+    target: Law
     path: Trajectory
     optimizer: "optax.GradientTransformation"
     tolerance: float
@@ -93,7 +98,7 @@ class Case:
     aim: np.ndarray
     eps: float
     rate: float | None
-    wide: tuple[Method, Bandit]
+    wide: tuple[Method, Bandit | Tree]
 
     @property
     def own_samples(self) -> bool:
@@ -102,53 +107,71 @@ class Case:
 
     def away(self, z: np.ndarray) -> float:
         """Total variation from logits [n] to the target."""
-        return float(np.abs(np.exp(log_normalized(z)) - np.exp(self.goal)).sum() / 2)
+        law = self.flow.whole(self.flow.law(z))
+        return float(np.abs(np.exp(law) - np.exp(self.aim)).sum() / 2)
 
 
 def case_of(asked: Asked, rate: float | None) -> Case:
     """The question on the coordinates of its flow."""
-    method, bandit = widened(asked.method, asked.bandit)
+    wide = widened(asked.method, asked.bandit)
     aim = np.asarray(asked.target.log_probs, np.float64)
     laws = np.asarray(asked.path.log_probs, np.float64)
-    last = laws[-1]
-    alive = ~np.isneginf(np.asarray(bandit.reward)) & ~(np.isneginf(last) & np.isneginf(aim))
+    exact = asked.expectation.exact()
+    fitted(exact, wide[0], wide[1])  # once more: what it is the mean of may not be exact itself
+    flow = _flow(asked, wide, exact, aim, laws[-1])
+    with np.errstate(invalid="ignore"):
+        goal, end = flow.law(flow.read(aim)), flow.law(flow.read(laws[-1]))
+    eps = float(jnp.finfo(asked.target.log_probs.dtype).eps)
+    return Case(asked, flow, goal, end, laws, aim, eps, rate, wide)
+
+
+def _flow(
+    asked: Asked, wide: tuple[Method, Any], exact: Expectation, aim: np.ndarray, last: np.ndarray
+) -> Dynamics:
+    """The flow over what target or run have."""
+    method, problem = wide
+    if isinstance(problem, Tree):
+        alive = steps_of(problem, aim) | steps_of(problem, last)
+        return TreeDynamics(method, problem, exact, alive, loop=asked.loop)
+    reward = np.asarray(problem.reward)
+    alive = ~np.isneginf(reward) & ~(np.isneginf(last) & np.isneginf(aim))
     classes = None
     if len(aim) > TOGETHER:
-        classes = alike(np.asarray(bandit.reward), np.asarray(bandit.log_ref), aim, last)
-    exact = asked.expectation.exact()
-    exact.check(method, bandit)
-    flow = Dynamics(method, bandit, exact, alive, loop=asked.loop, classes=classes)
+        classes = alike(reward, np.asarray(problem.log_ref), aim, last)
+    flow = Dynamics(method, problem, exact, alive, loop=asked.loop, classes=classes)
     if len(flow.index) > MOST:
         raise ValueError(
             f"certify needs a dense Jacobian of at most {MOST} numbers, and actions that move "
             "alike (of equal reward, reference and probability) share one; here are "
             f"{len(flow.index)} of {len(aim)} actions. Merge or drop some"
         )
-    with np.errstate(invalid="ignore"):
-        goal = log_normalized(flow.gather(aim))
-        end = log_normalized(flow.gather(last))
-    eps = float(jnp.finfo(asked.target.log_probs.dtype).eps)
-    return Case(asked, flow, goal, end, laws, aim, eps, rate, (method, bandit))
+    return flow
 
 
 def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     """The rest point that the target is, if it is one, and what is known of that."""
     flow, goal = case.flow, case.goal
     on = goal > NEGLIGIBLE
+    if not flow.faces and not np.all(on):
+        why = "it has no mass on some steps, and no end where steps die out is proved on a tree"
+        unknown = Stationarity(None, np.nan, np.nan, np.inf, np.inf, False, 0.0)
+        return End(goal, "undecided", why), unknown
     deep = np.where(on, goal, -np.inf)
     anchor = flow.anchor(goal)
     p = np.exp(goal)
     with np.errstate(invalid="ignore"):
         gains = np.where(on, flow.beside(deep, anchor), 0)
-    field = float(np.sum(np.abs(p * (gains - p @ gains))))
-    blur = _ULPS * case.eps * (1 + np.abs(np.where(on, goal, 0)))
+    field = float(np.sum(np.abs(flow.mass(goal) * (gains - flow.mean(p, gains)))))
+    # On a tree a step is known from the sums of what is beyond it, by their own digits.
+    size = goal if flow.faces else case.aim[np.isfinite(case.aim)].min()
+    blur = _ULPS * case.eps * (1 + np.abs(np.where(on, size, 0)))
     m = flow.slopes(deep)
     error = np.where(on, flow.rounding(deep, anchor), 0) + np.abs(m - m[anchor]) @ blur
     k = int(np.argmax(np.where(on, np.abs(gains) - error, -np.inf)))
     own = np.finfo(case.asked.target.log_probs.dtype).eps * np.abs(np.where(on, goal, 0)).max()
     quiet = idle <= 1e3 * own * (1 if case.rate is None else abs(case.rate))
     size = max(1e-7, _ULPS * case.eps * float(np.abs(goal[on]).max()))
-    end = None if flow.signed else corner(flow, deep, size)
+    end = None if flow.signed or not flow.faces else corner(flow, deep, size)
     seen = {
         "field_norm": field,
         "gain": float(np.abs(gains).max()),
@@ -158,10 +181,13 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     if end is not None:
         rests = {"attracts": True, EDGE: True, "repels": False}.get(end.kind)
         return end, Stationarity(rests, shift=0.0, corner=True, **seen)
+    if not flow.faces and jumps(flow, deep):
+        why = "the field jumps there, and no corner is proved on a tree"
+        return End(goal, "undecided", why), Stationarity(None, shift=np.inf, corner=False, **seen)
     at = nearby(flow, goal) if len(goal) > 1 else goal
     shift = np.inf
     if at is not None:
-        shift = log_error(flow.place(log_normalized(at)), case.aim, case.asked.tolerance)
+        shift = log_error(flow.whole(flow.law(at)), case.aim, case.asked.tolerance)
     most = case.asked.tolerance + float(blur.max())
     if at is not None and shift <= most:
         return judge(flow, at), Stationarity(True, shift=shift, corner=False, **seen)
@@ -173,15 +199,16 @@ def stability_of(case: Case, at: End | None, corner: bool) -> Stability:
     """Whether the target attracts, by the flow and by the run's own step."""
     flow = case.flow
     frozen = int(np.sum(np.isfinite(case.aim) & (case.aim <= NEGLIGIBLE)))
-    if at is None:
-        return Stability("undecided", "no rest point", np.zeros(0), 0.0, 0.0, frozen, None)
+    if at is None or (at.kind == "undecided" and not flow.faces):
+        why = "no rest point" if at is None else at.reason
+        return Stability("undecided", why, np.zeros(0), 0.0, 0.0, frozen, None)
     z = at.z
     on = np.flatnonzero(~np.isneginf(z))
     if corner:
         return Stability(at.kind, at.reason, np.zeros(0), 0.0, 0.0, frozen, None)
     parts = [flow.motion(z, m)[np.ix_(on, on)] for m in flow.partial_slopes(z)]
     whole = parts[0] + parts[1] + parts[2]
-    anchor = int(np.argmax(z[on]))
+    anchor = flow.anchor(z) if len(on) == len(z) else int(np.argmax(z[on]))
     slow, fast = spectrum(lambda v: whole @ np.ravel(v), len(on), anchor)
     apart = np.zeros(0)
     if np.any(flow.copies[on] > 1):
@@ -198,7 +225,7 @@ def stability_of(case: Case, at: End | None, corner: bool) -> Stability:
 
 
 def _factor(
-    case: Case, parts: list[np.ndarray], anchor: int, known: np.ndarray, apart: np.ndarray
+    case: Case, parts: list[np.ndarray], anchor: Anchor, known: np.ndarray, apart: np.ndarray
 ) -> float:
     """The largest modulus of an eigenvalue of the step, per step, but for those at 1."""
     assert case.rate is not None
@@ -211,7 +238,7 @@ def _factor(
     loop = case.asked.loop
     matrix, steps = step_matrix((reduced[0], reduced[1], reduced[2]), case.rate, loop)
     values = [np.zeros(0)]
-    if n > 1:
+    if np.any(keep):
         error = (_ULPS * np.finfo(float).eps + case.flow.slope_error) * np.abs(matrix)
         found, bounds = eigenvalues(matrix, error)
         clear = np.abs(found - 1) > np.maximum(_SLOW, bounds)
@@ -238,8 +265,9 @@ def distance_of(asked: Asked) -> Distance:
 
 def _objective_gap(asked: Asked, last: Array) -> tuple[float | None, float | None]:
     """J(target) - J(p), and how far it is from beta KL(p || target) where they are equal."""
-    regularizer, goal, bandit = asked.method.regularizer, asked.target.log_probs, asked.bandit
-    if regularizer is None:
+    regularizer, goal = asked.method.regularizer, asked.target.log_probs
+    bandit = leaves_of(asked.bandit)
+    if regularizer is None or not isinstance(bandit, Bandit):
         return None, None
     value = float(objective(goal, bandit, regularizer))
     gap = value - float(objective(last, bandit, regularizer))
@@ -269,7 +297,8 @@ def pace_of(case: Case, stability: Stability, at: End | None) -> Pace:
     i = pairs[-1]
     measured = math.log(distance[i] / distance[i + 1]) / 2 / float(step[i + 1] - step[i])
     predicted = None
-    if case.rate is not None and case.own_samples and distance[i] <= _NEAR and at is not None:
+    linear = at is not None and not (at.kind == "undecided" and not case.flow.faces)
+    if case.rate is not None and case.own_samples and distance[i] <= _NEAR and linear:
         predicted = _predicted(case, int(i))
     return Pace(case.rate, asymptotic, measured, predicted)
 
@@ -281,25 +310,26 @@ def _distances(log_probs: Array, log_target: Array) -> Array:
 
 def _predicted(case: Case, i: int) -> float | None:
     """The decay that the linearized step gives for the displacements of two records."""
-    flow, goal, weight = case.flow, case.goal, np.exp(case.goal)
+    flow, goal = case.flow, case.goal
+    p, weight = np.exp(goal), flow.mass(goal)
     on = goal > NEGLIGIBLE
     z = np.where(on, goal, -np.inf)
     motion = flow.motion(z, flow.slopes(z))
     assert case.rate is not None
     both = []
     for k in (i, i + 1):
-        law = flow.gather(case.laws[k])
+        law = flow.read(case.laws[k])
         seen = np.isfinite(case.laws[k])
-        if np.any(np.abs(flow.place(law)[seen] - case.laws[k][seen]) > 1e-6):
+        if np.any(np.abs(flow.whole(law)[seen] - case.laws[k][seen]) > 1e-6):
             return None  # actions that are alike at both ends were not, on the way
         v = np.where(on, law - np.where(on, goal, 0), 0)
         if not np.all(np.isfinite(v)):
             return None
-        v = v - weight @ v
+        v = v - flow.mean(p, v)
         if not np.any(v):
             return None
         moved = v + case.rate * motion @ v
-        moved = moved - weight @ moved
+        moved = moved - flow.mean(p, moved)
         both.append(decay_rate(math.sqrt(weight @ moved**2 / (weight @ v**2))))
     return sum(both) / 2
 

@@ -98,7 +98,7 @@ def follow(flow: Dynamics, start: np.ndarray, side: int = 1) -> Flow:
         if end is not None:
             return _flow(flow, z, end=end, nudged=nudged, reason=end.reason)
         break
-    if _jumps(flow, z):
+    if jumps(flow, z):
         seen = "the field jumps where the flow comes to rest, and a corner has no derivative"
         z = _slide(flow, z)
     return _flow(flow, z, nudged=nudged, reason=seen or "the flow does not come to a proved end")
@@ -148,7 +148,7 @@ def _integrate(
             path.append(full(y) - full(y)[0])
         if spent % _LOOK and solver.status == "running":
             continue
-        if solver.h_abs * np.max(np.abs(f(0.0, y))) < _CREEP and _jumps(flow, full(y)):
+        if solver.h_abs * np.max(np.abs(f(0.0, y))) < _CREEP and jumps(flow, full(y)):
             return spent, full(y), "stuck", last
         end = _ended(flow, full(y))
         if end is not None:
@@ -262,7 +262,7 @@ def _slide(flow: Dynamics, z: np.ndarray) -> np.ndarray:
     return z
 
 
-def _jumps(flow: Dynamics, z: np.ndarray) -> bool:
+def jumps(flow: Dynamics, z: np.ndarray) -> bool:
     """Whether the gains differ on two sides of a policy, as at a corner of a penalty."""
     anchor = flow.anchor(z)
     random = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import numpy as np
 from regdist.methods import Population
 from regdist.methods.short import climbs_objective
 from regdist.metrics import total_variation
+from regdist.problems.placed import steps_law
 from regdist.regularizers.divergence import TotalVariation
 from regdist.runs.certificate import Certificate, Distance, Pace, Spread, Stability, Stationarity
 from regdist.runs.dynamics import double_precision
@@ -39,12 +40,13 @@ def certificate(asked: Asked) -> Certificate:
     Raises:
         ValueError: too many actions that do not move alike.
     """
-    size = asked.bandit.num_actions
+    table = np.asarray(steps_law(asked.bandit, asked.target.log_probs))
+    size = table.size
     rate = plain_step(asked.optimizer, size)
     # Of these the run's own numbers are asked in the session's dtype.
     distance = distance_of(asked)
     moments = moments_of(asked)
-    idle = idle_move(asked.optimizer, np.asarray(asked.target.log_probs))
+    idle = idle_move(asked.optimizer, table)
     basins = np.array([total_variation(jnp.asarray(e), asked.target.log_probs) for e in asked.ends])
     with double_precision():
         case = case_of(asked, rate)
@@ -175,11 +177,16 @@ def _climbs(case: Case) -> bool:
     """Whether the flow climbs one concave objective to the one optimum that it has."""
     regularizer = case.asked.method.regularizer
     return (
-        climbs_objective(case.wide[0])
-        and isinstance(case.asked.expectation, Population)
+        _is_concave(case)
         and regularizer is not None
         and any(not isinstance(t.divergence, TotalVariation) for t in regularizer.terms)
     )
+
+
+def _is_concave(case: Case) -> bool:
+    """Whether the flow climbs an objective that is concave in p, of actions and not of steps."""
+    exact = isinstance(case.asked.expectation, Population)
+    return exact and case.flow.faces and climbs_objective(case.wide[0])
 
 
 def _uphill(case: Case, alone: bool, corner: bool) -> tuple[str, str]:
@@ -194,8 +201,7 @@ def _uphill(case: Case, alone: bool, corner: bool) -> tuple[str, str]:
     away = [np.abs(np.exp(x) - np.exp(case.aim)).sum() / 2 for x in case.laws]
     nearer = len(moved) > 0 and away[moved[-1] + 1] < away[moved[-1]]
     plain = case.own_samples and case.rate is not None and case.rate > 0
-    concave = isinstance(case.asked.expectation, Population) and climbs_objective(case.wide[0])
-    if plain and nearer and concave and alone and _is_short(case, corner):
+    if plain and nearer and _is_concave(case) and alone and _is_short(case, corner):
         return "plateau", " and still approaching: it climbs a concave objective to its one optimum"
     return "undecided", "; where it goes from there is not proved"
 

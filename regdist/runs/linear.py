@@ -27,11 +27,14 @@ def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | 
 
 
 def idle_move(optimizer: "optax.GradientTransformation", at: np.ndarray) -> float:
-    """The largest step of a logit, less their mean, that an optimizer takes without a gradient."""
+    """The largest step of a logit, less their mean, that an optimizer takes without a gradient.
+
+    Of a table of several laws the mean is that of each row.
+    """
     held = jnp.where(jnp.isneginf(at), 0, at)
     updates: Any = optimizer.update(jnp.zeros_like(held), optimizer.init(held), held)[0]
-    moved = np.asarray(updates)[~np.isneginf(at)]
-    return float(np.max(np.abs(moved - moved.mean())))
+    moved = np.where(np.isneginf(at), np.nan, np.asarray(updates))
+    return float(np.nanmax(np.abs(moved - np.nanmean(moved, axis=-1, keepdims=True))))
 
 
 def step_matrix(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from regdist.problems.placed import steps_law
 from regdist.runs.driver import run
-from regdist.runs.dynamics import log_normalized
 from regdist.runs.ends import End
 from regdist.runs.flow import Flow, duration, follow
 
@@ -94,8 +94,8 @@ def _flowing(case: "Case", at: End | None, found: Flow) -> str:
 
 
 def _is_target(case: "Case", at: End | None, found: Flow) -> bool:
-    here = case.flow.place(found.z)
-    return at is not None and _same(here, case.flow.place(log_normalized(at.z)))
+    here = case.flow.whole(found.z)
+    return at is not None and _same(here, _law(case, at.z))
 
 
 def retraced(case: "Case") -> bool:
@@ -106,9 +106,9 @@ def retraced(case: "Case") -> bool:
         return True
     i = int(moved[-1])
     count = int(step[i + 1] - step[i])
-    z = case.flow.gather(case.laws[i])
+    z = case.flow.read(case.laws[i])
     on = np.isfinite(case.laws[i])
-    alike = np.abs(case.flow.place(z)[on] - case.laws[i][on])
+    alike = np.abs(case.flow.whole(z)[on] - case.laws[i][on])
     if count > _MOST_STEPS or np.max(alike, initial=0.0) > 1e-9:
         return True
     anchor = case.flow.anchor(z)
@@ -163,7 +163,7 @@ def _more(case: "Case") -> np.ndarray | None:
         _AGAIN,
         case.asked.optimizer,
         case.asked.expectation,
-        init=jax.numpy.asarray(case.laws[-1]),
+        init=steps_law(bandit, jax.numpy.asarray(case.laws[-1])),
         record_every=1,
         loop=case.asked.loop,
     )
@@ -171,7 +171,7 @@ def _more(case: "Case") -> np.ndarray | None:
 
 
 def _law(case: "Case", z: np.ndarray) -> np.ndarray:
-    return case.flow.place(log_normalized(z))
+    return case.flow.whole(case.flow.law(z))
 
 
 def length(case: "Case", places: Sequence[np.ndarray]) -> float:

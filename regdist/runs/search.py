@@ -151,10 +151,6 @@ class Search:
         """The law of actions, shape [K], that a start has."""
         return log_normalized(z)
 
-    def whole(self, flow: Any, z: np.ndarray) -> np.ndarray:
-        """The law of actions, shape [K], of log-probabilities of coordinates."""
-        return flow.place(z)
-
     def found(
         self, known: dict[str, Any], everywhere: bool, advance: Callable[[], Any] = lambda: None
     ) -> Found:
@@ -167,7 +163,7 @@ class Search:
         nudged = [z for z, found in zip(self.logits, flows, strict=True) if found.nudged][:2]
         places = [*self.logits, *nudged]
         flows += [self.follow(z, -1) for z in nudged]
-        ends = [self.whole(self.dynamics(z), f.z) for z, f in zip(places, flows, strict=True)]
+        ends = [self.dynamics(z).whole(f.z) for z, f in zip(places, flows, strict=True)]
         limits, basins = self.limits(flows, ends)
         hidden = self.vertices(limits) if everywhere else []
         candidates, fit = self.candidates(flows[0], ends[0], known)

@@ -37,6 +37,13 @@ def check_few_steps(tree: Tree, where: str) -> None:
         )
 
 
+def steps_of(tree: Tree, log_leaves: np.ndarray) -> np.ndarray:
+    """The steps of the policy that a law of whole sequences [L] takes; flat, [S V]."""
+    steps = tree.conditionals(jnp.asarray(log_leaves))
+    reach = tree.paths.log_reach(steps)
+    return np.asarray(tree.chooses[:, None] & ~jnp.isneginf(reach)).reshape(-1)
+
+
 def steps_alive(tree: Tree, logits: np.ndarray) -> np.ndarray:
     """The steps that a policy of logits [S, V] takes, where it moves; flat, [S V]."""
     held = jnp.where(tree.possible, jnp.asarray(logits, tree.log_ref.dtype), -jnp.inf)
@@ -71,7 +78,7 @@ class TreeDynamics(Dynamics):
         states = self.index // vocabulary
         _, self.first, self.block = np.unique(states, return_index=True, return_inverse=True)
         self.way, self.luck = self._ways(self.index)
-        self.comes = np.flatnonzero(~np.isneginf(self.leaf_law(np.zeros(len(states)))))
+        self.comes = np.flatnonzero(~np.isneginf(self.whole(np.zeros(len(states)))))
         self.unit = float(np.ptp(self.reward[self.comes])) or 1.0
 
     def of_problem(self) -> tuple[np.ndarray, np.ndarray]:
@@ -172,8 +179,12 @@ class TreeDynamics(Dynamics):
         method = dataclasses.replace(self.method, geometry="natural" if self.natural else "softmax")
         return TreeDynamics(method, tree, self.expectation, self.alive, self.old, self.loop)
 
-    def leaf_law(self, z: np.ndarray) -> np.ndarray:
-        """Log-probabilities of whole sequences, shape [L]."""
+    def read(self, law: np.ndarray) -> np.ndarray:
+        """The coordinates, shape [n], of the log-probabilities of whole sequences, [L]."""
+        return self.gather(np.asarray(self.tree.conditionals(jnp.asarray(law))).reshape(-1))
+
+    def whole(self, log_p: np.ndarray) -> np.ndarray:
+        """The log-probabilities of whole sequences, shape [L], from those of the coordinates."""
         shape = self.tree.paths.exists.shape
-        steps = StateTable(self.tree).log_probs(jnp.asarray(self.place(z).reshape(shape)))
+        steps = StateTable(self.tree).log_probs(jnp.asarray(self.place(log_p).reshape(shape)))
         return np.asarray(self.tree.leaves(steps))

@@ -52,11 +52,7 @@ class TreeSearch(Search):
     def law_of_start(self, z: np.ndarray) -> np.ndarray:
         """The law of whole sequences, shape [L], that a start has."""
         flow = self.dynamics(z)
-        return flow.leaf_law(flow.gather(z.reshape(-1)))
-
-    def whole(self, flow: TreeDynamics, z: np.ndarray) -> np.ndarray:
-        """The law of whole sequences, shape [L], of log-probabilities of coordinates."""
-        return flow.leaf_law(z)
+        return flow.whole(flow.gather(z.reshape(-1)))
 
     def vertices(self, limits: list[Limit]) -> list[int]:
         """None: ends where steps die out are not judged."""
