@@ -40,7 +40,7 @@ class Stability:
             at the end of the field's set) or "undecided".
         reason: what decided, in words.
         eigenvalues: of the flow's Jacobian in the logits there, the slowest first (at most 6),
-            without the shift of all logits, of a tree of those of each state, which moves no policy.
+            without the shift of all logits, of a tree of each state's, which moves no policy.
         fastest: the eigenvalue of largest modulus.
         bound: the error of the largest real part.
         frozen: actions left out of the eigenvalues as less likely than 1e-200 under the target.
