@@ -83,6 +83,24 @@ def test_fields_and_natural_gradients_of_shared_parameters(name):
         assert np.allclose(got, want, rtol=1e-9, atol=1e-10)
 
 
+def test_natural_gradients_where_some_directions_move_nothing():
+    """Three parameters whose shift moves no law, at policies as sure as e^-16."""
+    bandit = rd.bandit([1.0, 0.0, 0.5, 0.3], [0.1, 0.4, 0.3, 0.2])
+    tied, rows = rd.policies.Tied([0, 1, 1, 2]), np.eye(3)[[0, 1, 1, 2]]
+    free = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]).T
+    random = np.random.default_rng(0)
+    for z in 4 * random.normal(size=(40, 3)):
+        natural, plain = (
+            np.asarray(rd.field(make(rd.ReverseKL(0.3)), jnp.asarray(z), bandit, policy=tied))
+            for make in (rd.methods.natural_policy_gradient, rd.methods.policy_gradient)
+        )
+        p = np.exp(np.asarray(tied.log_probs(jnp.asarray(z))))
+        scores = (rows - p @ rows) @ free
+        fisher = scores.T @ (p[:, None] * scores)
+        want = free @ np.linalg.solve(fisher, free.T @ plain)
+        assert np.allclose(natural, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
 def test_one_state_is_the_bandit():
     """The same policies on three actions and on the tree of one state, natural gradient too."""
     tree = rd.tree([[0], [1], [2]], [1.0, 0.2, 0.0], reference=[0.5, 0.3, 0.2])

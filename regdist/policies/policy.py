@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float
 
 Params = Any
 """The parameters of a policy: one array, or a tree of arrays."""
+# Times the rounding of a score: what the decomposition adds, and the norm in place of the largest
+# singular value.
+_BLURS = 8
 
 
 class Policy:
@@ -72,11 +75,9 @@ class Policy:
         flat, shape_back = ravel_pytree(params)
         log_p = self.log_probs(params)
         root = jnp.exp(log_p / 2)
-        inside = root > 0
         scores = jax.jacrev(lambda x: self.log_probs(shape_back(x)))(flat)
-        scores = jnp.where(inside[:, None], root[:, None] * scores, 0)
-        wanted = jnp.where(inside, root * (gain - jnp.sum(weighted)), 0)
-        return shape_back(jnp.linalg.lstsq(scores, wanted)[0])
+        wanted = jnp.where(root > 0, root * (gain - jnp.sum(weighted)), 0)
+        return shape_back(fit_by_scores(scores, root, wanted))
 
     def exclude(self, params: Params, gone: Bool[Array, "*K"]) -> Params:
         """The parameters with some actions at probability 0, if the policy `excludes`."""
@@ -87,3 +88,26 @@ class Policy:
         """A direction that leaves the parameters of some actions alone, if they have their own."""
         del gone
         return direction
+
+
+def fit_by_scores(
+    scores: Float[Array, "N D"], root: Float[Array, " N"], wanted: Float[Array, " N"]
+) -> Float[Array, " D"]:
+    """The smallest x that minimizes the square of root scores x - wanted.
+
+    A score is good to rounding in its own size, not in that of the row that `root` makes of it:
+    where one action has all but the whole mass, the rows that are left are small, and a direction
+    that moves no law must still be told from one that moves rare actions.
+
+    Args:
+        scores: of each action by each parameter; not looked at where `root` is 0.
+        root: square roots of how often each is taken.
+        wanted: what the weighted scores should add up to.
+    """
+    inside = (root > 0)[:, None]
+    scores = jnp.where(inside, scores, 0)
+    rows = root[:, None] * scores
+    blur = jnp.finfo(rows.dtype).eps * max(rows.shape) * jnp.max(jnp.abs(scores)) * jnp.max(root)
+    size = jnp.linalg.norm(rows)
+    least: Any = _BLURS * blur / jnp.where(size > 0, size, 1)
+    return jnp.linalg.lstsq(rows, wanted, rcond=least)[0]

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float
 
 from regdist.numerics.records import check_kind, looked_at, record
-from regdist.policies.policy import Params, Policy
+from regdist.policies.policy import Params, Policy, fit_by_scores
 from regdist.policies.table import Table
 from regdist.problems.contexts import Contexts
 from regdist.problems.state_table import StateTable, as_tree
@@ -67,11 +67,10 @@ def _best_fit(
     reach = visits[..., None] * jnp.exp(log_p)
     mean = jnp.sum(weighted, axis=-1) / jnp.where(visits > 0, visits, 1)
     inside = (reach > 0) & moves[..., None]
-    root = jnp.sqrt(jnp.where(inside, reach, 1))
-    wanted = jnp.where(inside, weighted / root - root * mean[..., None], 0)
-    rows = jnp.where(inside[..., None], root[..., None] * scores, 0)
-    rows = rows.reshape(-1, flat.shape[0])
-    return shape_back(jnp.linalg.lstsq(rows, wanted.reshape(-1))[0])
+    root = jnp.sqrt(jnp.where(inside, reach, 0))
+    wanted = jnp.where(inside, weighted / jnp.where(inside, root, 1) - root * mean[..., None], 0)
+    scores = scores.reshape(-1, flat.shape[0])
+    return shape_back(fit_by_scores(scores, root.reshape(-1), wanted.reshape(-1)))
 
 
 @record
@@ -215,12 +214,17 @@ def steps_law(problem: Any, log_probs: Array) -> Array:
 
 def policy_on(problem: Any, policy: Policy) -> Policy:
     """A policy with what it must know of a problem; a table is one in every state and context."""
-    if isinstance(policy, Table | StateTable | EachTable):
+    if not shares(policy):
         return table_on(problem)
     own = own_policy(policy)
     if isinstance(problem, Contexts):
         return OnContexts(problem, own)
     return OnTree(problem, own) if isinstance(problem, Tree) else own
+
+
+def shares(policy: Policy) -> bool:
+    """Whether a policy, as it was placed, is no table: its parameters may be shared."""
+    return not isinstance(policy, Table | StateTable | EachTable)
 
 
 def own_policy(policy: Policy) -> Policy:
