@@ -55,14 +55,14 @@ def fitted(expectation: Expectation | None, method: Method, problem: Problem) ->
     return prepared(expectation, method, leaves, horizon_of(problem), asked, written)
 
 
-def in_dtype(method: Method, dtype: Any) -> Method:
-    """The method with its real numbers in the dtype of a table; indices and masks stay."""
+def in_dtype(given: Any, dtype: Any) -> Any:
+    """A method, or any other record, with its real numbers in a dtype; indices and masks stay."""
 
     def cast(x: Any) -> Array:
         x = jnp.asarray(x)
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    return jax.tree.map(cast, method)
+    return jax.tree.map(cast, given)
 
 
 @full_precision

@@ -126,6 +126,15 @@ def with_reference(problem: Any, log_ref: Float[Array, "..."]) -> Any:
     return dataclasses.replace(problem, bandit=leaves)
 
 
+def with_rewards(problem: Any, reward: Array) -> Any:
+    """A problem with other rewards, of its actions or of its whole sequences."""
+    if isinstance(problem, Contexts):
+        return dataclasses.replace(problem, problems=with_rewards(problem.problems, reward))
+    if not isinstance(problem, Tree):
+        return dataclasses.replace(problem, reward=reward)
+    return dataclasses.replace(problem, bandit=with_rewards(problem.bandit, reward))
+
+
 def whole_law(problem: Any, log_probs: Array) -> Array:
     """The law of actions, or of whole sequences."""
     if isinstance(problem, Contexts):

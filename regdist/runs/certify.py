@@ -17,9 +17,10 @@ from regdist.methods.field import check_problem
 from regdist.methods.step import fitted, leaves_of
 from regdist.numerics.records import Law, check_count, check_key, check_kind, positive
 from regdist.problems.bandit import Bandit
+from regdist.problems.placed import table_on
 from regdist.problems.tree import Tree
 from regdist.runs.certificate import Certificate
-from regdist.runs.checks import check_no_contexts, check_surroundings, check_target
+from regdist.runs.checks import check_shared, check_surroundings, check_target
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
 from regdist.runs.judgment import Asked, certificate
 from regdist.runs.starts import starts
@@ -92,7 +93,7 @@ def certify(
         converges
     """
     check_problem(method, bandit, None, trees=True)
-    check_no_contexts(bandit, "certify")
+    check_shared(bandit, table_on(bandit), "certify")
     check_target(target, bandit)
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_surroundings(optimizer, loop)

@@ -17,21 +17,30 @@ from regdist.numerics.records import (
 )
 from regdist.policies.policy import Params, Policy
 from regdist.problems.contexts import Contexts
-from regdist.problems.placed import table_on
+from regdist.problems.placed import shares, table_on
 from regdist.problems.tree import Tree, check_steps
 from regdist.runs.loop import Loop
 
 
-def check_no_contexts(problem: Any, where: str) -> None:
-    """Refuses contexts, whose every prompt has a flow of its own.
+def check_shared(problem: Any, policy: Policy, where: str) -> None:
+    """Refuses contexts of tables, and a class of policies where chance moves.
+
+    Under tables every prompt has a flow of its own; of a class no best is known beside chance.
 
     Raises:
-        TypeError: they are such.
+        TypeError: contexts without a policy that they share.
+        ValueError: a policy that shares parameters where chance moves.
     """
-    if isinstance(problem, Contexts):
+    if isinstance(problem, Contexts) and not shares(policy):
         raise TypeError(
-            f"rd.{where} asks about one problem: give one of contexts.each. What prompts do to "
-            "each other through shared parameters is for rd.run(..., policy=...)"
+            f"rd.{where} asks about one problem: give one of contexts.each, or the policy whose "
+            "parameters they share"
+        )
+    one = problem.problems if isinstance(problem, Contexts) else problem
+    if shares(policy) and isinstance(one, Tree) and one.log_chance is not None:
+        raise ValueError(
+            f"rd.{where} knows no best of a class where chance moves: leave policy out for a "
+            "table, or follow a run: rd.run(..., policy=...)"
         )
 
 

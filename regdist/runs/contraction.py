@@ -20,9 +20,9 @@ def slope_errors(flow: Dynamics, m: np.ndarray) -> np.ndarray:
     return flow.slope_error * (np.abs(m) + others)
 
 
-def contracting_form(p: np.ndarray, m: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def contracting_form(weighed: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """-diag(p) m of the coordinates that are not held, its symmetric part of diagonal 1."""
-    form = -(p[:, None] * m)[np.ix_(keep, keep)]
+    form = -weighed[np.ix_(keep, keep)]
     diagonal = np.diag(form)
     if np.any(diagonal <= 0) or not np.all(np.isfinite(form)):
         return np.full_like(form, np.nan)
@@ -30,26 +30,25 @@ def contracting_form(p: np.ndarray, m: np.ndarray, keep: np.ndarray) -> np.ndarr
     return form / size[:, None] / size  # the product of two sizes may underflow
 
 
-def contracts(p: np.ndarray, m: np.ndarray, keep: np.ndarray, error: np.ndarray) -> bool:
+def contracts(weighed: np.ndarray, keep: np.ndarray, error: np.ndarray) -> bool:
     """Whether sum p x^2 (natural) or sum x^2 (softmax) falls along the linear flow.
 
     Both do if the symmetric part of diag(p) m is negative definite but for the shift of all
     logits, of a tree of those of each state. Once its diagonal is 1 its eigenvalues do not hang on
-    the scales of p.
+    the scales of p. Of parameters it is x F x, and F m, with the Fisher matrix F.
 
     Args:
-        p: how often each coordinate is taken.
-        m: the slopes of the gains.
+        weighed: diag(p) m, where m are the slopes of the gains.
         keep: the coordinates that are not held.
-        error: of the slopes.
+        error: of its entries.
     """
-    form = contracting_form(p, m, keep)
+    form = contracting_form(weighed, keep)
     if np.any(np.isnan(form)):
         return False
-    size = np.sqrt(-(p * np.diag(m))[keep])
-    off = (p[:, None] * error)[np.ix_(keep, keep)] / size[:, None] / size
+    size = np.sqrt(-np.diag(weighed)[keep])
+    off = error[np.ix_(keep, keep)] / size[:, None] / size
     least = np.linalg.eigvalsh((form + form.T) / 2)[0]
-    return bool(least > np.linalg.norm(off + off.T) / 2 + 64 * len(p) * np.finfo(float).eps)
+    return bool(least > np.linalg.norm(off + off.T) / 2 + 64 * len(weighed) * np.finfo(float).eps)
 
 
 def eigenvalues(matrix: np.ndarray, error: np.ndarray) -> tuple[Any, np.ndarray]:

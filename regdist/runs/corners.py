@@ -62,7 +62,7 @@ def corner(flow: Dynamics, z: np.ndarray, width: float) -> End | None:
         m = flow.slopes(z)[np.ix_(index, index)]
         p = np.exp(log_normalized(z))[index]
         keep = np.flatnonzero(np.arange(len(p)) != np.argmax(p))
-        if not contracts(p, m, keep, slope_errors(flow, m)):
+        if not contracts(p[:, None] * m, keep, p[:, None] * slope_errors(flow, m)):
             return End(z, "undecided", "the actions that are not at the corner need not contract")
     reason = f"a corner of {np.sum(at)} actions: 0 is inside the field's set there"
     return End(z, "attracts", reason)

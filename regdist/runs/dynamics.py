@@ -80,6 +80,8 @@ class Dynamics:
 
     Attributes:
         faces: whether ends are asked about where actions die out.
+        edge: what dies out there.
+        ahead: nats by which another coordinate must lead to become the one that is held.
 
     Args:
         method: in float64.
@@ -93,6 +95,8 @@ class Dynamics:
     """
 
     faces = True
+    edge = "actions"
+    ahead = 4.0
 
     def __init__(
         self,
@@ -256,6 +260,20 @@ class Dynamics:
             for which, moves in enumerate(moving)
         ]
         return [x.reshape(ways.shape) for x in made]
+
+    def weigh(self, z: np.ndarray, m: np.ndarray, most: bool = False) -> np.ndarray:
+        """The mass of each coordinate times its row of m [n, n]; `most`: m are errors."""
+        del most
+        return self.mass(z)[:, None] * m
+
+    def paced(self, z: np.ndarray, m: np.ndarray, most: bool = False) -> np.ndarray:
+        """The rates, but for a shift, that gains of m [n, n] give; `most`: m are errors."""
+        del most
+        return m if self.natural else self.share(z)[:, None] * m
+
+    def depth(self, z: np.ndarray) -> float:
+        """How far, in nats, what is least likely lies below what is likeliest beside it."""
+        return float(-np.min(z))
 
     def motion(self, z: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """The derivative of the rates of the logits at a rest point from that of the gains."""

@@ -150,16 +150,15 @@ def _inside(flow: Dynamics, z: np.ndarray) -> End:
     m = flow.slopes(z)
     if not np.all(np.isfinite(m)):
         return End(z, "undecided", "the field has no derivative there")
-    one = flow.share(z)
-    motion = m if flow.natural else one[:, None] * m
+    motion = flow.paced(z, m)
     beside, reduced = ((x - x[anchor])[np.ix_(others, others)] for x in (m, motion))
     error = slope_errors(flow, m)
-    moved = error if flow.natural else one[:, None] * error
+    moved = flow.paced(z, error, most=True)
     values, bounds = eigenvalues(reduced, (moved + moved[anchor])[np.ix_(others, others)])
     top = int(np.argmax(values.real))
     slowest, bound = float(values[top].real), float(bounds[top])
     speed = float(abs(values[top].imag))
-    falls = contracts(flow.mass(z), m, others, error)
+    falls = contracts(flow.weigh(z, m), others, flow.weigh(z, error, most=True))
     if (falls or np.all(values.real + bounds < 0)) and not _holds(flow, z, beside):
         why = "its place is known less well than its slopes are the same beside it"
         return End(z, "undecided", why, 0, slowest, bound, speed=speed)
@@ -398,7 +397,7 @@ def _approaches(flow: Dynamics, at: np.ndarray, away: np.ndarray, anchor: Anchor
         m = flow.slopes(z)
         # (diag p - p p') m = p_i (m_ij - sum_k p_k m_kj)
         moved = m - flow.mean(np.exp(flow.law(z)), m)
-        form = contracting_form(flow.mass(z), moved, others)
+        form = contracting_form(flow.weigh(z, moved), others)
         if np.any(np.isnan(form)) or np.abs(form - form.T).max() > 1e-6:
             return False
         if np.linalg.eigvalsh((form + form.T) / 2)[0] <= 0:

@@ -153,7 +153,7 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     flow, goal = case.flow, case.goal
     on = goal > NEGLIGIBLE
     if not flow.faces and not np.all(on):
-        why = "it has no mass on some steps, and no end where steps die out is proved on a tree"
+        why = f"it has no mass on some {flow.edge}, and no end where they die out is proved"
         unknown = Stationarity(None, np.nan, np.nan, np.inf, np.inf, False, 0.0)
         return End(goal, "undecided", why), unknown
     deep = np.where(on, goal, -np.inf)
@@ -182,7 +182,7 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
         rests = {"attracts": True, EDGE: True, "repels": False}.get(end.kind)
         return end, Stationarity(rests, shift=0.0, corner=True, **seen)
     if not flow.faces and jumps(flow, deep):
-        why = "the field jumps there, and no corner is proved on a tree"
+        why = "the field jumps there, and a corner of steps has no proof"
         return End(goal, "undecided", why), Stationarity(None, shift=np.inf, corner=False, **seen)
     at = nearby(flow, goal) if len(goal) > 1 else goal
     shift = np.inf

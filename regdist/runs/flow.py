@@ -22,10 +22,9 @@ _MOST_TURNED = 3  # searches for a cycle in vain
 _FEEBLE = 1e-2  # of the speed of a spiral: the rate below which the stiff solver is not believed
 _NUDGE = 1e-3  # nats: what moves a start off a rest point that repels
 _CREEP = 1e-4  # nats: steps that move logits less are short because the field jumps, if it does
-# Nats below the likeliest step of a state: a flow that is there, 1e-17, with no rest point within
-# reach is taken to go to the edge.
+# Nats of a log-probability: a flow that is there, 1e-17, with no rest point within reach is taken
+# to go to the edge.
 _DEEP, _REACH = 40.0, 1e3
-_AHEAD = 4.0  # nats by which another action must lead to become the one that logits are read from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ def follow(flow: Dynamics, start: np.ndarray, side: int = 1) -> Flow:
         if status == "again":
             continue
         if status == "edge":
-            why = "it goes to the edge, where steps die out, and no end there is proved on a tree"
+            why = f"it goes to the edge, where {flow.edge} die out, and no end there is proved"
             return _flow(flow, z, nudged=nudged, reason=why)
         if status == "turning":
             turned = follow_turns(flow, z)
@@ -158,10 +157,11 @@ def _integrate(
             last = end
         if solver.status != "running":
             return spent, full(y), "stuck", last
-        if not flow.faces and np.min(full(y)) < -_DEEP and newton(flow, full(y), _REACH) is None:
+        deep = not flow.faces and flow.depth(full(y)) > _DEEP
+        if deep and newton(flow, full(y), _REACH) is None:
             return spent, full(y), "edge", last
         # The time since a saddle was left is lost in the time that was spent there.
-        if np.max(y) > _AHEAD or solver.h_abs < 1e-6 * solver.t:
+        if np.max(y) > flow.ahead or solver.h_abs < 1e-6 * solver.t:
             return spent, full(y), "again", None
         if path and len(path) > _WINDOW and _turns(np.array(path[-_WINDOW:])):
             path.clear()
@@ -204,7 +204,7 @@ def duration(
                     else:
                         early = middle
                 return total + late
-            if np.max(solver.y) > _AHEAD or solver.h_abs < 1e-6 * solver.t:
+            if np.max(solver.y) > flow.ahead or solver.h_abs < 1e-6 * solver.t:
                 break
         z, total = full(solver.y), total + solver.t
     return None

@@ -7,24 +7,28 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from regdist.methods import Expectation, Method
-from regdist.methods.field import check_law, check_problem
-from regdist.methods.step import fitted, leaves_of
+from regdist.methods.field import check_law, check_params, check_problem
+from regdist.methods.step import Problem, fitted, in_dtype, leaves_of
 from regdist.numerics.records import Law, Table, as_array, check_kind, positive
-from regdist.problems.bandit import Bandit
-from regdist.problems.placed import table_on
+from regdist.policies.policy import Params, Policy
+from regdist.problems.placed import own_policy, policy_on, shares, table_on
 from regdist.problems.tree import Tree
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.checks import check_no_contexts, check_sampler, check_surroundings
+from regdist.runs.checks import check_sampler, check_shared, check_surroundings
 from regdist.runs.driver import default_optimizer
 from regdist.runs.dynamics import double_precision, widened
 from regdist.runs.loop import Loop
 from regdist.runs.naming import FAMILIES
+from regdist.runs.policy_search import PolicySearch
 from regdist.runs.search import Search
 from regdist.runs.starts import starts as usual_starts
+from regdist.runs.starts import starts_of as usual_parameters
+from regdist.runs.starts import unstacked
 from regdist.runs.tree_search import TreeSearch
 from regdist.runs.verdicts import Candidate
 from regdist.scale.progress import bar
@@ -80,10 +84,11 @@ class Identification:
 
 def identify(
     method: Method,
-    bandit: Bandit | Tree,
+    bandit: Problem,
     *,
     expectation: Expectation | None = None,
-    starts: Table | None = None,
+    policy: Policy | None = None,
+    starts: "Table | Params | None" = None,
     targets: "Mapping[str, Regularizer | Law] | None" = None,
     old: Float[Any, "..."] | None = None,
     loop: Loop | None = None,
@@ -103,13 +108,19 @@ def identify(
     of three recursions, and the name says of which. Ends where steps die out are not judged there:
     a method that goes to one sequence is undecided.
 
+    Under a `policy` that shares parameters the flow is theirs, and a target is the best law of the
+    class, `rd.restricted`: where the exact gradient of E R less the regularizer comes to rest.
+
     Args:
         method: from `rd.methods`.
         bandit: K actions. Beyond 128 those of equal reward, reference and start share a number, as
             they move alike; 2,000 such numbers at most, some seconds for 300, a minute for 1,000.
-            Or a tree, of at most 512 steps of the policy.
+            Or a tree, of at most 512 steps of the policy; with a policy, contexts too.
         expectation: `Population()`, the default, or `Group(size)`.
-        starts: logits, shape [S, K], of a tree a table of steps for each; default the reference,
+        policy: from at most 128 parameters to log-probabilities; default a table. Where chance
+            moves, a table alone.
+        starts: logits, shape [S, K], of a tree a table of steps for each, of a policy parameters
+            stacked along a first axis; default the reference,
             the uniform law on its support and six random ones (beyond 128 actions they give equal
             actions alike). By default ends on a single action are looked for from beside them too.
         targets: your own, by name: regularizers, or laws such as `rd.target` returns.
@@ -143,8 +154,8 @@ def identify(
         >>> print(identify(k2, t))
         converges: from all 8 starts to reverse KL, stepwise with unpenalised future, at beta 0.3...
     """
-    check_problem(method, bandit, None, trees=True)
-    check_no_contexts(bandit, "identify")
+    placed = check_problem(method, bandit, policy, trees=True)
+    check_shared(bandit, placed, "identify")
     expectation = fitted(expectation, method, bandit)
     if expectation.draws:
         raise ValueError(
@@ -152,26 +163,17 @@ def identify(
             f"rd.{expectation.exact()!r} or rd.Population()"
         )
     positive("tolerance", tolerance, "It is in nats")
-    shape, tree = bandit.log_ref.shape, isinstance(bandit, Tree)
     if loop is not None:
         check_surroundings(default_optimizer(), loop)
         check_sampler(loop, table_on(bandit), bandit.log_ref, bandit)
     if old is not None:
         old = np.asarray(check_law("old", old, bandit, "rd.identify(old=...)"), np.float64)
-    known = _own_targets(targets, leaves_of(bandit).num_actions)
-    logits = usual_starts(bandit, 6) if starts is None else np.asarray(as_array("starts", starts))
-    if logits.ndim != len(shape) + 1 or logits.shape[1:] != shape or not len(logits):
-        wanted = ", ".join(map(str, shape))
-        raise ValueError(f"starts must have shape [S, {wanted}]; got {logits.shape}")
-    if np.any(np.isnan(logits) | np.isposinf(logits)):
-        raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
-    logits = logits.astype(np.float64)
-    with double_precision(), bar(progress, "identify", len(logits)) as advance:
-        wide_method, wide = widened(method, bandit)
-        searching = TreeSearch if tree else Search
-        search = searching(wide_method, wide, expectation, old, loop, tolerance, logits)
+    known = _own_targets(targets, leaves_of(bandit).reward.shape)
+    begins = _starts_of(placed, bandit, starts) if shares(placed) else _logits(bandit, starts)
+    with double_precision(), bar(progress, "identify", len(begins)) as advance:
+        search = _search(method, bandit, placed, expectation, old, loop, tolerance, begins)
         found = search.found(known, starts is None, advance)
-        begun = [search.law_of_start(z) for z in logits]
+        begun = [search.law_of_start(z) for z in search.logits]
     regularizer = found.regularizer
     if regularizer is not None and regularizer is not method.regularizer:
         best = found.candidates[0]
@@ -193,15 +195,65 @@ def identify(
     )
 
 
-def _own_targets(targets: Any, size: int) -> dict[str, Any]:
+def _search(
+    method: Method,
+    problem: Problem,
+    policy: Policy,
+    expectation: Expectation,
+    old: Any,
+    loop: Loop | None,
+    tolerance: float,
+    starts: Any,
+) -> Search:
+    """The search that problem and policy ask for, in float64."""
+    wide_method, wide = widened(method, problem)
+    about = wide_method, wide, expectation, old, loop, tolerance
+    if not shares(policy):
+        kind = TreeSearch if isinstance(problem, Tree) else Search
+        return kind(*about, np.asarray(starts, np.float64))
+    placed = policy_on(wide, in_dtype(own_policy(policy), np.float64))
+    return PolicySearch(*about, [in_dtype(x, np.float64) for x in starts], placed)
+
+
+def _logits(problem: Any, starts: Any) -> np.ndarray:
+    """Logits to start from, of actions or steps."""
+    if starts is None:
+        return usual_starts(problem, 6)
+    shape, logits = problem.log_ref.shape, np.asarray(as_array("starts", starts))
+    if logits.ndim != len(shape) + 1 or logits.shape[1:] != shape or not len(logits):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"starts must have shape [S, {wanted}]; got {logits.shape}")
+    if np.any(np.isnan(logits) | np.isposinf(logits)):
+        raise ValueError(f"starts must be logits, finite or -inf; got {logits}")
+    return logits
+
+
+def _starts_of(policy: Policy, problem: Problem, starts: Any) -> list[Params]:
+    """Parameters to start from."""
+    if starts is None:
+        begins = usual_parameters(policy, problem, 7)
+    else:
+        given = as_array("starts", starts) if own_policy(policy).is_array else starts
+        sizes = {np.shape(x)[:1] for x in jax.tree.leaves(given)}
+        if len(sizes) != 1 or not all(sizes) or 0 in max(sizes):
+            raise ValueError(
+                "starts must be parameters stacked along a first axis, one entry a start; got "
+                f"shapes {[np.shape(x) for x in jax.tree.leaves(given)]}"
+            )
+        begins = unstacked(given)
+    return [check_params(policy, x, problem, "each of starts") for x in begins]
+
+
+def _own_targets(targets: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     if targets is None:
         return {}
     advice = 'Name them: {"mine": rd.Tsallis(2.0, 0.1)}'
     check_kind("targets", targets, Mapping, advice)
     for name, given in targets.items():
         check_kind(f"targets[{name!r}]", given, (Regularizer, Law), advice)
-        if isinstance(given, Law) and given.log_probs.shape != (size,):
+        if isinstance(given, Law) and given.log_probs.shape != shape:
+            what = " x ".join(map(str, shape))
             raise ValueError(
-                f"targets[{name!r}] must be over {size} actions; got {given.log_probs.shape}"
+                f"targets[{name!r}] must be over {what} actions; got {given.log_probs.shape}"
             )
     return dict(targets)

@@ -255,7 +255,7 @@ class Search:
             close = [f for f in fits if f.error <= tol]
             far = [f for f in fits if not f.error <= tol]
             fits = _told_apart(self.compared(flow, at, close, response)) + far
-            keeps = keeps_reference(flow, at, response)
+            keeps = self.keeps(flow, at, response)
         rows = [Candidate(f.name, f.beta, f.error, f.response, f.form) for f in fits]
         rows += [
             Candidate(n, None, d, "same" if keeps and d <= tol and n in follows else "undefined")
@@ -295,6 +295,10 @@ class Search:
         """Targets beside an end: those given, by name, and all families; `own` are betas to try."""
         fits = [fit_fixed(flow, at, name, x) for name, x in given.items()]
         return fits + fit_families(flow, at, own)
+
+    def keeps(self, flow: Any, at: np.ndarray, response: Response) -> bool:
+        """Whether an end moves as the reference does, and not with the rewards."""
+        return keeps_reference(flow, at, response)
 
     def compared(
         self, flow: Any, at: np.ndarray, fits: Sequence[Fit], response: Response

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
+from regdist.policies.policy import Params, Policy
 from regdist.problems.tree import Tree
 from regdist.runs.dynamics import TOGETHER, alike
 
@@ -27,3 +31,17 @@ def starts(bandit: Any, random_ones: int) -> np.ndarray:
     noise = noise[:, kinds]
     rows = [log_q, np.zeros_like(log_q), *noise.astype(log_q.dtype)]
     return np.stack([np.where(inside, row, -np.inf).astype(log_q.dtype) for row in rows])
+
+
+def starts_of(policy: Policy, problem: Any, random_ones: int) -> list[Params]:
+    """Parameters to start from: those of the reference, and random ones about them."""
+    origin = policy.start(problem.log_ref)
+    flat, back = ravel_pytree(origin)
+    noise = np.random.default_rng(0).normal(size=(random_ones, len(flat)))
+    return [origin, *(back(flat + jnp.asarray(x, flat.dtype)) for x in noise)]
+
+
+def unstacked(starts: Any) -> list[Params]:
+    """Parameters that are stacked along their first axis, one by one."""
+    count = len(jax.tree.leaves(starts)[0])
+    return [jax.tree.map(lambda x, i=i: x[i], starts) for i in range(count)]

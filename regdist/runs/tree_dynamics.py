@@ -62,6 +62,7 @@ class TreeDynamics(Dynamics):
     """
 
     faces = False
+    edge = "steps"
 
     def __init__(
         self,
