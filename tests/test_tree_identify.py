@@ -107,10 +107,11 @@ def target_of(tree, regularizer, form):
 def test_every_target_is_the_best_fit_of_itself(name):
     """In its own recursion to rounding, at its own beta; in another, if at all, at a distance."""
     tree = TREES[name]
+    asked = FAMILIES if name == "three" else {n: FAMILIES[n] for n in ("reverse KL", "Hellinger")}
     for form in FORMS:
         if form == LEAF and name == "chance":
             continue
-        for family, make in FAMILIES.items():
+        for family, make in asked.items():
             if family == "total variation":
                 continue  # of a corner: no slope
             best = target_of(tree, make(2.0), form)
@@ -121,7 +122,7 @@ def test_every_target_is_the_best_fit_of_itself(name):
                 continue  # it has mass where the reference has none, or the other way round
             if form == STEPWISE and not np.isfinite(best.value):
                 continue  # the reference takes the forbidden sequence
-            fits = Recursions(flow, z).families(np.zeros(0))
+            fits = Recursions(flow, z).families([])
             same = form if form != STEPWISE or not make(1.0).merges() or name == "chance" else LEAF
             mine = [f for f in fits if (f.name, f.form) == (family, same)]
             assert len(mine) == 1

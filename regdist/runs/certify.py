@@ -4,7 +4,7 @@
 or of whole sequences, n of coordinates (see `dynamics`), N of records.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,15 @@ from regdist.methods import Expectation, Method
 from regdist.methods.field import check_problem
 from regdist.methods.step import fitted, leaves_of
 from regdist.numerics.records import Law, check_count, check_key, check_kind, positive
+from regdist.policies.policy import Policy
 from regdist.problems.bandit import Bandit
-from regdist.problems.placed import table_on
+from regdist.problems.placed import own_policy, shares
 from regdist.problems.tree import Tree
 from regdist.runs.certificate import Certificate
 from regdist.runs.checks import check_shared, check_surroundings, check_target
 from regdist.runs.driver import Loop, Trajectory, default_optimizer, run
 from regdist.runs.judgment import Asked, certificate
-from regdist.runs.starts import starts
+from regdist.runs.starts import starts, starts_of
 from regdist.runs.tree_dynamics import check_few_steps
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def certify(
     steps: int = 2000,
     tolerance: float = 1e-6,
     expectation: Expectation | None = None,
+    policy: Policy | None = None,
     key: Key[Array, ""] | None = None,
     loop: Loop | None = None,
 ) -> Certificate:
@@ -55,11 +57,15 @@ def certify(
     neither target nor run comes to are left out. A target that leaves steps without mass, and a
     corner of a penalty, is undecided there.
 
+    Under a `policy` that shares parameters the flow is theirs, less the directions that move no
+    law, and the target one of its class, with its parameters.
+
     Args:
         method: what was run.
         bandit: K actions; or a tree, of at most 512 steps of the policy.
         target: the supposed limit; of a tree a law of its whole sequences, such as
-            `rd.target(tree.bandit, regularizer)` or `rd.stepwise(tree, regularizer)`.
+            `rd.target(tree.bandit, regularizer)` or `rd.stepwise(tree, regularizer)`. Under a
+            policy what `rd.restricted` or `rd.project` returns.
         path: the run; by default `steps` steps are run from the reference policy.
         optimizer: the one that the run used, default `optax.sgd(0.1)`. Rates and steps to go are
             for plain gradient steps, not for optimizers with a memory: a run of theirs that has not
@@ -69,7 +75,8 @@ def certify(
         expectation: over what updates are averaged, as in `run`. Under `Sampled` the target is
             judged by the exact mean over all groups of that size, so that its bias shows in
             `field_norm`; a run is not expected to stand still, but to spread as predicted.
-        key: for `Sampled`.
+        policy: as in `run`; default a table.
+        key: for `Sampled`, which is for the table of a bandit alone.
         loop: as in `run`. It is the loop's own map that is judged.
 
     Raises:
@@ -92,22 +99,22 @@ def certify(
         >>> print(certify(k2, t, rd.stepwise(t, reg, "reward")).verdict)
         converges
     """
-    check_problem(method, bandit, None, trees=True)
-    check_shared(bandit, table_on(bandit), "certify")
-    check_target(target, bandit)
+    placed = check_problem(method, bandit, policy, trees=True)
+    check_shared(bandit, placed, "certify", many=False)
+    check_target(target, bandit, shares(placed))
     optimizer = default_optimizer() if optimizer is None else optimizer
     check_surroundings(optimizer, loop)
     check_key(key)
     check_count("steps", steps)
     positive("tolerance", tolerance, "It is a total variation")
     expectation = fitted(expectation, method, bandit)
-    if isinstance(bandit, Tree):
+    if isinstance(bandit, Tree) and not shares(placed):
         check_few_steps(bandit, "certify")
-        if expectation.draws:
-            raise ValueError(
-                f"on a tree rd.certify judges exact updates, and {expectation!r} draws: give "
-                f"rd.{expectation.exact()!r} for their mean, and follow the draws by rd.run"
-            )
+    if expectation.draws and (isinstance(bandit, Tree) or shares(placed)):
+        raise ValueError(
+            f"beyond the table of a bandit rd.certify judges exact updates, and {expectation!r} "
+            f"draws: give rd.{expectation.exact()!r} for their mean, and follow the draws by rd.run"
+        )
     leaves = leaves_of(bandit)
     ends = np.zeros((0, leaves.num_actions))
     if path is not None:
@@ -116,13 +123,14 @@ def certify(
         # A spread is a statistic of records: it needs more of them than a rate does.
         every = max(1, steps // (1000 if expectation.draws else 100))
 
-        def walk(start: Array | None, every: int) -> Trajectory:
+        def walk(start: Any, every: int) -> Trajectory:
             return run(
                 method,
                 bandit,
                 steps,
                 optimizer=optimizer,
                 expectation=expectation,
+                policy=policy,
                 key=key,
                 init=start,
                 record_every=every,
@@ -130,11 +138,13 @@ def certify(
             )
 
         path = walk(None, every)
-        ends = np.asarray(
-            jax.vmap(lambda z: walk(z, steps).log_probs[-1])(jnp.asarray(starts(bandit, 3)[1:]))
-        )
+        others: Any = jnp.asarray(starts(bandit, 3)[1:])
+        if shares(placed):
+            others = jax.tree.map(lambda *x: jnp.stack(x), *starts_of(placed, bandit, 4)[1:])
+        ends = np.asarray(jax.vmap(lambda z: walk(z, steps).log_probs[-1])(others))
     _check_path(path, bandit)
-    asked = Asked(method, bandit, target, path, optimizer, tolerance, expectation, loop, ends)
+    own = own_policy(placed) if shares(placed) else None
+    asked = Asked(method, bandit, target, path, optimizer, tolerance, expectation, loop, ends, own)
     return certificate(asked)
 
 

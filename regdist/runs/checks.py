@@ -20,22 +20,27 @@ from regdist.problems.contexts import Contexts
 from regdist.problems.placed import shares, table_on
 from regdist.problems.tree import Tree, check_steps
 from regdist.runs.loop import Loop
+from regdist.targets.restricted import Restricted
 
 
-def check_shared(problem: Any, policy: Policy, where: str) -> None:
+def check_shared(problem: Any, policy: Policy, where: str, many: bool = True) -> None:
     """Refuses contexts of tables, and a class of policies where chance moves.
 
     Under tables every prompt has a flow of its own; of a class no best is known beside chance.
+
+    Args:
+        problem: what is asked about.
+        policy: as it was placed.
+        where: who asks.
+        many: whether contexts that share a policy may be asked about.
 
     Raises:
         TypeError: contexts without a policy that they share.
         ValueError: a policy that shares parameters where chance moves.
     """
-    if isinstance(problem, Contexts) and not shares(policy):
-        raise TypeError(
-            f"rd.{where} asks about one problem: give one of contexts.each, or the policy whose "
-            "parameters they share"
-        )
+    if isinstance(problem, Contexts) and not (many and shares(policy)):
+        shared = ", or the policy whose parameters they share" if many else ""
+        raise TypeError(f"rd.{where} asks about one problem: give one of contexts.each{shared}")
     one = problem.problems if isinstance(problem, Contexts) else problem
     if shares(policy) and isinstance(one, Tree) and one.log_chance is not None:
         raise ValueError(
@@ -92,8 +97,10 @@ def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Problem) -
             check_log_probs(name, law, where, problem.num_actions)
 
 
-def check_target(target: Any, problem: Problem) -> None:
+def check_target(target: Any, problem: Problem, shared: bool = False) -> None:
     """Refuses what is not a record of one distribution over actions, or over whole sequences.
+
+    Where parameters are `shared` it must have some.
 
     Raises:
         TypeError: of another kind, such as a regularizer.
@@ -104,6 +111,9 @@ def check_target(target: Any, problem: Problem) -> None:
         of = "the whole sequences of the tree"
         advice = "Make one: rd.target(tree.bandit, regularizer) or rd.stepwise(tree, regularizer)"
     check_kind("target", target, Law, advice)
+    if shared:
+        advice = "Under a policy it is of its class: rd.restricted(problem, regularizer, policy)"
+        check_kind("target", target, Restricted, advice)
     shape = leaves_of(problem).reward.shape
     if target.log_probs.shape != shape:
         raise ValueError(

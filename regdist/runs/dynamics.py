@@ -11,6 +11,7 @@ equal reward, reference and probability move alike, so that one number is enough
 import dataclasses
 import functools
 import importlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -355,15 +356,38 @@ def _gains(
     """The gains of a policy, where its samples and its reference may be those of others."""
     dtype, law = problem.log_ref.dtype, table_on(problem).log_probs
     z, samples, reference = (jnp.asarray(x, dtype) for x in (z, samples, reference))
-    sampler = None
-    if loop is not None and loop.sync_every:
-        problem = with_reference(problem, law(reference))
-    if loop is not None and not loop.on_policy and old is None:
-        old = law(samples)
-    if loop is not None and loop.sampler:
-        drawn_by = law(samples) if old is None else jnp.asarray(old)
-        sampler = loop.law_of_samples(drawn_by, problem)
+    problem, old, sampler = surrounded(loop, problem, old, law, samples, reference)
     return field(method, z, problem, expectation, old=old, sampler=sampler)
+
+
+def surrounded(
+    loop: Loop | None,
+    problem: Any,
+    old: Array | None,
+    law: Callable[[Any], Array],
+    samples: Any,
+    reference: Any,
+) -> tuple[Any, Array | None, Array | None]:
+    """The problem, the law of the samples and what they are drawn from, in a loop of small steps.
+
+    Args:
+        loop: what surrounds the method.
+        problem: with the reference that it has if that stays.
+        old: the law of the samples, if that stays.
+        law: of parameters.
+        samples: the parameters of the policy that samples come from.
+        reference: those of the reference.
+    """
+    if loop is None:
+        return problem, old, None
+    if loop.sync_every:
+        problem = with_reference(problem, law(reference))
+    if not loop.on_policy and old is None:
+        old = law(samples)
+    if loop.sampler is None:
+        return problem, old, None
+    drawn_by = law(samples) if old is None else jnp.asarray(old)
+    return problem, old, loop.law_of_samples(drawn_by, problem)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from regdist.methods import Expectation, Method, Sampled, update_moments
-from regdist.methods.step import fitted, leaves_of
+from regdist.methods.step import fitted, in_dtype, leaves_of
 from regdist.metrics import kl, log_odds_error, total_variation
 from regdist.numerics.logspace import expect
-from regdist.numerics.records import Law
 from regdist.numerics.spectrum import spectrum
+from regdist.policies.policy import Policy
 from regdist.problems.bandit import Bandit
+from regdist.problems.placed import policy_on
 from regdist.problems.tree import Tree
 from regdist.runs.certificate import Distance, Pace, Spread, Stability, Stationarity
 from regdist.runs.contraction import eigenvalues
@@ -40,6 +42,7 @@ from regdist.runs.linear import (
 )
 from regdist.runs.loop import Loop
 from regdist.runs.naming import log_error
+from regdist.runs.policy_dynamics import PolicyDynamics
 from regdist.runs.search import MOST
 from regdist.runs.tree_dynamics import TreeDynamics, steps_of
 from regdist.targets.solve import objective
@@ -61,17 +64,21 @@ _DENSE = 512  # coordinates up to which the step's own matrix is made
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What `certify` is asked: its arguments, checked, with the run made; `ends` as `basins`."""
+    """What `certify` is asked: its arguments, checked, with the run made; `ends` as `basins`.
+
+    `policy` is None for a table; else the target has parameters.
+    """
 
     method: Method
     bandit: Bandit | Tree
-    target: Law
+    target: Any
     path: Trajectory
     optimizer: "optax.GradientTransformation"
     tolerance: float
     expectation: Expectation
     loop: Loop | None
     ends: np.ndarray
+    policy: Policy | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,11 @@ def case_of(asked: Asked, rate: float | None) -> Case:
     fitted(exact, wide[0], wide[1])  # once more: what it is the mean of may not be exact itself
     flow = _flow(asked, wide, exact, aim, laws[-1])
     with np.errstate(invalid="ignore"):
-        goal, end = flow.law(flow.read(aim)), flow.law(flow.read(laws[-1]))
+        if isinstance(flow, PolicyDynamics):
+            last = ravel_pytree(asked.path.params)[0]
+            goal, end = np.zeros(len(flow.copies)), flow.gather(np.asarray(last, np.float64))
+        else:
+            goal, end = flow.law(flow.read(aim)), flow.law(flow.read(laws[-1]))
     eps = float(jnp.finfo(asked.target.log_probs.dtype).eps)
     return Case(asked, flow, goal, end, laws, aim, eps, rate, wide)
 
@@ -130,6 +141,10 @@ def _flow(
 ) -> Dynamics:
     """The flow over what target or run have."""
     method, problem = wide
+    if asked.policy is not None:
+        policy, origin = in_dtype((asked.policy, asked.target.params), np.float64)
+        placed = policy_on(problem, policy)
+        return PolicyDynamics(method, problem, exact, placed, origin, loop=asked.loop)
     if isinstance(problem, Tree):
         alive = steps_of(problem, aim) | steps_of(problem, last)
         return TreeDynamics(method, problem, exact, alive, loop=asked.loop)
@@ -161,14 +176,16 @@ def stationarity_of(case: Case, idle: float) -> tuple[End | None, Stationarity]:
     p = np.exp(goal)
     with np.errstate(invalid="ignore"):
         gains = np.where(on, flow.beside(deep, anchor), 0)
-    field = float(np.sum(np.abs(flow.mass(goal) * (gains - flow.mean(p, gains)))))
+    apart = (gains - flow.mean(p, gains))[:, None]
+    field = float(np.sum(np.abs(flow.weigh(goal, apart))))
     # On a tree a step is known from the sums of what is beyond it, by their own digits.
     size = goal if flow.faces else case.aim[np.isfinite(case.aim)].min()
     blur = _ULPS * case.eps * (1 + np.abs(np.where(on, size, 0)))
     m = flow.slopes(deep)
     error = np.where(on, flow.rounding(deep, anchor), 0) + np.abs(m - m[anchor]) @ blur
     k = int(np.argmax(np.where(on, np.abs(gains) - error, -np.inf)))
-    own = np.finfo(case.asked.target.log_probs.dtype).eps * np.abs(np.where(on, goal, 0)).max()
+    at = flow.place(goal) if isinstance(flow, PolicyDynamics) else np.where(on, goal, 0)
+    own = np.finfo(case.asked.target.log_probs.dtype).eps * np.abs(at).max()
     quiet = idle <= 1e3 * own * (1 if case.rate is None else abs(case.rate))
     size = max(1e-7, _ULPS * case.eps * float(np.abs(goal[on]).max()))
     end = None if flow.signed or not flow.faces else corner(flow, deep, size)
@@ -298,6 +315,7 @@ def pace_of(case: Case, stability: Stability, at: End | None) -> Pace:
     measured = math.log(distance[i] / distance[i + 1]) / 2 / float(step[i + 1] - step[i])
     predicted = None
     linear = at is not None and not (at.kind == "undecided" and not case.flow.faces)
+    linear = linear and not isinstance(case.flow, PolicyDynamics)  # records have no coordinates
     if case.rate is not None and case.own_samples and distance[i] <= _NEAR and linear:
         predicted = _predicted(case, int(i))
     return Pace(case.rate, asymptotic, measured, predicted)

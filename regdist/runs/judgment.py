@@ -7,6 +7,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from regdist.methods import Population
 from regdist.methods.short import climbs_objective
@@ -28,8 +29,9 @@ from regdist.runs.evidence import (
     stability_of,
     stationarity_of,
 )
-from regdist.runs.linear import idle_move, plain_step
+from regdist.runs.linear import idle_move, largest_move, plain_step
 from regdist.runs.onward import goes_on, hops, length, longest_step, observed, retraced
+from regdist.runs.policy_dynamics import PolicyDynamics
 
 _SHORT = 0.1  # nats that a step moves a logit, at most, where it speaks for a flow at a corner
 
@@ -40,16 +42,23 @@ def certificate(asked: Asked) -> Certificate:
     Raises:
         ValueError: too many actions that do not move alike.
     """
-    table = np.asarray(steps_law(asked.bandit, asked.target.log_probs))
-    size = table.size
-    rate = plain_step(asked.optimizer, size)
+    shared = asked.policy is not None
+    table = np.asarray(
+        ravel_pytree(asked.target.params)[0]
+        if shared
+        else steps_law(asked.bandit, asked.target.log_probs)
+    )
+    rate = plain_step(asked.optimizer, table.size)
     # Of these the run's own numbers are asked in the session's dtype.
     distance = distance_of(asked)
     moments = moments_of(asked)
-    idle = idle_move(asked.optimizer, table)
+    moved = idle_move(asked.optimizer, table)
     basins = np.array([total_variation(jnp.asarray(e), asked.target.log_probs) for e in asked.ends])
     with double_precision():
         case = case_of(asked, rate)
+        idle = largest_move(moved)
+        if isinstance(case.flow, PolicyDynamics):  # other directions move no law
+            idle = float(np.abs(case.flow.basis.T @ moved).max())
         at, stationarity = stationarity_of(case, idle)
         stability = stability_of(case, at, stationarity.corner)
         pace = pace_of(case, stability, None if stationarity.corner else at)

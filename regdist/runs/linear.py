@@ -26,14 +26,15 @@ def plain_step(optimizer: "optax.GradientTransformation", size: int) -> float | 
     return rate if np.allclose(update, rate * np.asarray(probe), rtol=1e-5, atol=0) else None
 
 
-def idle_move(optimizer: "optax.GradientTransformation", at: np.ndarray) -> float:
-    """The largest step of a logit, less their mean, that an optimizer takes without a gradient.
-
-    Of a table of several laws the mean is that of each row.
-    """
+def idle_move(optimizer: "optax.GradientTransformation", at: np.ndarray) -> np.ndarray:
+    """The step that an optimizer takes without a gradient; NaN where the parameter is -inf."""
     held = jnp.where(jnp.isneginf(at), 0, at)
     updates: Any = optimizer.update(jnp.zeros_like(held), optimizer.init(held), held)[0]
-    moved = np.where(np.isneginf(at), np.nan, np.asarray(updates))
+    return np.where(np.isneginf(at), np.nan, np.asarray(updates))
+
+
+def largest_move(moved: np.ndarray) -> float:
+    """The largest step of a logit, less the mean of its law, a row of the table."""
     return float(np.nanmax(np.abs(moved - np.nanmean(moved, axis=-1, keepdims=True))))
 
 

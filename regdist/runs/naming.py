@@ -71,20 +71,29 @@ class Response:
     error: np.ndarray
 
 
-def fit_families(flow: Dynamics, log_p: np.ndarray, own: np.ndarray) -> list[Fit]:
+def fit_families(flow: Dynamics, log_p: np.ndarray, own: Sequence[float]) -> list[Fit]:
     """Every family at the beta that explains the end best, shape [n]; -inf off its face."""
     fits = []
     for name, make in FAMILIES.items():
         beta, error = _best_beta(flow, log_p, make)
         if beta is None:
             continue
-        for mine in own:
-            # The method's own coefficient, where it fits as well as rounding can tell.
-            at = _error_at(flow, log_p, make, float(mine))
-            if at <= max(10 * error, 1e-9):
-                beta, error = float(mine), at
+        beta, error = preferred(
+            own, beta, error, lambda x, make=make: _error_at(flow, log_p, make, x)
+        )
         fits.append(Fit(name, beta, make(beta), error))
     return fits
+
+
+def preferred(
+    own: Sequence[float], beta: float, error: float, error_at: Callable[[float], float]
+) -> tuple[float, float]:
+    """The method's own coefficient, where it fits as well as rounding can tell; and its error."""
+    for mine in map(float, own):
+        at = error_at(mine)
+        if at <= max(10 * error, 1e-9):
+            beta, error = mine, at
+    return beta, error
 
 
 def fit_fixed(flow: Dynamics, log_p: np.ndarray, name: str, regularizer: Regularizer) -> Fit:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from regdist.problems.placed import steps_law
 from regdist.runs.driver import run
 from regdist.runs.ends import End
 from regdist.runs.flow import Flow, duration, follow
+from regdist.runs.policy_dynamics import PolicyDynamics
 
 if TYPE_CHECKING:
     from regdist.runs.evidence import Case
@@ -104,6 +105,8 @@ def retraced(case: "Case") -> bool:
     moved = np.flatnonzero(np.diff(step) > 0)
     if not len(moved) or not case.own_samples or case.rate is None or case.asked.expectation.draws:
         return True
+    if case.asked.policy is not None:
+        return True  # records are laws, and have no parameters
     i = int(moved[-1])
     count = int(step[i + 1] - step[i])
     z = case.flow.read(case.laws[i])
@@ -157,13 +160,17 @@ def hops(case: "Case", alone: bool) -> bool:
 def _more(case: "Case") -> np.ndarray | None:
     """The policies of more steps of the run, from its last one; None if they are not finite."""
     method, bandit = case.wide
+    init: Any = steps_law(bandit, jax.numpy.asarray(case.laws[-1]))
+    if isinstance(case.flow, PolicyDynamics):
+        init = case.flow.params(case.last)
     path = run(
         method,
         bandit,
         _AGAIN,
         case.asked.optimizer,
         case.asked.expectation,
-        init=steps_law(bandit, jax.numpy.asarray(case.laws[-1])),
+        policy=case.asked.policy,
+        init=init,
         record_every=1,
         loop=case.asked.loop,
     )

@@ -22,7 +22,7 @@ from regdist.policies.policy import Params, Policy
 from regdist.problems.contexts import Contexts, whole_law, with_reference, with_rewards
 from regdist.problems.placed import own_policy
 from regdist.problems.tree import Tree
-from regdist.runs.dynamics import Dynamics
+from regdist.runs.dynamics import Dynamics, surrounded
 from regdist.runs.loop import Loop
 
 _APART = 1e-3  # of the points of a difference
@@ -279,14 +279,7 @@ def _at(
     def law(y: Array) -> Array:
         return policy.log_probs(back(flat + basis @ y))
 
-    sampler = None
-    if loop is not None and loop.sync_every:
-        problem = with_reference(problem, law(reference))
-    if loop is not None and not loop.on_policy and old is None:
-        old = law(samples)
-    if loop is not None and loop.sampler:
-        drawn_by = law(samples) if old is None else jnp.asarray(old)
-        sampler = loop.law_of_samples(drawn_by, problem)
+    problem, old, sampler = surrounded(loop, problem, old, law, samples, reference)
     moved = field(
         method,
         back(flat + basis @ y),

@@ -20,7 +20,7 @@ from regdist.problems.bandit import Bandit
 from regdist.regularizers.regularizer import Regularizer
 from regdist.runs.flow import Flow, follow
 from regdist.runs.loop import Loop
-from regdist.runs.naming import DEEP, FAMILIES, Fit, Response, slope_parts, told
+from regdist.runs.naming import DEEP, FAMILIES, Fit, Response, preferred, slope_parts, told
 from regdist.runs.policy_dynamics import PolicyDynamics
 from regdist.runs.search import Search
 from regdist.runs.verdicts import Limit
@@ -106,7 +106,7 @@ class PolicySearch(Search):
         return found.end is not None
 
     def fits(
-        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: np.ndarray
+        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]
     ) -> list[Fit]:
         """The bests of the class beside an end: under those given, by name, and all families."""
         beside, fits = _Bests(flow, at), []
@@ -118,10 +118,7 @@ class PolicySearch(Search):
             beta, error = beside.best_beta(lost)
             if beta is None:
                 continue
-            for mine in own:
-                there = beside.error(lost, float(mine))
-                if there <= max(10 * error, 1e-9):
-                    beta, error = float(mine), there
+            beta, error = preferred(own, beta, error, lambda x, lost=lost: beside.error(lost, x))
             fits.append(Fit(name, beta, make(beta), error, form=RESTRICTED))
         return fits
 

@@ -243,11 +243,11 @@ class Search:
         fits: list[Fit] = []
         proved = found.end is not None and found.end.kind == "attracts" and mixed
         if mixed and self.asks(found):
-            own = np.array([float(c) for c in self.method.coefficients_of_parts()])
+            own = [float(c) for c in self.method.coefficients_of_parts() if c > 0]
             given = {n: x for n, x in known.items() if isinstance(x, Regularizer)}
             if self.method.regularizer is not None:
                 given = {repr(self.method.regularizer): self.method.regularizer} | given
-            fits = self.fits(flow, at, given, own[own > 0])
+            fits = self.fits(flow, at, given, own)
         distances = {name: log_error(log_p, law, tol) for name, law in laws.items()}
         keeps = False
         if proved and any(x <= tol for x in (*distances.values(), *(f.error for f in fits))):
@@ -290,7 +290,7 @@ class Search:
         return True
 
     def fits(
-        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: np.ndarray
+        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]
     ) -> list[Fit]:
         """Targets beside an end: those given, by name, and all families; `own` are betas to try."""
         fits = [fit_fixed(flow, at, name, x) for name, x in given.items()]

@@ -9,6 +9,7 @@ equal, the error of every log-probability, and how a target there moves with the
 n is of coordinates, B of the states that have some, L of leaves, D of directions.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 
 from regdist.problems.state_table import StateTable
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.naming import DEEP, FAMILIES, Fit, Response, slope_parts, told
+from regdist.runs.naming import DEEP, FAMILIES, Fit, Response, preferred, slope_parts, told
 from regdist.runs.tree_dynamics import TreeDynamics
 from regdist.targets.solve import target
 from regdist.targets.stepwise import stepwise
@@ -141,7 +142,7 @@ class Recursions:
             moved = moved + self.to_states @ spent
         return _Side(at, by_z, moved, scale)
 
-    def families(self, own: np.ndarray) -> list[Fit]:
+    def families(self, own: Sequence[float]) -> list[Fit]:
         """Every family in every recursion, at the beta that explains the end best."""
         fits = []
         for form in self.forms:
@@ -152,10 +153,7 @@ class Recursions:
                 beta, error = self._best_beta(side)
                 if beta is None:
                     continue
-                for mine in own:
-                    at = self._error(side, float(mine))
-                    if at <= max(10 * error, 1e-9):
-                        beta, error = float(mine), at
+                beta, error = preferred(own, beta, error, lambda x, side=side: self._error(side, x))
                 fits.append(Fit(name, beta, make(beta), error, form=form))
         return fits
 

@@ -70,7 +70,7 @@ class TreeSearch(Search):
         return found.end is not None
 
     def fits(
-        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: np.ndarray
+        self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]
     ) -> list[Fit]:
         """Targets beside an end, in every recursion: those given, by name, and all families."""
         beside = Recursions(flow, at)
