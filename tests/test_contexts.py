@@ -329,3 +329,29 @@ def test_the_record():
     )(jnp.eye(3))
     total = rd.field(m.rloo(), contexts.log_ref, rd.contexts(BANDITS))
     assert np.allclose(swept.mean(axis=0), total, rtol=0, atol=1e-16)
+
+
+def test_answers_over_prompts_are_sums_over_prompts_and_labels():
+    """By loops, on bandits of unlike sizes and on trees; the information is one of a joint law."""
+    sizes = [
+        rd.bandit([1.0, 0.0, 0.5], [0.2, 0.5, 0.3], label=[0, 1, 1]),
+        rd.bandit([0.0, 1.0], [0.6, 0.4], label=[1, 0]),
+    ]
+    trees = [
+        rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0], reference=q, label=[0, 2, 0])
+        for q in ([0.5, 0.2, 0.3], [0.1, 0.8, 0.1])
+    ]
+    for problems in (sizes, trees):
+        prompts = rd.contexts(problems, [0.3, 0.7])
+        joint = np.zeros((2, 3))
+        for c, problem in enumerate(problems):
+            leaves = problem if problems is sizes else problem.bandit
+            for p, answer in zip(np.exp(leaves.log_ref), np.asarray(leaves.label), strict=True):
+                joint[c, answer] += [0.3, 0.7][c] * p
+        found = rd.metrics.answers_over_prompts(prompts, prompts.log_ref)
+        assert np.allclose(np.exp(found), joint.sum(axis=0), rtol=0, atol=1e-15)
+        parts = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+        mask = joint > 0
+        information = np.sum(joint[mask] * np.log(joint[mask] / parts[mask]))
+        got = float(rd.metrics.prompt_information(prompts, prompts.log_ref))
+        assert got == pytest.approx(information, abs=1e-15)

@@ -10,6 +10,7 @@ Divergences have arguments `log_p, log_q` and say which sum they compute. Number
 from regdist.metrics.distances import *  # noqa: F403
 from regdist.metrics.diversity import *  # noqa: F403
 from regdist.metrics.entropies import *  # noqa: F403
+from regdist.metrics.prompts import *  # noqa: F403
 from regdist.metrics.sampling import *  # noqa: F403
 from regdist.metrics.tails import *  # noqa: F403
 from regdist.metrics.tokens import *  # noqa: F403
