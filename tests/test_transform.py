@@ -150,6 +150,8 @@ def test_values_by_hand():
         transform.lagrangian(bandit, [[1.0, 2.0, 3.0]], [0.1], [2.0]).reward, [1.1, 0, 0.4]
     )
     assert np.allclose(transform.length_penalty(bandit, [1, 2, 3], 0.1).reward, [0.9, -0.2, 0.2])
+    late = transform.length_penalty(bandit, [5, 9, 12], 0.5, beyond=6)
+    assert np.allclose(late.reward, [1.0, -1.5, -2.5])
     assert np.allclose(
         transform.verify(rd.bandit([-np.inf, 0.2, 0.7]), 0.5).reward, [-np.inf, 0, 1]
     )

@@ -186,15 +186,25 @@ def lagrangian(bandit: Bandit, costs: Table, multipliers: Table, limits: Table =
 
 
 @takes_bandit
-def length_penalty(bandit: Bandit, length: Table, weight: Number) -> Bandit:
+def length_penalty(
+    bandit: Bandit, length: Table, weight: Number, beyond: Number | None = None
+) -> Bandit:
     """R - weight length: a price per token, shape [K]. Any other cost per action goes the same way.
+
+    With `beyond` it is of the tokens after so many, R - weight max(length - beyond, 0). DAPO's soft
+    punishment of overlong answers, as verl's reward manager has it, is the weight factor/buffer
+    beyond most - buffer tokens (arXiv 2503.14476: factor 1, and no more than it).
 
     Examples:
         >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 0.01).reward)
         [0.9 0.8]
+        >>> print(length_penalty(rd.bandit([1.0, 1.0]), [10, 20], 1.0 / 4, beyond=20 - 4).reward)
+        [1. 0.]
     """
-    w = _scalar("weight", weight, bandit)
-    return with_reward(bandit, bandit.reward - w * _row("length", length, bandit))
+    w, counted = _scalar("weight", weight, bandit), _row("length", length, bandit)
+    if beyond is not None:
+        counted = jnp.maximum(counted - _scalar("beyond", beyond, bandit), 0)
+    return with_reward(bandit, bandit.reward - w * counted)
 
 
 @takes_bandit
