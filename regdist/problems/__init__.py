@@ -12,6 +12,8 @@ from regdist.problems.placed import OnTree as OnTree
 from regdist.problems.postfix import game_of_24_postfix as game_of_24_postfix
 from regdist.problems.prompts import PromptTask as PromptTask
 from regdist.problems.prompts import graded_prompts as graded_prompts
+from regdist.problems.restarted import Restarts as Restarts
+from regdist.problems.restarted import restarts as restarts
 from regdist.problems.sequences import forks as forks
 from regdist.problems.sequences import long_and_short as long_and_short
 from regdist.problems.sequences import one_or_two as one_or_two
