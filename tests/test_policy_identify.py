@@ -79,6 +79,25 @@ def test_one_parameter_an_action_is_the_table():
     assert betas[0] == pytest.approx(betas[1], rel=1e-8)
 
 
+def test_a_name_far_down_is_not_lost_in_rounding():
+    """Actions at 1e-12 beside one at 1: the class holds every law, so that the best is the target.
+
+    There the plain gradient of a rare action is below the rounding of the likely one's score.
+    """
+    problem = rd.bandit([-2.43, 1.2, 0.07], [0.1374637, 0.59467049, 0.26786581])
+    wide = rd.policies.LogLinear(
+        [[-1.25, -0.89, 1.77], [0.35, 0.42, -0.28], [-0.69, 0.89, -0.1]], offset=problem.log_ref
+    )
+    regularizer = rd.JensenShannon(0.284)
+    method = m.natural_policy_gradient(regularizer)
+    found = rd.identify(method, problem, policy=wide, starts=jnp.array([[0.2, -0.9, 0.2]]))
+    best = rd.target(problem, regularizer)
+    assert best.log_probs[0] < -27
+    assert found.verdict == "converges"
+    assert repr(found.regularizer) == "JensenShannon(0.284)"
+    assert np.allclose(found.log_probs, best.log_probs, rtol=0, atol=1e-8)
+
+
 def test_penalties_of_tokens_do_not_stand_still_at_the_best_of_a_class():
     method = m.dr_grpo(beta=0.3, estimator="k2", averaging="sum")
     found = rd.identify(method, TREE, policy=TIED, starts=jnp.zeros((1, 2)))

@@ -6,7 +6,7 @@ the best would answer to the problem. L is of actions or sequences, flat over pr
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ RESTRICTED = "restricted"
 """The form of a target that is the best law of a class of policies."""
 MOST_PARAMETERS = 128
 """Parameters of a flow: each column of its Jacobian takes four updates."""
+_BLURS = 16 * float(np.finfo(np.float64).eps)  # of a sum of products
 _REFINED = 4  # times that beta is fitted to the errors of log p that the last one left
 
 
@@ -135,12 +136,30 @@ class PolicySearch(Search):
         return False
 
 
+class _Lost(NamedTuple):
+    """What a regularizer takes.
+
+    Attributes:
+        pull: b of its slope, shape [n - 1].
+        slopes: the derivative of that in the coordinates.
+        by_ref: the derivative of its slope by the log-reference, shape [L].
+        slope: its slope at each action, shape [L].
+    """
+
+    pull: np.ndarray
+    slopes: np.ndarray
+    by_ref: np.ndarray
+    slope: np.ndarray
+
+
 class _Bests:
     """The bests of a class beside an end of a flow, each a rest point of its objective.
 
     The gradient of E R less a regularizer in the coordinates is b = S' diag(P) w, with the scores S
     [L, n], how often each action is taken P, and w = R - slope [L]. Its derivatives follow from
-    those of the scores, which are asked once for all regularizers.
+    those of the scores, which are asked once for all regularizers. As P S = 0 for each prompt, w
+    counts less its mean there: where one action has all but the whole mass its score is all
+    rounding, and must not be multiplied by more than what is left of w.
 
     Args:
         flow: of the method.
@@ -158,32 +177,57 @@ class _Bests:
         self.reward = np.where(taken, flow.reward.ravel(), 0)
         self.gained = self._pull(self.reward), self._slopes(self.reward, np.zeros(taken.shape))
 
+    def _less_mean(self, w: np.ndarray) -> np.ndarray:
+        """w, shape [L, ...], less its mean for each prompt."""
+        by_prompt = (-1, self.law.shape[-1])
+        rows, share = w.reshape(*by_prompt, *w.shape[1:]), self.share.reshape(by_prompt)
+        total = share.sum(axis=1)
+        mean = np.einsum("ck,ck...->c...", share, rows)
+        mean = mean / np.where(total > 0, total, 1).reshape(-1, *[1] * (mean.ndim - 1))
+        return (rows - mean[:, None]).reshape(w.shape)
+
     def _pull(self, w: np.ndarray) -> np.ndarray:
         """b, shape [n - 1], or a column of it for each column of w."""
-        return self.scores.T @ (self.share.reshape(-1, *[1] * (w.ndim - 1)) * w)
+        return self.scores.T @ (self.share.reshape(-1, *[1] * (w.ndim - 1)) * self._less_mean(w))
 
     def _slopes(self, w: np.ndarray, by_p: np.ndarray) -> np.ndarray:
         """The derivative of b in the coordinates, where that of w by log p is by_p, shape [L]."""
+        w = self._less_mean(w)
         by_law = (self.share * (w + by_p))[:, None] * self.scores
         bent = np.tensordot(self.share * w, self.bends, axes=1)
         return self.scores.T @ by_law + bent
 
-    def lost(self, regularizer: Regularizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """b of the slope of a regularizer, its derivative, and that of the slope by log q, [L]."""
+    def lost(self, regularizer: Regularizer) -> "_Lost":
+        """What a regularizer takes from the gradient."""
         leaves = leaves_of(self.flow.bandit)
         law = jnp.asarray(np.where(np.isneginf(self.law), DEEP, self.law))
         parts = slope_parts if law.ndim == 1 else _slope_rows
         found = parts(regularizer, law, leaves.log_ref)
         slope, by_p, by_ref = (np.where(self.share > 0, np.ravel(x), 0) for x in found)
-        return self._pull(slope), self._slopes(slope, by_p), by_ref
+        return _Lost(self._pull(slope), self._slopes(slope, by_p), by_ref, slope)
 
-    def off(
-        self, lost: tuple[np.ndarray, ...], beta: float
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """From the end to the best at beta, to first order, and that by beta, of log p [L]."""
-        b, slopes = (x - beta * y for x, y in zip(self.gained, lost[:2], strict=True))
-        moved = self.solved(slopes, np.stack([-b, lost[0]], axis=1))
-        return None if moved is None else (self.scores @ moved[:, 0], self.scores @ moved[:, 1])
+    def off(self, lost: "_Lost", beta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """From the end to the best at beta, to first order, and that by beta, of log p [L].
+
+        The third is what rounding may do to the first.
+        """
+        slopes = self.gained[1] - beta * lost.slopes
+        left = self.reward - beta * lost.slope
+        b = self._pull(left)
+        if not (np.all(np.isfinite(slopes)) and np.all(np.isfinite(b))):
+            return None
+        try:
+            inverse = np.linalg.inv(slopes)
+        except np.linalg.LinAlgError:
+            return None
+        size, left = (
+            np.abs(self.reward) + beta * np.abs(lost.slope),
+            self.reward - beta * lost.slope,
+        )
+        blur = np.abs(self.scores).T @ (self.share * size)
+        blur = blur + np.abs(self.scores).max() * (self.share @ np.abs(self._less_mean(left)))
+        rounded = np.abs(self.scores) @ (np.abs(inverse) @ (_BLURS * blur))
+        return self.scores @ (-inverse @ b), self.scores @ (inverse @ lost.pull), rounded
 
     def solved(self, slopes: np.ndarray, b: np.ndarray) -> np.ndarray | None:
         """The moves of the coordinates that move the gradient by columns of b."""
@@ -194,15 +238,17 @@ class _Bests:
         except np.linalg.LinAlgError:
             return None
 
-    def error(self, lost: tuple[np.ndarray, ...], beta: float) -> float:
-        """The largest error of a log-probability."""
+    def error(self, lost: "_Lost", beta: float) -> float:
+        """The largest error of a log-probability, less what rounding may do."""
         found = self.off(lost, beta)
-        return np.inf if found is None else float(np.abs(found[0]).max())
+        if found is None:
+            return np.inf
+        return float(np.maximum(np.abs(found[0]) - found[2], 0).max())
 
-    def best_beta(self, lost: tuple[np.ndarray, ...]) -> tuple[float | None, float]:
+    def best_beta(self, lost: "_Lost") -> tuple[float | None, float]:
         """The beta at which the best of the class is nearest, and the error that is left."""
-        size = float(lost[0] @ lost[0])
-        beta = float(self.gained[0] @ lost[0]) / size if size > 0 else 0.0
+        size = float(lost.pull @ lost.pull)
+        beta = float(self.gained[0] @ lost.pull) / size if size > 0 else 0.0
         for _ in range(_REFINED):
             found = self.off(lost, beta) if beta > 0 else None
             if found is None:
@@ -215,19 +261,19 @@ class _Bests:
         """The fit with its response beside the end's, where the class has its best there."""
         if response.log_p is None or fit.regularizer.follows_policy():
             return fit
-        b, slopes, by_ref = self.lost(fit.regularizer)
-        slopes = self.gained[1] - slopes
+        lost = self.lost(fit.regularizer)
+        slopes = self.gained[1] - lost.slopes
         if not np.all(np.isfinite(slopes)):
             return fit
         if np.linalg.eigvalsh((slopes + slopes.T) / 2).max() >= 0:
             return fit._replace(response="differs")  # a saddle of the objective
         rows = zip(response.reward, response.log_ref, strict=True)
         moves = [
-            np.ravel(dr) - np.where(dq != 0, by_ref * dq, 0)
+            np.ravel(dr) - np.where(dq != 0, lost.by_ref * dq, 0)
             for dr, dq in ((dr, self.flow.of_leaves(dq).ravel()) for dr, dq in rows)
         ]
         pulls = self._pull(np.where(self.share[:, None] > 0, np.stack(moves, axis=1), 0))
-        moved = self.solved(slopes, np.concatenate([-pulls, b[:, None]], axis=1))
+        moved = self.solved(slopes, np.concatenate([-pulls, lost.pull[:, None]], axis=1))
         if moved is None:
             return fit
         moved = np.concatenate([np.zeros((1, moved.shape[1])), moved])
