@@ -220,10 +220,7 @@ class _Bests:
             inverse = np.linalg.inv(slopes)
         except np.linalg.LinAlgError:
             return None
-        size, left = (
-            np.abs(self.reward) + beta * np.abs(lost.slope),
-            self.reward - beta * lost.slope,
-        )
+        size = np.abs(self.reward) + beta * np.abs(lost.slope)
         blur = np.abs(self.scores).T @ (self.share * size)
         blur = blur + np.abs(self.scores).max() * (self.share @ np.abs(self._less_mean(left)))
         rounded = np.abs(self.scores) @ (np.abs(inverse) @ (_BLURS * blur))

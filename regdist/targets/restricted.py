@@ -47,7 +47,9 @@ class Restricted(Law):
     """A law of a class; made by `restricted()` and `project()`.
 
     Attributes:
-        log_probs: log p, shape [K], of whole sequences on a tree; of contexts [C, K].
+        log_probs: log p, shape [K], of whole sequences on a tree; of contexts [C, K]. The search
+            looks at the gradient in the parameters, which carries the factor p: log p is found to
+            about 1e-16/p nats, 1e-4 at p = 1e-12 in float64, and in tails beyond it is not.
         params: the parameters that have it.
         value: E_p R - regularizer(p), in units of reward; of a projection the divergence to the
             target, in nats. Of contexts the mean by their weights.
