@@ -278,8 +278,7 @@ class Dynamics:
 
     def motion(self, z: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """The derivative of the rates of the logits at a rest point from that of the gains."""
-        moved = slopes - self.mean(np.exp(self.law(z)), slopes)
-        return moved if self.natural else self.share(z)[:, None] * moved
+        return self.paced(z, slopes - self.mean(np.exp(self.law(z)), slopes))
 
     def sides(self, z: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
         """Gains where each log p in turn is a little larger and smaller, [n] each.

@@ -28,7 +28,7 @@ _LONGEST = 10.0  # nats that a step of Newton may move a logit
 _WALK = 0.3  # nats along a line of rest points at which it is asked again
 # Nats: a rest point this near is taken for the one that the flow comes to; one within reach if the
 # flow comes nearer to it at all these shares of the way.
-_BESIDE, _REACH = 0.02, 1e3
+_BESIDE, REACH = 0.02, 1e3
 _SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 _BETWEEN = np.linspace(1, 0, 64, endpoint=False)  # of the way between two policies of two actions
 _MIXED = 4  # ways to share mass among equals that are tried
@@ -368,7 +368,7 @@ def nearby(flow: Dynamics, z: np.ndarray) -> np.ndarray | None:
                 break
             off = still
     face = np.where(off, -np.inf, z)
-    at = newton(flow, face, _REACH)
+    at = newton(flow, face, REACH)
     if at is None:
         return None
     on = ~np.isneginf(at)

@@ -7,7 +7,7 @@ import numpy as np
 
 from regdist.runs.cycles import Cycle, follow_turns
 from regdist.runs.dynamics import Anchor, Dynamics
-from regdist.runs.ends import End, judge, nearby, newton
+from regdist.runs.ends import REACH, End, judge, nearby, newton
 
 # A saddle at p is left after about 1/(p gain) units of time, the inverse of the largest reward
 # gap: this is as long as float64 can wait. The solver's steps grow with it.
@@ -24,7 +24,7 @@ _NUDGE = 1e-3  # nats: what moves a start off a rest point that repels
 _CREEP = 1e-4  # nats: steps that move logits less are short because the field jumps, if it does
 # Nats of a log-probability: a flow that is there, 1e-17, with no rest point within reach is taken
 # to go to the edge.
-_DEEP, _REACH = 40.0, 1e3
+_DEEP = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _integrate(
         if solver.status != "running":
             return spent, full(y), "stuck", last
         deep = not flow.faces and flow.depth(full(y)) > _DEEP
-        if deep and newton(flow, full(y), _REACH) is None:
+        if deep and newton(flow, full(y), REACH) is None:
             return spent, full(y), "edge", last
         # The time since a saddle was left is lost in the time that was spent there.
         if np.max(y) > flow.ahead or solver.h_abs < 1e-6 * solver.t:

@@ -108,8 +108,9 @@ def identify(
     of three recursions, and the name says of which. Ends where steps die out are not judged there:
     a method that goes to one sequence is undecided.
 
-    Under a `policy` that shares parameters the flow is theirs, and a target is the best law of the
-    class, `rd.restricted`: where the exact gradient of E R less the regularizer comes to rest.
+    Under a `policy` that shares parameters the flow is theirs, and a target is a best law of the
+    class as `rd.restricted` finds them: where the exact gradient of E R less the regularizer comes
+    to rest, and nothing near is better. Further away there may be a better one.
 
     Args:
         method: from `rd.methods`.

@@ -137,10 +137,6 @@ class PolicyDynamics(Dynamics):
         """The rates that gains of m give; `most`: m are errors."""
         return m if self.natural else self.weigh(z, m, most)
 
-    def gains(self, full: np.ndarray) -> np.ndarray:
-        """The natural gradient at flat parameters, shape [n]."""
-        return self.gain(self.gather(full))
-
     def gain(self, z: np.ndarray) -> np.ndarray:
         """The natural gradient, shape [n]."""
         return np.append(0.0, np.asarray(_direction(self.form, self.parts, jnp.asarray(z[1:]))))
@@ -172,10 +168,6 @@ class PolicyDynamics(Dynamics):
         """The largest -log p of what the policy takes at all."""
         law = self.whole(z)
         return float(-np.min(law[np.isfinite(law)]))
-
-    def motion(self, z: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-        """The derivative of the rates of the coordinates at a rest point from that of the gains."""
-        return slopes if self.natural else self.weigh(z, slopes)
 
     def rate(self, z: np.ndarray, anchor: Any) -> np.ndarray:
         """dz/dt, shape [n]."""

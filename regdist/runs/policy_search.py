@@ -18,12 +18,10 @@ from regdist.methods.step import leaves_of
 from regdist.policies.policy import Policy
 from regdist.problems.bandit import Bandit
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.flow import Flow, follow
 from regdist.runs.loop import Loop
 from regdist.runs.naming import DEEP, FAMILIES, Fit, Response, preferred, slope_parts, told
 from regdist.runs.policy_dynamics import PolicyDynamics
 from regdist.runs.search import Search
-from regdist.runs.verdicts import Limit
 from regdist.targets.selection import limit_laws
 
 RESTRICTED = "restricted"
@@ -82,18 +80,9 @@ class PolicySearch(Search):
         del z
         return self.flow
 
-    def follow(self, z: np.ndarray, side: int = 1) -> Flow:
-        """The flow from flat parameters."""
-        return follow(self.flow, self.flow.gather(z), side)
-
     def law_of_start(self, z: np.ndarray) -> np.ndarray:
         """The law of flat parameters."""
         return self.flow.whole(self.flow.gather(z))
-
-    def vertices(self, limits: list[Limit]) -> list[int]:
-        """None: a class need not come near to a single action."""
-        del limits
-        return []
 
     def limit_laws(self) -> Mapping[str, Any]:
         """Laws without a coefficient, by name; of contexts the references alone."""
@@ -101,10 +90,6 @@ class PolicySearch(Search):
         if isinstance(leaves, Bandit) and leaves.reward.ndim == 1:
             return limit_laws(leaves)
         return {"reference": leaves.log_ref}
-
-    def asks(self, found: Flow) -> bool:
-        """Only of ends."""
-        return found.end is not None
 
     def fits(
         self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]

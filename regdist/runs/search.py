@@ -211,9 +211,12 @@ class Search:
     def vertices(self, limits: list[Limit]) -> list[int]:
         """Actions that attract alone, from beside them, though no start came there.
 
-        Of those that share a coordinate one is asked, on a coordinate of its own.
+        Of those that share a coordinate one is asked, on a coordinate of its own. None where the
+        flow has no faces: such ends are not judged.
         """
         flow = self.dynamics(self.log_ref)
+        if not flow.faces:
+            return []
         seen = {int(np.argmax(x.log_p)) for x in limits if np.isneginf(x.log_p).sum() >= 1}
         found = []
         for action, copies in zip(flow.index, flow.copies, strict=True):
@@ -242,7 +245,8 @@ class Search:
         laws |= {n: np.asarray(x.log_probs) for n, x in known.items() if isinstance(x, Law)}
         fits: list[Fit] = []
         proved = found.end is not None and found.end.kind == "attracts" and mixed
-        if mixed and self.asks(found):
+        # Beside an edge that is not judged log-probabilities have no bounds.
+        if mixed and (flow.faces or found.end is not None):
             own = [float(c) for c in self.method.coefficients_of_parts() if c > 0]
             given = {n: x for n, x in known.items() if isinstance(x, Regularizer)}
             if self.method.regularizer is not None:
@@ -283,11 +287,6 @@ class Search:
     def limit_laws(self) -> Mapping[str, Any]:
         """Laws without a coefficient, by name, shape [K] each."""
         return limit_laws(self.bandit)
-
-    def asks(self, found: Flow) -> bool:
-        """Whether the nearest targets of where a flow went are looked for."""
-        del found
-        return True
 
     def fits(
         self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]

@@ -151,9 +151,9 @@ class TreeDynamics(Dynamics):
         passes = (way.astype(float) @ same) > 0
         return way - passes * p
 
-    def ways_of_leaves(self) -> tuple[np.ndarray, np.ndarray]:
-        """As `way`, of the leaves to which the policy comes, and the log-probability of chance."""
-        return self._ways(np.asarray(self.tree.paths.last)[self.comes])
+    def ways_of_leaves(self) -> np.ndarray:
+        """As `way`, of the leaves to which the policy comes."""
+        return self._ways(np.asarray(self.tree.paths.last)[self.comes])[0]
 
     def directions(self, random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Random ones of the rewards, shape [D, L], and of the log-reference, [D, n].
@@ -182,7 +182,11 @@ class TreeDynamics(Dynamics):
 
     def read(self, law: np.ndarray) -> np.ndarray:
         """The coordinates, shape [n], of the log-probabilities of whole sequences, [L]."""
-        return self.gather(np.asarray(self.tree.conditionals(jnp.asarray(law))).reshape(-1))
+        return self.gather(np.asarray(self.tree.conditionals(jnp.asarray(law))))
+
+    def gather(self, full: np.ndarray) -> np.ndarray:
+        """The coordinates, shape [n], of logits of all steps, [S, V]."""
+        return super().gather(full.reshape(-1))
 
     def whole(self, log_p: np.ndarray) -> np.ndarray:
         """The log-probabilities of whole sequences, shape [L], from those of the coordinates."""

@@ -61,7 +61,7 @@ class Recursions:
         shape = self.tree.paths.exists.shape
         self.log_steps = StateTable(self.tree).log_probs(jnp.asarray(flow.place(z).reshape(shape)))
         self.log_leaves = np.asarray(self.tree.leaves(self.log_steps))
-        self.way_of_leaves = flow.ways_of_leaves()[0]
+        self.way_of_leaves = flow.ways_of_leaves()
         self.moved_leaves = flow.moved_way(self.way_of_leaves, self.p)
         # How often a path that takes a step comes to each leaf [n, L], and to each state [n, B].
         log_leaves = self.log_leaves[flow.comes]

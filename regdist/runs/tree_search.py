@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from regdist.regularizers.regularizer import Regularizer
-from regdist.runs.flow import Flow, follow
 from regdist.runs.naming import Fit, Response, log_error
 from regdist.runs.search import Search
 from regdist.runs.tree_dynamics import TreeDynamics, check_few_steps, steps_alive
 from regdist.runs.tree_naming import Recursions
-from regdist.runs.verdicts import Limit
 from regdist.targets.selection import limit_laws
 
 
@@ -34,40 +32,22 @@ class TreeSearch(Search):
         """Which steps a start takes, where the policy moves; flat, [S V]."""
         return steps_alive(self.bandit, z)
 
-    def dynamics(self, z: np.ndarray) -> Any:
-        """The flow over the steps that a start has, made once for each set of them."""
-        return super().dynamics(z)
-
     def make(self, z: np.ndarray, classes: np.ndarray | None) -> TreeDynamics:
         """The flow over the steps that a start has."""
         del classes
         alive = self.alive(z)
         return TreeDynamics(self.method, self.bandit, self.expectation, alive, self.old, self.loop)
 
-    def follow(self, z: np.ndarray, side: int = 1) -> Flow:
-        """The flow from a start."""
-        flow = self.dynamics(z)
-        return follow(flow, flow.gather(z.reshape(-1)), side)
-
     def law_of_start(self, z: np.ndarray) -> np.ndarray:
         """The law of whole sequences, shape [L], that a start has."""
         flow = self.dynamics(z)
-        return flow.whole(flow.gather(z.reshape(-1)))
-
-    def vertices(self, limits: list[Limit]) -> list[int]:
-        """None: ends where steps die out are not judged."""
-        del limits
-        return []
+        return flow.whole(flow.gather(z))
 
     def limit_laws(self) -> Mapping[str, Any]:
         """Laws without a coefficient, by name, shape [L] each; with chance the reference alone."""
         if self.bandit.log_chance is None:
             return limit_laws(self.bandit.bandit)
         return {"reference": self.bandit.bandit.log_ref}
-
-    def asks(self, found: Flow) -> bool:
-        """Only of ends: beside the edge log-probabilities have no bounds."""
-        return found.end is not None
 
     def fits(
         self, flow: Any, at: np.ndarray, given: Mapping[str, Regularizer], own: Sequence[float]
