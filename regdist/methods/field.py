@@ -1,7 +1,5 @@
 """The update of a method on the parameters of a policy, under every expectation."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,17 +22,16 @@ from regdist.numerics.records import (
     Law,
     as_array,
     check_kind,
-    check_log_probs,
     described,
     is_concrete,
 )
 from regdist.policies.policy import Params, Policy
 from regdist.policies.table import Table
 from regdist.problems.bandit import Bandit, check_bandit
-from regdist.problems.contexts import Contexts
+from regdist.problems.contexts import Contexts, check_law
 from regdist.problems.placed import EachTable, own_policy, policy_on, table_on
 from regdist.problems.state_table import StateTable
-from regdist.problems.tree import Tree, check_steps
+from regdist.problems.tree import Tree
 
 
 def field(
@@ -113,29 +110,6 @@ def field(
     own = old is None and sampler is None
     pull = expected_pull(method, tables, expectation, lists, own, bandit)
     return push(method, policy, params, bandit, pull)
-
-
-def check_law(name: str, law: Any, problem: Problem, where: str) -> Array:
-    """A law over actions, or of the steps of a tree; or a row of such for each context.
-
-    Raises:
-        TypeError: not numbers.
-        ValueError: another shape, or no normalized log-probabilities.
-    """
-    if isinstance(problem, Contexts):
-        rows = as_array(f"{name} of {where}", law, None)
-        if rows.shape != problem.log_ref.shape:
-            raise ValueError(
-                f"{name} of {where} must be laws, one for each context, shape "
-                f"{problem.log_ref.shape}; got {rows.shape}"
-            )
-        if is_concrete(rows, problem):
-            for c, (one, row) in enumerate(zip(problem.each, rows, strict=True)):
-                check_law(f"row {c} of {name}", row, one, where)
-        return rows
-    if isinstance(problem, Tree):
-        return check_steps(problem, law, where, name)
-    return check_log_probs(name, law, where, problem.num_actions)
 
 
 def check_problem(

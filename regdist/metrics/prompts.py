@@ -7,15 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 from jaxtyping import Float
 
 from regdist.metrics.entropies import entropy, label_log_probs
-from regdist.numerics.records import as_array, check_kind, check_log_probs, is_concrete
-from regdist.problems.contexts import Contexts, whole_law
-from regdist.problems.tree import Tree, check_steps
+from regdist.numerics.records import check_kind
+from regdist.problems.contexts import Contexts, check_law, whole_law
 
 __all__ = ["answers_over_prompts", "prompt_information"]
 
@@ -29,19 +27,7 @@ def _laws(contexts: Contexts, log_probs: Any, name: str) -> Array:
     """
     check_kind("contexts", contexts, Contexts, "Make them: rd.contexts(problems)")
     where = f"rd.metrics.{name}(contexts, log_probs)"
-    rows, shape = as_array(f"log_probs of {where}", log_probs, None), contexts.log_ref.shape
-    if rows.shape != shape:
-        raise ValueError(
-            f"log_probs of {where} must be laws, one for each context, shape {shape}; got "
-            f"{rows.shape}"
-        )
-    if is_concrete(rows, contexts):
-        for c, (one, row) in enumerate(zip(contexts.each, np.asarray(rows), strict=True)):
-            if isinstance(one, Tree):
-                check_steps(one, row, where, f"row {c} of log_probs")
-            else:
-                check_log_probs(f"row {c} of log_probs", row, where, one.num_actions)
-    return contexts.map(whole_law, rows)
+    return contexts.map(whole_law, check_law("log_probs", log_probs, contexts, where))
 
 
 @jax.jit

@@ -15,9 +15,16 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from regdist.numerics.logspace import expect
-from regdist.numerics.records import Table, as_array, described, is_concrete, record
+from regdist.numerics.records import (
+    Table,
+    as_array,
+    check_log_probs,
+    described,
+    is_concrete,
+    record,
+)
 from regdist.problems.bandit import Bandit, Outcomes, check_bandit
-from regdist.problems.tree import Tree
+from regdist.problems.tree import Tree, check_steps
 
 
 @record
@@ -140,6 +147,29 @@ def whole_law(problem: Any, log_probs: Array) -> Array:
     if isinstance(problem, Contexts):
         return problem.map(whole_law, log_probs)
     return problem.leaves(log_probs) if isinstance(problem, Tree) else log_probs
+
+
+def check_law(name: str, law: Any, problem: Any, where: str) -> Array:
+    """A law over actions, or of the steps of a tree; or a row of such for each context.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: another shape, or no normalized log-probabilities.
+    """
+    if isinstance(problem, Contexts):
+        rows = as_array(f"{name} of {where}", law, None)
+        if rows.shape != problem.log_ref.shape:
+            raise ValueError(
+                f"{name} of {where} must be laws, one for each context, shape "
+                f"{problem.log_ref.shape}; got {rows.shape}"
+            )
+        if is_concrete(rows, problem):
+            for c, (one, row) in enumerate(zip(problem.each, rows, strict=True)):
+                check_law(f"row {c} of {name}", row, one, where)
+        return rows
+    if isinstance(problem, Tree):
+        return check_steps(problem, law, where, name)
+    return check_log_probs(name, law, where, problem.num_actions)
 
 
 def contexts(problems: Iterable[Bandit | Tree], weights: Table | None = None) -> Contexts:

@@ -11,14 +11,13 @@ from regdist.numerics.records import (
     Number,
     as_array,
     check_kind,
-    check_log_probs,
     described,
     is_concrete,
 )
 from regdist.policies.policy import Params, Policy
-from regdist.problems.contexts import Contexts
+from regdist.problems.contexts import Contexts, check_law
 from regdist.problems.placed import shares, table_on
-from regdist.problems.tree import Tree, check_steps
+from regdist.problems.tree import Tree
 from regdist.runs.loop import Loop
 from regdist.targets.restricted import Restricted
 
@@ -91,10 +90,7 @@ def check_sampler(loop: Loop, policy: Policy, start: Params, problem: Problem) -
                 check_sampler(loop, table_on(one), law, one)
             return
         law = loop.law_of_samples(policy.log_probs(start), problem)
-        if isinstance(problem, Tree):
-            check_steps(problem, law, where, name)
-        else:
-            check_log_probs(name, law, where, problem.num_actions)
+        check_law(name, law, problem, where)
 
 
 def check_target(target: Any, problem: Problem, shared: bool = False) -> None:

@@ -60,6 +60,18 @@ def widened(method: Method, problem: Any) -> tuple[Method, Any]:
     return in_dtype(method, jnp.float64), wide
 
 
+def ways_of_levels(reward: np.ndarray, random: np.random.Generator, count: int) -> np.ndarray:
+    """Random directions of rewards, shape [D, ...], in which equal ones move together."""
+    _, level = np.unique(reward, return_inverse=True)
+    return random.normal(size=(count, level.max() + 1))[:, level.reshape(reward.shape)]
+
+
+def difference(fn: Callable[[Array], Array], at: Array, way: Array) -> Array:
+    """The derivative of fn along a way, by a fourth difference."""
+    f = [fn(at + step * _APART * way) for step in (-2, -1, 1, 2)]
+    return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * _APART)
+
+
 def log_normalized(z: np.ndarray) -> np.ndarray:
     """Log-probabilities of logits, shape [n]; -inf stays."""
     top = np.max(z)
@@ -162,8 +174,7 @@ class Dynamics:
 
         Equal rewards move together, as a field may be rough where they part.
         """
-        _, level = np.unique(self.reward, return_inverse=True)
-        by_reward = random.normal(size=(count, level.max() + 1))[:, level.ravel()]
+        by_reward = ways_of_levels(self.reward, random, count)
         held = ~np.isneginf(self.log_ref)
         q = np.exp(np.where(held, self.log_ref, 0)) * held
         by_ref = random.normal(size=(count, len(q))) * held
@@ -431,7 +442,6 @@ def _derivatives(
     def along(way: Array) -> Array:
         if exact:
             return jax.jvp(at, (z,), (way,))[1]
-        f = [at(z + step * _APART * way) for step in (-2, -1, 1, 2)]
-        return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * _APART)
+        return difference(at, z, way)
 
     return jax.vmap(along)(ways)

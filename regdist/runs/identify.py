@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from regdist.methods import Expectation, Method
-from regdist.methods.field import check_law, check_params, check_problem
+from regdist.methods.field import check_params, check_problem
 from regdist.methods.step import Problem, fitted, in_dtype, leaves_of
 from regdist.numerics.records import Law, Table, as_array, check_kind, positive
 from regdist.policies.policy import Params, Policy
+from regdist.problems.contexts import check_law
 from regdist.problems.placed import own_policy, policy_on, shares, table_on
 from regdist.problems.tree import Tree
 from regdist.regularizers.regularizer import Regularizer

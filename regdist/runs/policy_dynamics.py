@@ -22,10 +22,9 @@ from regdist.policies.policy import Params, Policy
 from regdist.problems.contexts import Contexts, whole_law, with_reference, with_rewards
 from regdist.problems.placed import own_policy
 from regdist.problems.tree import Tree
-from regdist.runs.dynamics import Dynamics, surrounded
+from regdist.runs.dynamics import Dynamics, difference, surrounded, ways_of_levels
 from regdist.runs.loop import Loop
 
-_APART = 1e-3  # of the points of a difference
 _EPS = float(np.finfo(np.float64).eps)
 # Of the largest singular value of the scores: below it a direction moves no law.
 _STILL = 1e-9
@@ -191,10 +190,7 @@ class PolicyDynamics(Dynamics):
 
         Equal rewards move together, as a field may be rough where they part.
         """
-        _, level = np.unique(self.reward, return_inverse=True)
-        by_reward = random.normal(size=(count, level.max() + 1))[
-            :, level.reshape(self.reward.shape)
-        ]
+        by_reward = ways_of_levels(self.reward, random, count)
         held = ~np.isneginf(self.log_ref)
         q = np.where(held, np.exp(self.log_ref), 0)
         by_ref = random.normal(size=(count, *q.shape)) * held
@@ -301,11 +297,7 @@ def _slopes(form: Any, parts: list[Array], y: Array, which: int) -> Array:
         a, b, c = (x if together or i == which else y for i in range(3))
         return _at(method, a, b, c, problem, expectation, old, loop, *rest)
 
-    def along(way: Array) -> Array:
-        f = [at(y + step * _APART * way) for step in (-2, -1, 1, 2)]
-        return (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * _APART)
-
-    return jax.vmap(along, out_axes=1)(jnp.eye(len(y)))
+    return jax.vmap(lambda way: difference(at, y, way), out_axes=1)(jnp.eye(len(y)))
 
 
 def _law(form: Any, parts: list[Array], y: Array) -> tuple[Any, Array]:

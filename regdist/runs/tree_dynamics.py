@@ -15,7 +15,7 @@ from regdist.methods import Expectation, Method
 from regdist.problems.contexts import with_reference
 from regdist.problems.state_table import StateTable
 from regdist.problems.tree import Tree
-from regdist.runs.dynamics import Dynamics
+from regdist.runs.dynamics import Dynamics, ways_of_levels
 from regdist.runs.loop import Loop
 
 MOST_STEPS = 512
@@ -160,8 +160,7 @@ class TreeDynamics(Dynamics):
 
         Equal rewards move together, as a field may be rough where they part.
         """
-        _, level = np.unique(self.reward, return_inverse=True)
-        by_reward = random.normal(size=(count, level.max() + 1))[:, level.ravel()]
+        by_reward = ways_of_levels(self.reward, random, count)
         held = ~np.isneginf(self.log_ref)
         q = np.where(held, np.exp(self.log_ref), 0)
         by_ref = random.normal(size=(count, len(q))) * held
