@@ -45,8 +45,8 @@ class Identification:
     Attributes:
         regularizer: the one whose target the limit is; None if none is proved to be.
         form: of a tree which recursion it is the target of: "leaf", `rd.target` of the sequences;
-            "stepwise" or "stepwise with unpenalised future", `rd.stepwise` with either. "" of a
-            bandit, and where none is proved.
+            "stepwise" or "stepwise with unpenalised future", `rd.stepwise` with either; under a
+            policy "restricted". "" of the table of a bandit, and where none is proved.
         distance: from the limit to the nearest candidate, as in `Candidate`.
         log_probs: the limit from the first start, in nats, shape [K]; of a tree the law of its
             whole sequences, as all laws here.

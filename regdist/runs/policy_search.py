@@ -25,7 +25,7 @@ from regdist.runs.search import Search
 from regdist.targets.selection import limit_laws
 
 RESTRICTED = "restricted"
-"""The form of a target that is the best law of a class of policies."""
+"""The form of a target that is a best law of a class of policies: nothing near is better."""
 MOST_PARAMETERS = 128
 """Parameters of a flow: each column of its Jacobian takes four updates."""
 _BLURS = 16 * float(np.finfo(np.float64).eps)  # of a sum of products

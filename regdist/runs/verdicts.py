@@ -66,7 +66,7 @@ class Candidate:
             same but for a beta that moves too; "shared", either but as another family does;
             "differs"; "undefined", or not asked.
         form: of a tree the recursion whose target it is: "leaf", "stepwise" or "stepwise with
-            unpenalised future"; "" of a bandit, and of a law.
+            unpenalised future"; under a policy "restricted"; "" of a bandit's table, and of a law.
     """
 
     name: str
