@@ -69,6 +69,12 @@ METHODS = {
         ),
         lambda g, r: -g.by_sequence(ppo(g, wt.phases(g, PHASE, [0.5, -0.3])[:, None])),
     ),
+    "hapo": (lambda _: m.hapo(), lambda g, r: wt.hapo(g)),
+    "certainty": (
+        lambda _: m.certainty_advantage(),
+        lambda g, r: -g.by_token(ppo(g, wt.certain(g))),
+    ),
+    "hapo, signed": (lambda _: m.hapo(signed=True), lambda g, r: wt.hapo(g, signed=True)),
     "step rewards in a group": (
         lambda name: m.compose(STANDARD, **PPO, penalties=paid(name)),
         lambda g, r: -g.by_sum(ppo(g, wt.standardized(g, r)[:, None])),
@@ -134,3 +140,13 @@ def test_one_step_of_the_critic_is_the_advantage_of_the_state():
     got = rd.field(m.compose(ta.Critic(1.0, 0.0)), logits, tree)
     want = jnp.where(tree.chooses[:, None] & tree.paths.exists, jnp.exp(law) * (q - value), 0)
     assert np.allclose(got, visits * want, rtol=0, atol=1e-15)
+
+
+def test_one_miss_among_many_is_grpos_and_so_is_its_padding():
+    """Over tokens an advantage of 5, or what a reward of 0 at padding would get, is not taken."""
+    relative = m.advantage.GroupRelative(1e-6, "mean", "std", "raw")
+    part = ts.OverTokens(relative, 1e-6, 5.0)
+    for reward, rare in (([0.0, 1.0], 0.5), ([0.0, 1.0], 0.01), ([1.0, 0.0], 0.01), ([4, 5], 0.5)):
+        tree = rd.tree([[0], [1, 1]], reward, [rare, 1 - rare])
+        plain, over = (rd.field(m.compose(x), tree.log_ref, tree) for x in (relative, part))
+        assert np.array_equal(plain, over) == (rare == 0.01 or reward[0] == 4), (reward, rare)

@@ -332,3 +332,55 @@ def luspo(g):
     a = (g.r - g.mean(g.r)) / (jnp.sqrt(square) + 1e-4)
     s = jnp.exp(g.total(g.lp - g.old) / g.n)
     return -(g.w * g.n * jnp.minimum(s * a, jnp.clip(s, 0.8, 1.2) * a)).sum()
+
+
+def over_tokens(g, most=5.0):
+    """HAPO's advantage: over the tokens of the group, else GRPO's; padding has score 0."""
+    share = g.w[:, None] * g.mask
+    share = share / share.sum()
+    mean = (share * g.r[:, None]).sum()
+    scale = jnp.sqrt((share * (g.r[:, None] - mean) ** 2).sum()) + 1e-6
+    normed = (g.r[:, None] * g.mask - mean) / scale
+    padded = jnp.abs(jnp.concatenate([normed, jnp.full((len(normed), 1), -mean / scale)], axis=1))
+    drawn = jnp.where(g.w[:, None] > 0, padded, 0)
+    return sg(jnp.where(jnp.any(drawn >= most), g.z()[:, None], normed))
+
+
+def hapo(g, pivot=0.8, signed=False):
+    """HAPO's loss: bounds and advantages by log entropies about a quantile."""
+    logs = jnp.log(jnp.maximum(entropies(g), 1e-8))
+    share = g.w[:, None] * g.mask
+    order = jnp.argsort(jnp.where(share > 0, logs, jnp.inf).ravel())
+    ranked = logs.ravel()[order]
+    if g.endless:
+        reached = jnp.cumsum(share.ravel()[order]) >= pivot * share.sum()
+        middle = ranked[jnp.argmax(reached)]
+    else:
+        middle = ranked[jnp.round(pivot * (g.mask.sum() - 1)).astype(int)]
+    h = jnp.where(share > 0, logs - middle, 0)
+    h = h / jnp.sqrt(jnp.maximum((share * h**2).sum() / share.sum(), 1e-8))
+    up, down = jnp.maximum(h.max(), 1e-8), jnp.minimum(h.min(), -1e-8)
+    h = sg(jnp.where(h > 0, h / up, h / down * (-1 if signed else 1)))
+    rho, a = jnp.exp(g.lp - g.old), over_tokens(g)
+    low = jnp.where(h <= 0, 0.2 * (1 - h), 0.2)
+    high = jnp.where(h > 0, 0.2 * (1 + h), 0.2)
+    neutral = sg((rho > 1 - low / 2) & (rho < 1 + high / 2))
+    a = jnp.where(jnp.where(h > 0, neutral, ~neutral), a, a * (1 + h))
+    gain = jnp.minimum(rho * a, jnp.clip(rho, 1 - low, 1 + high) * a)
+    return -g.by_token(jnp.where(a < 0, jnp.maximum(gain, 10.0 * a), gain))
+
+
+def certain(g):
+    """UCAS's two stages, with log-probabilities of the old law for logits."""
+    there = jnp.isfinite(g.old_table)
+    each = -jnp.where(there, g.old_table, 0).sum(1) / jnp.where(there, 1.0, 0.0).sum(1)
+    c = z_of(g, g.total(g.mask * each[g.at // g.table.shape[1]]))
+    a = g.z()
+    a = (a * jnp.where(a > 0, jnp.exp(-0.25 * c), jnp.exp(0.35 * c)))[:, None]
+    some = (g.w[:, None] * g.mask) > 0
+    least = jnp.where(some, g.old, jnp.inf).min()
+    most = jnp.where(some, g.old, -jnp.inf).max()
+    flat = jnp.isclose(most, least, rtol=1e-5, atol=1e-8)
+    x = jnp.where(flat, 0.5, (g.old - least) / (most - least + 1e-6))
+    raw = a - 0.05 * x
+    return sg(jnp.where(a > 0, jnp.maximum(raw, 0), raw))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from regdist.methods.batch import Batch, top_share
+from regdist.methods.batch import Batch, quantile, top_share
+from regdist.metrics import entropy
 from regdist.numerics.records import check_kind, is_concrete, looked_at, record, static
 from regdist.policies.laws import min_p
 
@@ -189,6 +190,73 @@ class LpReg(Surrogate):
         moved = rho * advantage + self.beta * jnp.where(inside, pull, 0)
         take = jnp.where(below, unlikeliest, 0)
         return take * moved + (1 - take) * self.clip(batch, advantage)
+
+
+@record
+class EntropyBand(Surrogate):
+    """PPO with bounds and advantages by the entropy of the step's state (HAPO, its code).
+
+    g = log max(H, 1e-8) less its quantile `pivot` over the steps of the batch, H the entropy of the
+    state's moved policy; h = g/max g where g > 0, and g/min g elsewhere. Where h > 0 the upper
+    distance is times 1 + alpha h, elsewhere the lower one times 1 - alpha h; A is times 1 + beta h
+    for h > 0 where rho is outside half the bounds, for other h where it is inside. As g/min g is
+    not negative, all states but those at the pivot count as open: `signed` takes -g/min g instead,
+    which is what the words around that code describe. In a bandit h is 0.
+
+    Attributes:
+        low: distance of the lower bound from 1.
+        high: distance of the upper one.
+        dual: above it a negative advantage has no gradient.
+        pivot: the quantile, the nearest order statistic.
+        alpha: how far bounds move.
+        beta: how far advantages do.
+        signed: whether h is below 0 where the entropy is.
+
+    Examples:
+        At the state that is nearly decided advantages double, by the words they should vanish.
+
+        >>> t = rd.tree([[0], [1, 0], [1, 1]], [0.0, 0.0, 1.0])
+        >>> log_steps = jnp.log(jnp.array([[0.5, 0.5], [0.9, 0.1]]))
+        >>> for signed in (False, True):
+        ...     print(rd.field(rd.methods.hapo(signed=signed), log_steps, t)[:, 1].round(4))
+        [0.0668 0.1203]
+        [0.0668 0.    ]
+    """
+
+    low: Array
+    high: Array
+    dual: Array
+    pivot: Array
+    alpha: Array
+    beta: Array
+    signed: bool = static(default=False)
+
+    local: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Rho A', inside bounds of each step."""
+        h, rho = self._openness(batch), jnp.exp(batch.log_rho)
+        is_open = h > 0
+        low = self.low * jnp.where(is_open, 1, 1 - self.alpha * h)
+        high = self.high * jnp.where(is_open, 1 + self.alpha * h, 1)
+        inside = (rho > 1 - low / 2) & (rho < 1 + high / 2)
+        shaped = advantage * jnp.where(inside ^ is_open, 1 + self.beta * h, 1)
+        return Clip(1 - low, 1 + high, self.dual)(batch, shaped)
+
+    def _openness(self, batch: Batch) -> Array:
+        tables = batch.tables
+        each = jnp.log(jnp.maximum(tables.each_row(entropy, tables.log_p), 1e-8))
+        each = batch.pick(each)
+        # the nearest order statistic, as a level: n - 1 ranks
+        ranks = jnp.where(batch.endless, 1, jnp.maximum(batch.size - 1, 1))
+        level = jnp.where(batch.endless, self.pivot, jnp.round(self.pivot * ranks) / ranks)
+        g = each - quantile(batch, each, level)
+        std = jnp.sqrt(jnp.maximum(batch.sum(g**2), 1e-8))
+        top = jnp.maximum(batch.largest(g) / std, 1e-8)
+        bottom = jnp.minimum(batch.smallest(g) / std, -1e-8)
+        down = -bottom if self.signed else bottom
+        return g / std / jnp.where(g > 0, top, down)
 
 
 def _inner(name: str, part: Surrogate) -> Surrogate:

@@ -32,6 +32,22 @@ def check_inner(name: str, part: Advantage) -> Advantage:
     return part
 
 
+def check_spreading(name: str, part: Advantage) -> Advantage:
+    """An advantage of whole samples within another.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it tells steps apart.
+    """
+    check_inner(name, part)
+    if type(part).at_tokens is not Advantage.at_tokens:
+        raise ValueError(
+            f"{name} must be an advantage of whole samples: means over their steps are known "
+            f"at their end; got {type(part).__name__}"
+        )
+    return part
+
+
 @record
 class ToGo(Advantage):
     """What is paid from each step on, discounted: the return to go.

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 
 from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch
-from regdist.methods.token_advantage import Around, at_steps, check_inner
+from regdist.methods.token_advantage import Around, at_steps, check_inner, check_spreading
 from regdist.metrics import entropy
-from regdist.numerics.records import as_array, looked_at, record
+from regdist.numerics.records import as_array, looked_at, record, static
 
 
 @record
@@ -126,14 +126,124 @@ def _unbroken(x: Array, is_reversed: bool) -> Array:
     return rows[:, ::-1] if is_reversed else rows
 
 
-def _spreading(name: str, part: Advantage) -> Advantage:
-    check_inner(name, part)
-    if type(part).at_tokens is not Advantage.at_tokens:
-        raise ValueError(
-            f"{name} must be an advantage of whole samples: means over their steps are known "
-            f"at their end; got {type(part).__name__}"
-        )
-    return part
+@record
+class OverTokens(Around):
+    """(R - mean)/(std + eps) over the steps of a group, by which long samples count more.
+
+    Biased; where any of them, or what padding would get, 0 in R's place, reaches `most` the group
+    has the inner advantage instead (starriver030515/HAPO `compute_hapo_outcome_advantage`).
+
+    Attributes:
+        inner: of whole samples, GRPO's in the code.
+        eps: added to the deviation.
+        most: 5 in the code.
+        scaled: whether it is over the deviation.
+
+    Examples:
+        The right sequence is the long one, so that of all steps more than half are paid.
+
+        >>> relative = rd.methods.advantage.GroupRelative(0.0, "mean", "std")
+        >>> t = rd.tree([[0], [1, 1, 1]], [0.0, 1.0])
+        >>> for part in (relative, OverTokens(relative, 0.0, 5.0)):
+        ...     method = rd.methods.compose(part, averaging="token")
+        ...     print(rd.field(method, t.log_ref, t)[:, 1].round(4))
+        [0.25 0.   0.  ]
+        [0.2887 0.     0.    ]
+    """
+
+    inner: Advantage = looked_at(check_inner)
+    eps: Array
+    most: Array
+    scaled: bool = static(default=True)
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of samples of one step."""
+        return self._over(batch, batch.reward, self.inner(batch))
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """The same at all steps of a sample."""
+        del advantage
+        samples = tokens.samples
+        assert samples is not None
+        reward, inner = (tokens.spread(x) for x in (samples.reward, self.inner(samples)))
+        return self._over(tokens, reward, inner)
+
+    def _over(self, batch: Batch, reward: Array, inner: Array) -> Array:
+        mean = batch.mean(reward)
+        scale = batch.std(reward, unbiased=False) + self.eps if self.scaled else 1
+        each = (reward - mean) / scale
+        largest = jnp.maximum(batch.largest(jnp.abs(each)), jnp.abs(mean) / scale)
+        return jnp.where(largest >= self.most, inner, each)
+
+
+@record
+class CertaintyShaped(Around):
+    """More for surprising successes and confident failures, less for likely tokens.
+
+    The shape of UCAS (2510.10649, xvolcano02/UCAS `compute_ucas_advantage`). c is what the inner
+    advantage makes of the certainties of samples, sums over their own steps of the mean of -log p
+    over the tokens that may occur (KL from the uniform law, plus a constant); A' is A e^{-up c}
+    where A > 0 and A e^{down c} elsewhere. Less price times x at each step, x the step's log p from
+    the smallest 0 to the largest 1 over the batch, but never below 0 where A' > 0. All under the
+    old policy. The code has logits in the place of log p, which are log p and a number of each
+    state that no law fixes: hence a name of its own.
+
+    Attributes:
+        inner: the advantage A, of whole samples.
+        up: 0.25 in the code.
+        down: 0.35 in the code.
+        price: 0.05 in the code.
+
+    Examples:
+        Of two right answers the one where the policy is unsure gains on the likelier one.
+
+        >>> t = rd.tree([[0, 0], [0, 1], [1, 0], [1, 1]], [1.0, 0.0, 1.0, 0.0])
+        >>> log_steps = jnp.log(jnp.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]]))
+        >>> relative = rd.methods.advantage.GroupRelative(0.0, "mean", "std")
+        >>> for part in (relative, CertaintyShaped(relative, 0.25, 0.35, 0.0)):
+        ...     print(rd.field(rd.methods.compose(part), log_steps, t)[0].round(4))
+        [-0.2182  0.2182]
+        [-0.09  0.09]
+    """
+
+    inner: Advantage = looked_at(check_spreading)
+    up: Array
+    down: Array
+    price: Array
+
+    reads: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of samples of one step."""
+        return self._priced(batch, self._shaped(batch))
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """Less the price of each step."""
+        del advantage
+        assert tokens.samples is not None
+        return self._priced(tokens, tokens.spread(self._shaped(tokens.samples)))
+
+    def _shaped(self, samples: Batch) -> Array:
+        tokens, a = samples.tokens, self.inner(samples)
+        each = tokens.pick(tokens.tables.each_row(_surprise, tokens.tables.log_old))
+        certainty = self.inner(dataclasses.replace(samples, reward=tokens.whole(each)))
+        return a * jnp.exp(jnp.where(a > 0, -self.up, self.down) * certainty)
+
+    def _priced(self, batch: Batch, shaped: Array) -> Array:
+        each = batch.pick(batch.tables.log_old)
+        least, spread = batch.smallest(each), batch.largest(each) - batch.smallest(each)
+        # torch.isclose, as the code asks: then all are 1/2; and 1e-6 is its eps
+        flat = spread <= 1e-8 + 1e-5 * jnp.abs(least)
+        place = jnp.where(flat, 0.5, (each - least) / (spread + 1e-6))
+        raw = shaped - self.price * place
+        return jnp.where(shaped > 0, jnp.maximum(raw, 0), raw)
+
+
+def _surprise(log_p: Float[Array, " V"]) -> Array:
+    """The mean of -log p over the tokens that may occur."""
+    there = ~jnp.isneginf(log_p)
+    count = jnp.maximum(jnp.sum(there), 1).astype(log_p.dtype)
+    return -jnp.sum(jnp.where(there, log_p, 0)) / count
 
 
 @record
@@ -159,7 +269,7 @@ class PhaseEntropy(Around):
         [ 0.092 -0.092]
     """
 
-    inner: Advantage = looked_at(_spreading)
+    inner: Advantage = looked_at(check_spreading)
     phase: Int[Array, " S"] = looked_at(lambda name, given: as_array(name, given, None))
     weights: Float[Array, " k"] = looked_at(lambda name, given: as_array(name, given))
 

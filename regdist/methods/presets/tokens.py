@@ -7,21 +7,29 @@ samples have one step there are no parts, no ranks by the state and no conflicts
 from typing import Unpack
 
 from regdist.methods.advantage import Advantage
-from regdist.methods.composition import Clipped, Common, Options, compose
+from regdist.methods.composition import Clipped, Common, Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
+from regdist.methods.surrogate import EntropyBand
 from regdist.methods.token_advantage import Critic, ToGo, TokenBaseline, Whitened
 from regdist.methods.token_balance import PathBalance
-from regdist.methods.token_shaping import ConflictAware, EntropyShaped
+from regdist.methods.token_shaping import (
+    CertaintyShaped,
+    ConflictAware,
+    EntropyShaped,
+    OverTokens,
+)
 from regdist.methods.token_weight import TopEntropy
 from regdist.numerics.records import Number, as_number, check_choice, positive
 
 __all__ = [
+    "certainty_advantage",
     "detailed_balance",
     "entropy_advantage",
     "forking_tokens",
     "gtpo",
+    "hapo",
     "luspo",
     "optimal_token_baseline",
     "ppo_gae",
@@ -152,6 +160,66 @@ def forking_tokens(
     """
     weight = TopEntropy(as_number(share), form)
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
+
+
+@preset(papers=("2510.10649",), code=("xvolcano02/UCAS core_algos",), options=_TOKENS)
+def certainty_advantage(
+    up: Number = 0.25,
+    down: Number = 0.35,
+    price: Number = 0.05,
+    *,
+    normalize_std: bool = True,
+    eps: Number = 1e-6,
+    **options: Unpack[Options],
+) -> Method:
+    """GRPO that pays surprising successes more and likely tokens less (UCAS 2510.10649, shape).
+
+    In one step certainties are all alike, and the price of likely actions remains.
+    """
+    numbers = map(as_number, (up, down, price))
+    return compose(CertaintyShaped(standardized(normalize_std, eps), *numbers), **options)
+
+
+@preset(
+    code=("starriver030515/HAPO core_algos.compute_hapo_outcome_advantage",),
+    options={"averaging": "token"},
+    variants={"signed": {"signed": True}},
+)
+def hapo(
+    low: Number = 0.2,
+    high: Number = 0.2,
+    dual: Number = 10.0,
+    pivot: Number = 0.8,
+    alpha: Number = 1.0,
+    gain: Number = 1.0,
+    *,
+    signed: bool = False,
+    normalize_std: bool = True,
+    eps: Number = 1e-6,
+    **options: Unpack[Penalized],
+) -> Method:
+    """HAPO: GRPO over tokens, its bounds and advantages by the entropy of the state, as its code.
+
+    Its samples, drawn at a temperature by the entropy of the state, are `sampler=`. In one step
+    PPO's clip of advantages over the biased deviation.
+
+    Args:
+        low: distance of the lower bound, at the pivot.
+        high: distance of the upper one.
+        dual: the dual clip.
+        pivot: quantile of entropies.
+        alpha: how far bounds move.
+        gain: how far advantages do.
+        signed: whether states below the pivot count as closed, as the words say; in the code they
+            count as open.
+        normalize_std: whether advantages are over their deviation.
+        eps: added to it.
+        options: as in `compose`.
+    """
+    band = EntropyBand(*map(as_number, (low, high, dual, pivot, alpha, gain)), signed=signed)
+    inner = standardized(normalize_std, eps)
+    part = OverTokens(inner, as_number(eps), as_number(5.0), normalize_std)
+    return compose(part, band, **options)
 
 
 @preset(
