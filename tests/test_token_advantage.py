@@ -147,6 +147,6 @@ def test_one_miss_among_many_is_grpos_and_so_is_its_padding():
     relative = m.advantage.GroupRelative(1e-6, "mean", "std", "raw")
     part = ts.OverTokens(relative, 1e-6, 5.0)
     for reward, rare in (([0.0, 1.0], 0.5), ([0.0, 1.0], 0.01), ([1.0, 0.0], 0.01), ([4, 5], 0.5)):
-        tree = rd.tree([[0], [1, 1]], reward, [rare, 1 - rare])
+        tree = rd.tree([[0], [1, 1]], reward, reference=[rare, 1 - rare])
         plain, over = (rd.field(m.compose(x), tree.log_ref, tree) for x in (relative, part))
         assert np.array_equal(plain, over) == (rare == 0.01 or reward[0] == 4), (reward, rare)

@@ -1,7 +1,7 @@
 """What a trainer takes over its whole batch, where a batch has many groups of every prompt.
 
-Token means and whitened advantages then have their limits: numbers, found before the step. C
-prompts, K samples each, in nats and units of reward.
+Token means, whitened advantages and bundles then have their limits: numbers, found before the step.
+C prompts, K samples each, in nats and units of reward.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from regdist.methods.advantage import GroupRelative
 from regdist.methods.averaging import Averaging
 from regdist.methods.batch import Tables, whole_table
+from regdist.methods.bundles import Bundled
 from regdist.methods.method import Method
 from regdist.methods.token_advantage import Critic, Standardized, ToGo, Whitened
 from regdist.numerics.logspace import expect
@@ -40,6 +41,8 @@ def with_statistics(
     if isinstance(advantage, GroupRelative) and advantage.pooled != "none":
         paid = jax.vmap(lambda one: _paid(one, method))(tables)
         advantage = _pooled(advantage, tables, paid, weights, inv_size)
+    if isinstance(advantage, Bundled):
+        advantage = advantage.among(lambda one: _paid(one, method), tables, weights, inv_size)
     if isinstance(advantage, Whitened):
         advantage = _whitened(advantage, method, tables, weights)
     return dataclasses.replace(method, advantage=advantage, averaging=averaging)

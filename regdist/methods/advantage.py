@@ -270,9 +270,8 @@ class RangeAtRisk(Advantage):
     """RiskPO (2510.00911): the reward between two quantiles, and the tail below them once more.
 
     With a and b the quantiles of the group at `low` and `high`: RV = ((r-a)+ - (r-b)+ + a - b)
-    / (high - low), CV = -(a-r)+ / low, (weight CV + RV)/(1 + weight), over the unbiased std. The
-    code sums rewards of a bundle of prompts first; here a bundle is the one prompt. Its tracked
-    quantiles never reach its advantage, so that the group's own are what it uses.
+    / (high - low), CV = -(a-r)+ / low, (weight CV + RV)/(1 + weight), over the unbiased std. Its
+    tracked quantiles never reach its advantage, so that the group's own are what it uses.
     """
 
     low: Array

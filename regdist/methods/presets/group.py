@@ -9,6 +9,7 @@ group size.
 from typing import Unpack
 
 from regdist.methods.advantage import OptimalBaseline, RangeAtRisk
+from regdist.methods.bundles import Bundled
 from regdist.methods.composition import Detailed, Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
@@ -23,7 +24,7 @@ from regdist.methods.presets.parts import (
 )
 from regdist.methods.surrogate import CappedRatio, GeometricMean, SoftGate
 from regdist.methods.weight import SamplerRatio
-from regdist.numerics.records import Number, as_number
+from regdist.numerics.records import Number, as_number, check_count
 from regdist.regularizers.regularizer import Regularizer
 
 __all__ = [
@@ -367,12 +368,29 @@ def riskpo(
     low: Number = 0.2,
     high: Number = 0.9,
     weight: Number = 1.5,
+    bundle: int = 1,
+    credit: str = "uniform",
     *,
     eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
-    """RiskPO (2510.00911): range value-at-risk and a weighted lower tail, bundles of one prompt."""
-    return compose(RangeAtRisk(*map(as_number, (low, high, weight, eps))), **options)
+    """RiskPO (2510.00911): range value-at-risk and a weighted lower tail, of sums over bundles.
+
+    Args:
+        low: quantile.
+        high: quantile.
+        weight: of the lower tail.
+        bundle: how many prompts make one, 5 in its scripts; 1 is GRPO's group of one prompt, and
+            more are for contexts.
+        credit: of a sample in its bundle, as in `Bundled`: "uniform", its code's default; "std"
+            and "share" ("sum-mean") in its scripts; "score".
+        eps: added to denominators.
+        options: as in `compose`.
+    """
+    part = RangeAtRisk(*map(as_number, (low, high, weight, eps)))
+    if check_count("bundle", bundle) == 1 and credit == "uniform":
+        return compose(part, **options)
+    return compose(Bundled(part, bundle, credit), **options)
 
 
 @preset(
