@@ -164,6 +164,14 @@ class _Objective:
         leaves = problem.bandit if isinstance(problem, Tree) else problem
         return -objective(log_p, leaves, self.regularizer)
 
+    def slopes(self, problem: Any, log_p: Array) -> Array:
+        """p_i times the derivative in p_i, up to a constant over i."""
+        if isinstance(problem, Contexts):
+            return problem.weights[:, None] * problem.map(self.slopes, log_p)
+        leaves = problem.bandit if isinstance(problem, Tree) else problem
+        paid = jnp.where(jnp.isneginf(log_p), 0, jnp.exp(log_p) * leaves.reward)
+        return self.regularizer.weighted_slope(log_p, leaves.log_ref) - paid
+
 
 @record
 class _Distance:
@@ -176,6 +184,11 @@ class _Distance:
         if isinstance(problem, Contexts):
             return problem.weights @ jax.vmap(self.divergence.value)(log_p, self.log_target)
         return self.divergence.value(log_p, self.log_target)
+
+    def slopes(self, problem: Any, log_p: Array) -> Array:
+        """p_i times the derivative in p_i, up to a constant over i."""
+        each = self.divergence.weighted_slope(log_p, self.log_target)
+        return problem.weights[:, None] * each if isinstance(problem, Contexts) else each
 
 
 def _value(problem: Any, regularizer: Regularizer) -> Array:
@@ -236,16 +249,25 @@ def _best(goal: Any, problem: Any, policy: Policy, start: Params) -> tuple[Param
     def laws(x: Array) -> Array:
         return whole_law(problem, policy.log_probs(shape_back(x)))
 
-    def cost(x: Array) -> Array:
-        return goal(problem, laws(x))
+    def look(x: Array) -> tuple[Array, Array]:
+        """The cost and its slopes, by those in the law: shorter than the derivative of its sum."""
+        log_p, pull = jax.vjp(laws, x)
+        each = jnp.where(jnp.isneginf(log_p), 0, goal.slopes(problem, log_p))
+        centered = each - jnp.exp(log_p) * jnp.sum(each, axis=-1, keepdims=True)
+        return goal(problem, log_p), pull(centered)[0]
 
-    look, bend = jax.value_and_grad(cost), jax.hessian(cost)
+    def slopes(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        f, g = look(x)
+        return g, (f, g)
+
+    bend = jax.jacfwd(slopes, has_aux=True)
     eps, tiny = jnp.finfo(flat.dtype).eps, jnp.finfo(flat.dtype).tiny
 
     def step(state: _Place) -> _Place:
         """One step, or none from where none leads down."""
-        x, f, g = state.x, state.cost, state.slope
-        sizes, ways = jnp.linalg.eigh(bend(x))
+        x = state.x
+        curvature, (f, g) = bend(x)
+        sizes, ways = jnp.linalg.eigh((curvature + curvature.T) / 2)
         size = jnp.abs(sizes)
         size = jnp.maximum(size, jnp.maximum(_FLAT * jnp.max(size), tiny))
         toward = -ways @ ((ways.T @ g) / size)
@@ -260,8 +282,10 @@ def _best(goal: Any, problem: Any, policy: Policy, start: Params) -> tuple[Param
 
         def halve(tried: _Place) -> _Place:
             y = x + tried.share / 2 * toward
-            return tried._replace(x=y, **_named(look(y)), share=tried.share / 2)
+            cost, slope = look(y)
+            return tried._replace(x=y, cost=cost, slope=slope, share=tried.share / 2)
 
+        state = state._replace(cost=f, slope=g)
         begun = state._replace(share=2 * jnp.ones_like(f), cost=jnp.full_like(f, jnp.inf))
         found = jax.lax.while_loop(
             lambda tried: ~leads_down(tried) & (tried.share > _LEAST), halve, begun
@@ -272,7 +296,8 @@ def _best(goal: Any, problem: Any, policy: Policy, start: Params) -> tuple[Param
 
     begun = _Place(
         x=flat,
-        **_named(look(flat)),
+        cost=jnp.full((), jnp.inf, flat.dtype),
+        slope=jnp.zeros_like(flat),
         sizes=jnp.zeros_like(flat),
         share=jnp.ones((), flat.dtype),
         moves=jnp.ones((), bool),
@@ -292,10 +317,6 @@ class _Place(NamedTuple):
     share: Array
     moves: Array
     taken: Array
-
-
-def _named(looked: tuple[Array, Array]) -> dict[str, Array]:
-    return {"cost": looked[0], "slope": looked[1]}
 
 
 def _made(problem: Any, policy: Policy, goal: Any, start: Params) -> Restricted:

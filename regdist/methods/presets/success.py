@@ -10,7 +10,8 @@ from regdist.methods.advantage import BestMinusSecond, MixedOnly, PassAtK, Signe
 from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
-from regdist.methods.presets.parts import PPO, relative
+from regdist.methods.presets.parts import PPO, relative, standardized
+from regdist.methods.vote import Voted
 from regdist.numerics.records import Number, as_number, positive
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "psr",
     "raft",
     "reinforce_rej",
+    "ttrl",
     "w_reinforce",
 ]
 
@@ -117,3 +119,18 @@ def raft(**options: Unpack[Options]) -> Method:
 def reinforce_rej(**options: Unpack[Options]) -> Method:
     """Reinforce-Rej (2504.11343): the raw reward, groups of equal rewards dropped."""
     return compose(MixedOnly(), **options)
+
+
+@preset(
+    papers=("2504.16084",),
+    code=("PRIME-RL/TTRL ttt_metrics.test_time_train_metrics",),
+    options=PPO,
+    averaging="token",
+)
+def ttrl(*, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]) -> Method:
+    """TTRL (2504.16084): GRPO whose reward is agreement with the answer that most samples give.
+
+    Answers are labels; rewards of the problem are not looked at. Under `Population()` the likeliest
+    answer is elected.
+    """
+    return compose(Voted(standardized(normalize_std, eps)), **options)
