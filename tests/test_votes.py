@@ -9,7 +9,7 @@ import pytest
 import regdist as rd
 
 m = rd.methods
-LABEL, LAW = [3, 1, 3, 7], np.array([0.3, 0.35, 0.15, 0.2])
+LABEL, LAW = [3, 1, 3, 0], np.array([0.3, 0.35, 0.15, 0.2])
 BANDIT = rd.bandit([0.0, 1.0, 0.0, 2.0], LAW, label=LABEL)
 
 
