@@ -1,5 +1,7 @@
 """Certificates of runs in the parameters of a policy, against derivatives of the field and runs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,17 @@ import regdist as rd
 from tests.test_policy_identify import BANDIT, FEATURES, TIED, TREE
 
 m = rd.methods
-BEST = rd.restricted(BANDIT, rd.ReverseKL(0.3), FEATURES, init=jnp.zeros(2))
-OTHER = rd.restricted(BANDIT, rd.ForwardKL(0.3), FEATURES, init=jnp.zeros(2))
-ON_TREE = rd.restricted(TREE, rd.ReverseKL(0.3), TIED, init=jnp.zeros(2))
 TIGHT = rd.policies.Tied([0, 1, 1, 2])
-ON_TIGHT = rd.restricted(BANDIT, rd.ReverseKL(0.3), TIGHT, init=jnp.zeros(3))
 EXACT = m.policy_gradient(rd.ReverseKL(0.3))
+
+
+def best(problem, make, policy, size=2):
+    """The best of a class, once a session: a program is compiled for it."""
+    return functools.cache(lambda: rd.restricted(problem, make(0.3), policy, init=jnp.zeros(size)))
+
+
+BEST, OTHER = (best(BANDIT, make, FEATURES) for make in (rd.ReverseKL, rd.ForwardKL))
+ON_TREE, ON_TIGHT = best(TREE, rd.ReverseKL, TIED), best(BANDIT, rd.ReverseKL, TIGHT, 3)
 PASS = {
     "features": (EXACT, BANDIT, FEATURES, BEST),
     "k2": (m.dr_grpo(beta=0.3, estimator="k2"), BANDIT, FEATURES, BEST),
@@ -28,7 +35,8 @@ PASS = {
 
 @pytest.mark.parametrize("name", PASS)
 def test_a_run_comes_to_the_best_of_its_class_at_the_rate_of_the_spectrum(name):
-    method, problem, policy, target = PASS[name]
+    method, problem, policy, made = PASS[name]
+    target = made()
     optimizer = optax.sgd(0.5)
     init = target.params + 0.3 * jnp.arange(float(len(target.params)))
     path = rd.run(method, problem, 2500, optimizer, policy=policy, init=init, record_every=20)
@@ -54,26 +62,26 @@ def test_a_run_comes_to_the_best_of_its_class_at_the_rate_of_the_spectrum(name):
 
 
 def test_a_law_of_another_divergence_is_no_rest_point():
-    found = rd.certify(EXACT, BANDIT, OTHER, policy=FEATURES, steps=300)
+    found = rd.certify(EXACT, BANDIT, OTHER(), policy=FEATURES, steps=300)
     assert (found.verdict, found.stationarity.at_rest) == ("elsewhere", False)
-    pull = rd.field(EXACT, OTHER.params, BANDIT, policy=FEATURES)
+    pull = rd.field(EXACT, OTHER().params, BANDIT, policy=FEATURES)
     assert found.stationarity.field_norm == pytest.approx(float(jnp.abs(pull).sum()), rel=1e-8)
     assert len(found.basins) == 4
     assert np.all(found.basins > 0.01)
 
 
 def test_the_steps_to_go_are_those_that_a_run_takes():
-    optimizer, init = optax.sgd(0.5), BEST.params + 1.0
+    optimizer, init = optax.sgd(0.5), BEST().params + 1.0
     path = rd.run(EXACT, BANDIT, 50, optimizer, policy=FEATURES, init=init, record_every=10)
     found = rd.certify(
-        EXACT, BANDIT, BEST, path, optimizer=optimizer, policy=FEATURES, tolerance=1e-3
+        EXACT, BANDIT, BEST(), path, optimizer=optimizer, policy=FEATURES, tolerance=1e-3
     )
     assert found.verdict == "plateau"
     more = round(found.remaining_steps)
     far = rd.run(
         EXACT, BANDIT, 50 + more, optimizer, policy=FEATURES, init=init, record_every=50 + more
     )
-    left = float(rd.metrics.total_variation(far.log_probs[-1], BEST.log_probs))
+    left = float(rd.metrics.total_variation(far.log_probs[-1], BEST().log_probs))
     assert left == pytest.approx(1e-3, rel=0.05)
 
 
@@ -81,8 +89,8 @@ def test_long_steps_are_not_drawn_in():
     """The natural gradient of reverse KL in a class of exponential families contracts by beta."""
     natural = m.natural_policy_gradient(rd.ReverseKL(0.3))
     optimizer = optax.sgd(7.5)
-    path = rd.run(natural, BANDIT, 5, optimizer, policy=FEATURES, init=BEST.params + 0.01)
-    found = rd.certify(natural, BANDIT, BEST, path, optimizer=optimizer, policy=FEATURES)
+    path = rd.run(natural, BANDIT, 5, optimizer, policy=FEATURES, init=BEST().params + 0.01)
+    found = rd.certify(natural, BANDIT, BEST(), path, optimizer=optimizer, policy=FEATURES)
     assert found.stability.factor > 1
     assert found.verdict in ("cycles", "diverges", "undecided", "elsewhere")
 
@@ -93,7 +101,7 @@ def test_decay_in_a_direction_that_moves_no_law_moves_nothing():
     flat = rd.restricted(even, rd.ReverseKL(0.3), TIGHT, init=jnp.ones(3))
     decay = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
     found = []
-    for problem, target in ((even, flat), (BANDIT, ON_TIGHT)):
+    for problem, target in ((even, flat), (BANDIT, ON_TIGHT())):
         path = rd.run(EXACT, problem, 50, decay, policy=TIGHT, init=target.params)
         found.append(rd.certify(EXACT, problem, target, path, optimizer=decay, policy=TIGHT))
     same, moved = found
@@ -108,7 +116,7 @@ def test_drawn_groups_are_refused():
         rd.certify(
             EXACT,
             BANDIT,
-            BEST,
+            BEST(),
             policy=FEATURES,
             expectation=rd.Sampled(4),
             key=jax.random.key(0),
