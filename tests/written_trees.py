@@ -118,11 +118,11 @@ class Group:
             square = square * self.size / max(self.size - 1, 1)
         return (square + 1e-60) ** 0.5
 
-    def z(self):
+    def z(self, eps=1e-6):
         """GRPO's advantage; a group of one keeps its reward."""
         if self.size == 1 and not self.endless:
-            return self.r / (1 + 1e-6)
-        return (self.r - self.mean(self.r)) / (self.std() + 1e-6)
+            return self.r / (1 + eps)
+        return (self.r - self.mean(self.r)) / (self.std() + eps)
 
     def total(self, x):
         """The sum over the tokens of each sample."""

@@ -32,6 +32,7 @@ from regdist.methods.presets.group import *  # noqa: F403
 from regdist.methods.presets.matching import *  # noqa: F403
 from regdist.methods.presets.success import *  # noqa: F403
 from regdist.methods.presets.tokens import *  # noqa: F403
+from regdist.methods.presets.trust import *  # noqa: F403
 from regdist.numerics.face import shown
 
 

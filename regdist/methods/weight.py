@@ -53,6 +53,28 @@ class SamplerRatio(Weight):
 
 
 @record
+class SequenceMask(Weight):
+    """0 where A < 0 and the sampler's mean of log(sampler/policy) over the sample is above a bound.
+
+    DeepSeek-V3.2's off-policy sequence mask, as TRL `get_off_policy_mask`: a whole sample goes, if
+    the policy has moved away from what it was drawn from.
+
+    Attributes:
+        most: nats a step.
+    """
+
+    most: Array
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """1 or 0, the same at all steps of a sample."""
+        tables = batch.tables
+        each = batch.whole(batch.log_ratio(tables.log_sampler, tables.log_p))
+        mean = each / jnp.maximum(batch.whole(jnp.ones_like(advantage)), 1)
+        kept = (advantage >= 0) | (batch.spread(mean) <= self.most)
+        return jnp.where(kept, 1.0, 0.0).astype(advantage.dtype)
+
+
+@record
 class ClipCov(Weight):
     """Drops a random few of the samples whose covariance is within bounds (2505.22617).
 

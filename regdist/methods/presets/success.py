@@ -11,7 +11,7 @@ from regdist.methods.composition import Options, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import PPO, relative, standardized
-from regdist.methods.vote import Voted
+from regdist.methods.token_shaping import Voted
 from regdist.numerics.records import Number, as_number, positive
 
 __all__ = [
