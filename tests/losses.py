@@ -55,6 +55,18 @@ def z_score(g, eps=1e-6):
     return g.r / (1 + eps) if g.size == 1 else (g.r - average(g.r)) / (std(g.r) + eps)
 
 
+def of_others(g, eps=1e-6):
+    """NeMo-RL's: the mean and the unbiased deviation of the others, one sample after the other."""
+    each = []
+    for i in range(g.size):
+        rest = jnp.delete(g.r, i, assume_unique_indices=True)
+        gap = g.r[i] - average(rest)
+        square = jnp.sum((rest - average(rest)) ** 2) / max(len(rest) - 1, 1)
+        some = (square > 1e-20) & (len(rest) > 1)
+        each.append(jnp.where(some, gap / (jnp.sqrt(jnp.where(some, square, 1)) + eps), gap))
+    return jnp.stack(each)
+
+
 def whitened(x, biased=False):
     """As verl's and SkyRL's masked_whiten; biased as OpenRLHF and NeMo-RL do, clamped."""
     squares = jnp.sum((x - jnp.mean(x)) ** 2)

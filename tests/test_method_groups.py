@@ -25,6 +25,10 @@ PRESETS = {
     "remax": (m.remax(), lambda g: w.ppo(g, g.r - g.greedy, dual=3.0)),
     "rloo": (m.rloo(), lambda g: w.ppo(g, w.loo(g), dual=3.0)),
     "grpo": (m.grpo(), w.grpo),
+    "grpo_of_others": (
+        m.grpo_of_others(),
+        lambda g: w.ppo(g, w.of_others(g) if g.size > 1 else jnp.zeros(1)),
+    ),
     "dr_grpo": (m.dr_grpo(), lambda g: w.ppo(g, w.centred(g))),
     "dapo": (m.dapo(), lambda g: w.ppo(g, w.z_score(g), 0.2, 0.28, 3.0)),
     "gspo": (m.gspo(), lambda g: w.ppo(g, w.z_score(g))),

@@ -64,7 +64,8 @@ class GroupRelative(Advantage):
             likeliest action (ReMax); "value", the old policy's expected reward (a perfect critic).
         scale: "none"; "std" of the group, unbiased; "std_biased"; "whiten", sqrt(unbiased
             variance + eps); "whiten_biased", sqrt(max(biased variance, eps)); "mean" (MaxRL);
-            "sqrt_mean"; "nonzero", the share of nonzero rewards.
+            "sqrt_mean"; "nonzero", the share of nonzero rewards; "others", the unbiased deviation
+            of the other samples, where it is above 0, else 1 (NeMo-RL).
         singleton: what a group of one gets: "formula", or "raw" as in verl: the mean of one
             counts as 0, its standard deviation as 1.
         pooled: over many prompts, what the scale is of the whole batch of, and its mean what is
@@ -84,6 +85,7 @@ class GroupRelative(Advantage):
         "mean",
         "sqrt_mean",
         "nonzero",
+        "others",
         default="none",
     )
     singleton: str = choice("formula", "raw", default="formula")
@@ -118,6 +120,9 @@ class GroupRelative(Advantage):
             return self.of_deviation(batch.std(r, unbiased=True))
         if self.scale in ("std_biased", "whiten_biased"):
             return self.of_deviation(batch.std(r, unbiased=False))
+        if self.scale == "others":
+            std = _deviation_of_others(batch)
+            return jnp.where(std > 0, std + self.eps, 1)
         if self.scale == "nonzero":
             return batch.sum(jnp.where(r != 0, 1.0, 0.0).astype(r.dtype)) + self.eps
         mean = batch.mean(r)
@@ -133,6 +138,19 @@ class GroupRelative(Advantage):
         if self.scale == "whiten_biased":
             return jnp.sqrt(jnp.maximum(std**2, self.eps))
         return std + self.eps
+
+
+def _deviation_of_others(batch: Batch) -> Array:
+    """The unbiased deviation of the other samples' rewards; 0 where fewer than 2 are left."""
+    gap, w = batch.reward - batch.mean(batch.reward), batch.inv_size
+    square = batch.sum(gap**2)
+    few = 2 * w >= 1  # groups of one or two
+    left = jnp.where(few, 1, 1 - w)
+    variance = (square - w * gap**2) / left - (w * gap / left) ** 2
+    variance = variance * left / jnp.where(few, 1, 1 - 2 * w)
+    # what is left of equal rewards after rounding: 64 ulps of the squares
+    none = few | (variance <= 64 * jnp.finfo(gap.dtype).eps * square)
+    return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, variance)))
 
 
 @record

@@ -20,10 +20,8 @@ from regdist.methods.presets.parts import (
     relative,
     standardized,
     whitened,
-    with_weight,
 )
 from regdist.methods.surrogate import CappedRatio, GeometricMean, SoftGate
-from regdist.methods.weight import SamplerRatio
 from regdist.numerics.records import Number, as_number, check_count
 from regdist.regularizers.regularizer import Regularizer
 
@@ -34,8 +32,8 @@ __all__ = [
     "gmpo",
     "gpg",
     "grpo",
+    "grpo_of_others",
     "gspo",
-    "icepop",
     "natural_policy_gradient",
     "opo",
     "policy_gradient",
@@ -47,7 +45,6 @@ __all__ = [
     "riskpo",
     "rloo",
     "sapo",
-    "tis",
     "vcpo",
 ]
 
@@ -183,6 +180,23 @@ def grpo(
     """
     advantage = standardized(normalize_std, eps)
     return compose(advantage, beta=beta, estimator=estimator, placement=placement, **options)
+
+
+@preset(
+    code=("NeMo-RL advantage_estimator.GRPOAdvantageEstimator",),
+    options=CLIP,
+    averaging="token",
+)
+def grpo_of_others(
+    *, normalize_std: bool = True, eps: Number = 1e-6, **options: Unpack[Options]
+) -> Method:
+    """NeMo-RL's GRPO: less the mean of the other samples, over their deviation where it is not 0.
+
+    A sample that alone differs has an advantage that is not divided at all. In float32 its code's
+    deviation, a difference of squares, cancels where rewards are far from 0.
+    """
+    scale = "others" if normalize_std else "none"
+    return compose(relative("others", scale, eps), **options)
 
 
 @preset(papers=("2503.20783",), options=CLIP, averaging="constant")
@@ -391,38 +405,3 @@ def riskpo(
     if check_count("bundle", bundle) == 1 and credit == "uniform":
         return compose(part, **options)
     return compose(Bundled(part, bundle, credit), **options)
-
-
-@preset(
-    code=("verl rollout_corr_helper",),
-    options=PPO,
-    averaging="token",
-)
-def tis(
-    cap: Number = 2.0,
-    *,
-    normalize_std: bool = True,
-    eps: Number = 1e-6,
-    **options: Unpack[Options],
-) -> Method:
-    """GRPO with truncated importance sampling: old policy/sampler, at most `cap` (verl's 2)."""
-    weight = SamplerRatio(as_number(0.0), as_number(cap))
-    return compose(standardized(normalize_std, eps), **with_weight(weight, options))
-
-
-@preset(
-    code=("OpenRLHF models.loss.PolicyLoss",),
-    options=PPO,
-    averaging="token",
-)
-def icepop(
-    low: Number = 0.5,
-    high: Number = 5.0,
-    *,
-    normalize_std: bool = True,
-    eps: Number = 1e-6,
-    **options: Unpack[Options],
-) -> Method:
-    """GRPO with samples dropped whose old policy/sampler is out of bounds (OpenRLHF's IcePop)."""
-    weight = SamplerRatio(as_number(low), as_number(high), True)
-    return compose(standardized(normalize_std, eps), **with_weight(weight, options))

@@ -10,12 +10,21 @@ from typing import Unpack
 from regdist.methods.composition import Common, Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
-from regdist.methods.presets.parts import CLIP, relative, standardized, with_weight
+from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
 from regdist.methods.surrogate import GammaWeight, LogProb, TrustMask
-from regdist.methods.weight import SequenceMask
+from regdist.methods.weight import SamplerRatio, SequenceMask
 from regdist.numerics.records import Number, as_number, positive
 
-__all__ = ["dppo", "dro", "grpo_sequence_mask", "prime_rl", "prime_rl_ipo", "vespo"]
+__all__ = [
+    "dppo",
+    "dro",
+    "grpo_sequence_mask",
+    "icepop",
+    "prime_rl",
+    "prime_rl_ipo",
+    "tis",
+    "vespo",
+]
 
 
 @preset(
@@ -148,4 +157,39 @@ def grpo_sequence_mask(
         options: as in `compose`.
     """
     weight = SequenceMask(as_number(most))
+    return compose(standardized(normalize_std, eps), **with_weight(weight, options))
+
+
+@preset(
+    code=("verl rollout_corr_helper",),
+    options=PPO,
+    averaging="token",
+)
+def tis(
+    cap: Number = 2.0,
+    *,
+    normalize_std: bool = True,
+    eps: Number = 1e-6,
+    **options: Unpack[Options],
+) -> Method:
+    """GRPO with truncated importance sampling: old policy/sampler, at most `cap` (verl's 2)."""
+    weight = SamplerRatio(as_number(0.0), as_number(cap))
+    return compose(standardized(normalize_std, eps), **with_weight(weight, options))
+
+
+@preset(
+    code=("OpenRLHF models.loss.PolicyLoss",),
+    options=PPO,
+    averaging="token",
+)
+def icepop(
+    low: Number = 0.5,
+    high: Number = 5.0,
+    *,
+    normalize_std: bool = True,
+    eps: Number = 1e-6,
+    **options: Unpack[Options],
+) -> Method:
+    """GRPO with samples dropped whose old policy/sampler is out of bounds (OpenRLHF's IcePop)."""
+    weight = SamplerRatio(as_number(low), as_number(high), True)
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
