@@ -181,6 +181,9 @@ def penalised(g, kind, placement="loss", beta=0.3):
         "abs": jnp.abs(ratio),
         "k3+": sg(k3(g.lp, g.ref)) + ratio**2 / 2 - sg(ratio**2 / 2),
         "corrected": jnp.exp(g.lp - g.old) * k3(g.lp, g.ref),
+        "corrected, cut": jnp.minimum(jnp.exp(g.lp - g.old) * k3(g.lp, g.ref), 0.2),
+        "live": jnp.exp(g.lp - sg(g.lp)) * k3(g.lp, g.ref),
+        "live, cut": jnp.minimum(jnp.exp(g.lp - sg(g.lp)) * ratio**2 / 2, 0.1),
     }[kind]
     if placement == "loss":
         return -jnp.mean(g.lp * centred(g)) + beta * jnp.mean(terms)

@@ -104,6 +104,18 @@ PRESETS = {
         m.opo(beta=0.3, estimator="k3", ratio_corrected=True),
         part(w.penalised, kind="corrected"),
     ),
+    "k3 x ratio, cut": (
+        m.opo(beta=0.3, estimator="k3", ratio_corrected=True, clamp_value=0.2),
+        part(w.penalised, kind="corrected, cut"),
+    ),
+    "k3 x live ratio": (
+        m.opo(beta=0.3, estimator="k3", ratio_corrected="live"),
+        part(w.penalised, kind="live"),
+    ),
+    "k2 x live ratio, cut": (
+        m.opo(beta=0.3, estimator="k2", ratio_corrected="live", clamp_value=0.1),
+        part(w.penalised, kind="live, cut"),
+    ),
     **{
         f"{kind} in reward": (
             m.opo(beta=0.3, estimator=kind, placement="reward"),

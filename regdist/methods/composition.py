@@ -10,7 +10,7 @@ from regdist.methods.advantage import Advantage
 from regdist.methods.averaging import AVERAGES, Averaging
 from regdist.methods.controller import Controller
 from regdist.methods.method import Method, as_tuple
-from regdist.methods.penalty import ANCHORS, ESTIMATORS, PLACEMENTS, Estimated, Penalty
+from regdist.methods.penalty import ANCHORS, CORRECTIONS, ESTIMATORS, PLACEMENTS, Estimated, Penalty
 from regdist.methods.signal import Signal
 from regdist.methods.surrogate import Clip, LogProb, OfSequence, Surrogate
 from regdist.methods.weight import Weight
@@ -48,7 +48,7 @@ class Details(TypedDict, total=False):
     """Where and how a penalty is estimated."""
 
     after_normalization: bool
-    ratio_corrected: bool
+    ratio_corrected: bool | str
     anchor: str
     clamp_ratio: Number
     clamp_value: Number
@@ -78,7 +78,7 @@ def compose(
     estimator: str | None = None,
     placement: str | None = None,
     after_normalization: bool = False,
-    ratio_corrected: bool = False,
+    ratio_corrected: bool | str = "none",
     anchor: str = "reference",
     clamp_ratio: Number = math.inf,
     clamp_value: Number = math.inf,
@@ -106,7 +106,8 @@ def compose(
             gradient of k2), or "full": the exact KL(policy || reference), summed over actions.
         placement: "loss" (default) or "reward".
         after_normalization: for the reward: subtract from the advantage instead.
-        ratio_corrected: for the loss: times the ratio to the old policy, not detached.
+        ratio_corrected: for the loss: times a ratio that is not detached: "old" or True, to the old
+            policy; "sampler", to the sampler; "live", to the policy itself. See `Estimated`.
         anchor: "reference", "old" or "uniform".
         clamp_ratio: |log(policy/anchor)| beyond it is cut.
         clamp_value: an estimate beyond it is cut.
@@ -149,18 +150,26 @@ def compose(
     estimator, placement = estimator or "k3", placement or "loss"
     if after_normalization and placement == "loss":
         raise ValueError("after_normalization is about the reward: give placement='reward'")
-    if ratio_corrected and placement == "reward":
+    corrected = _corrected(ratio_corrected)
+    if corrected != "none" and placement == "reward":
         raise ValueError("ratio_corrected is about the loss: give placement='loss'")
     beta = _some(beta)
     if beta is not None and estimator == "full":
         exact = _full_penalty(beta, placement, anchor)
         regularizer = exact if regularizer is None else regularizer + exact
     elif beta is not None:
-        how = estimator, placement, after_normalization, ratio_corrected, anchor
+        how = estimator, placement, after_normalization, corrected, anchor
         penalties = (Estimated(as_number(beta), *clamps, *how), *as_tuple(penalties))
     further = as_tuple(penalties), as_tuple(weights)
     whole = regularizer, signal, controller, geometry
     return Method(advantage, surrogate, *further, *whole, _averaging(averaging, max_length))
+
+
+def _corrected(given: bool | str) -> str:
+    """The word for what a penalty in the loss is times."""
+    if isinstance(given, bool):
+        return "old" if given else "none"
+    return check_choice("ratio_corrected", given, CORRECTIONS)
 
 
 def _some(beta: Number | None) -> Number | None:

@@ -16,6 +16,7 @@ from regdist.numerics.records import as_array, choice, looked_at, record, static
 
 ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 PLACEMENTS = ("loss", "reward")
+CORRECTIONS = ("none", "old", "sampler", "live")
 ANCHORS = ("reference", "old", "uniform")
 
 
@@ -62,7 +63,10 @@ class Estimated(Penalty):
             and the gradient of k2 (straight-through).
         placement: "loss" or "reward".
         after: for the reward: subtract from the normalized advantage rather than before.
-        corrected: for the loss: multiply the estimate by rho, not detached.
+        corrected: for the loss: multiply the estimate by a ratio that is not detached, so that k1,
+            k2 and k3 have the gradient of what they estimate the mean of: "old", rho (TRL, slime);
+            "sampler", policy over sampler; "live", policy over itself, 1 (NeMo-RL); "none". The
+            product is what `clamp_value` cuts, and nothing moves beyond `clamp_ratio`.
         anchor: "reference", "old" or "uniform".
     """
 
@@ -72,7 +76,7 @@ class Estimated(Penalty):
     estimator: str = choice(*ESTIMATORS, default="k3")
     placement: str = choice(*PLACEMENTS, default="loss")
     after: bool = static(default=False)
-    corrected: bool = static(default=False)
+    corrected: str = choice(*CORRECTIONS, default="none")
     anchor: str = choice(*ANCHORS, default="reference")
 
     def coefficients(self) -> tuple[Array, ...]:
@@ -84,8 +88,8 @@ class Estimated(Penalty):
         laws = {"reference": tables.log_ref, "old": tables.log_old, "uniform": tables.uniform}
         return laws[self.anchor]
 
-    def _estimate(self, log_ratio: Array) -> tuple[Array, Array]:
-        """The estimate and its derivative in log pi, clamps included."""
+    def _estimate(self, log_ratio: Array, log_weight: Array | None = None) -> tuple[Array, Array]:
+        """The estimate, times a live ratio if there is one, and its derivative in log pi, cut."""
         r = jnp.clip(log_ratio, -self.clamp_ratio, self.clamp_ratio)
         name = self.estimator.removesuffix("+")
         value, slope = {
@@ -94,11 +98,15 @@ class Estimated(Penalty):
             "k3": (jnp.expm1(-r) + r, -jnp.expm1(-r)),
             "abs": (jnp.abs(r), jnp.sign(r)),
         }[name]
+        straight = self.estimator.endswith("+")
+        slope = log_ratio if straight else slope
+        if log_weight is not None:
+            weight = jnp.exp(log_weight)
+            value, slope = weight * value, weight * (value + slope)
         inside = (jnp.abs(log_ratio) <= self.clamp_ratio) & (jnp.abs(value) <= self.clamp_value)
         value = jnp.clip(value, -self.clamp_value, self.clamp_value)
-        if self.estimator.endswith("+"):
-            return value, log_ratio
-        return value, jnp.where(inside, slope, 0)
+        cut = not straight or log_weight is not None  # alone "+" has k2's slope wherever it is
+        return value, jnp.where(inside, slope, 0) if cut else slope
 
     def in_reward(self, batch: Batch) -> Array:
         """What is subtracted from the reward at each entry."""
@@ -108,10 +116,12 @@ class Estimated(Penalty):
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """What is subtracted from the coefficient of the score at each entry."""
         del advantage
-        value, slope = self._estimate(batch.log_ratio(batch.tables.log_p, self._anchor(batch)))
-        if self.corrected:
-            slope = jnp.exp(batch.log_rho) * (value + slope)
-        return self.beta * slope
+        tables, log_weight = batch.tables, None
+        if self.corrected != "none":
+            base = {"old": tables.log_old, "sampler": tables.log_sampler, "live": tables.log_p}
+            log_weight = batch.log_ratio(tables.log_p, base[self.corrected])
+        ratio = batch.log_ratio(tables.log_p, self._anchor(batch))
+        return self.beta * self._estimate(ratio, log_weight)[1]
 
 
 @record
