@@ -93,7 +93,7 @@ def test_choices_are_found():
     ("cls", "name", "known"), CHOICES, ids=[f"{c.__name__}.{n}" for c, n, _ in CHOICES]
 )
 def test_a_record_refuses_a_word_that_it_does_not_know(cls, name, known):
-    parts = {"advantage": GroupRelative(0.0)}
+    parts = dict.fromkeys(("advantage", "inner"), GroupRelative(0.0))
     needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
     given = {n: parts.get(n, 0.0) for n in needed}
     for word in known:

@@ -145,7 +145,7 @@ def test_one_step_of_the_critic_is_the_advantage_of_the_state():
 def test_one_miss_among_many_is_grpos_and_so_is_its_padding():
     """Over tokens an advantage of 5, or what a reward of 0 at padding would get, is not taken."""
     relative = m.advantage.GroupRelative(1e-6, "mean", "std", "raw")
-    part = ts.OverTokens(relative, 1e-6, 5.0)
+    part = ts.OverTokens(relative, 5.0)
     for reward, rare in (([0.0, 1.0], 0.5), ([0.0, 1.0], 0.01), ([1.0, 0.0], 0.01), ([4, 5], 0.5)):
         tree = rd.tree([[0], [1, 1]], reward, reference=[rare, 1 - rare])
         plain, over = (rd.field(m.compose(x), tree.log_ref, tree) for x in (relative, part))

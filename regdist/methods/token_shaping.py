@@ -5,18 +5,18 @@ as those in `token_advantage`.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from regdist.methods.advantage import Advantage
+from regdist.methods.advantage import Advantage, GroupRelative
 from regdist.methods.batch import Batch
 from regdist.methods.token_advantage import Around, at_steps, check_inner, check_spreading
 from regdist.metrics import entropy
-from regdist.numerics.records import as_array, looked_at, record, static
+from regdist.numerics.records import as_array, check_kind, looked_at, record
 
 
 @record
@@ -127,6 +127,12 @@ def _unbroken(x: Array, is_reversed: bool) -> Array:
     return rows[:, ::-1] if is_reversed else rows
 
 
+def _relative(name: str, part: Any) -> GroupRelative:
+    advice = 'GRPO\'s is rd.methods.advantage.GroupRelative(1e-6, "mean", "std", "raw")'
+    check_kind(name, part, GroupRelative, advice)
+    return part
+
+
 @record
 class OverTokens(Around):
     """(R - mean)/(std + eps) over the steps of a group, by which long samples count more.
@@ -135,27 +141,24 @@ class OverTokens(Around):
     has the inner advantage instead (starriver030515/HAPO `compute_hapo_outcome_advantage`).
 
     Attributes:
-        inner: of whole samples, GRPO's in the code.
-        eps: added to the deviation.
+        inner: of whole samples, GRPO's in the code; whose eps it is, and whose scale, if it is
+            "none", is that of steps too.
         most: 5 in the code.
-        scaled: whether it is over the deviation.
 
     Examples:
         The right sequence is the long one, so that of all steps more than half are paid.
 
         >>> relative = rd.methods.advantage.GroupRelative(0.0, "mean", "std")
         >>> t = rd.tree([[0], [1, 1, 1]], [0.0, 1.0])
-        >>> for part in (relative, OverTokens(relative, 0.0, 5.0)):
+        >>> for part in (relative, OverTokens(relative, 5.0)):
         ...     method = rd.methods.compose(part, averaging="token")
         ...     print(rd.field(method, t.log_ref, t)[:, 1].round(4))
         [0.25 0.   0.  ]
         [0.2887 0.     0.    ]
     """
 
-    inner: Advantage = looked_at(check_inner)
-    eps: Array
+    inner: GroupRelative = looked_at(_relative)  # pyright: ignore[reportIncompatibleVariableOverride]
     most: Array
-    scaled: bool = static(default=True)
 
     def __call__(self, batch: Batch) -> Array:
         """Of samples of one step."""
@@ -170,8 +173,9 @@ class OverTokens(Around):
         return self._over(tokens, reward, inner)
 
     def _over(self, batch: Batch, reward: Array, inner: Array) -> Array:
-        mean = batch.mean(reward)
-        scale = batch.std(reward, unbiased=False) + self.eps if self.scaled else 1
+        mean, scale = batch.mean(reward), 1.0
+        if self.inner.scale != "none":
+            scale = batch.std(reward, unbiased=False) + self.inner.eps
         each = (reward - mean) / scale
         largest = jnp.maximum(batch.largest(jnp.abs(each)), jnp.abs(mean) / scale)
         return jnp.where(largest >= self.most, inner, each)
@@ -313,7 +317,7 @@ class Voted(Around):
 
         >>> b = rd.bandit([1.0, 0.0], [0.4, 0.6])
         >>> print(rd.field(rd.methods.ttrl(), b.log_ref, b, rd.Group(3)).round(4))
-        [-0.1663  0.1663]
+        [-0.0554  0.0554]
     """
 
     inner: Advantage = looked_at(check_spreading)

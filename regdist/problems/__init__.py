@@ -9,13 +9,13 @@ from regdist.problems.names import by_name as by_name
 from regdist.problems.placed import EachTable as EachTable
 from regdist.problems.placed import OnContexts as OnContexts
 from regdist.problems.placed import OnTree as OnTree
-from regdist.problems.players import Players as Players
-from regdist.problems.players import players as players
 from regdist.problems.postfix import game_of_24_postfix as game_of_24_postfix
 from regdist.problems.prompts import PromptTask as PromptTask
 from regdist.problems.prompts import graded_prompts as graded_prompts
 from regdist.problems.restarted import Restarts as Restarts
 from regdist.problems.restarted import restarts as restarts
+from regdist.problems.roles import Players as Players
+from regdist.problems.roles import players as players
 from regdist.problems.sequences import forks as forks
 from regdist.problems.sequences import long_and_short as long_and_short
 from regdist.problems.sequences import one_or_two as one_or_two

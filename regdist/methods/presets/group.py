@@ -145,7 +145,7 @@ def rloo(**options: Unpack[Options]) -> Method:
     options=CLIP,
     variants={
         "no-penalty": {"beta": 0.0},
-        "trl": {"eps": 1e-4, "averaging": "token"},
+        "trl": {"eps": 1e-4, "averaging": "token", "ratio_corrected": "old"},
         "verl": {
             "averaging": "token",
             "clip_dual": 3.0,

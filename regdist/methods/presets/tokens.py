@@ -218,7 +218,7 @@ def hapo(
     """
     band = EntropyBand(*map(as_number, (low, high, dual, pivot, alpha, gain)), signed=signed)
     inner = standardized(normalize_std, eps)
-    part = OverTokens(inner, as_number(eps), as_number(5.0), normalize_std)
+    part = OverTokens(inner, as_number(5.0))
     return compose(part, band, **options)
 
 
