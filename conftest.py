@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -67,6 +68,26 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
+    if "REGDIST_TESTS_OPTIMIZED" not in os.environ:
+        _share_context()
+
+
+def _share_context():
+    """One MLIR context a thread: jax makes one for every program, a tenth of a session's time."""
+    try:
+        from jax._src.interpreters import mlir
+
+        make = mlir.make_ir_context
+    except (ImportError, AttributeError):  # a part of jax that may move
+        return
+    kept = threading.local()
+
+    def shared():
+        if not hasattr(kept, "context"):
+            kept.context = make()
+        return kept.context
+
+    mlir.make_ir_context = shared
 
 
 @pytest.hookimpl(tryfirst=True)
