@@ -176,3 +176,20 @@ def test_a_sweep_is_one_trace():
     costs = jax.vmap(lambda b: rd.restricted(problem, rd.ReverseKL(b), policy).residual)(betas)
     single = [rd.restricted(problem, rd.ReverseKL(float(b)), policy).residual for b in betas]
     assert np.allclose(costs, np.stack(single), rtol=0, atol=1e-14)
+
+
+def test_what_rounding_hides_in_a_tail_is_not_called_found():
+    """In a full table the target is known: errors stay below what is said, or nothing is found."""
+    seen = set()
+    for depth in (5.0, 15.0, 25.0, 32.0, 36.0, 45.0, 80.0):
+        bandit = rd.bandit([1.0, 0.9, 0.5, 0.0])
+        want = rd.target(bandit, rd.ReverseKL(1 / depth)).log_probs
+        for init in (None, jnp.zeros(4), jnp.array([0.3, -0.5, 0.2, 1.0])):
+            found = rd.restricted(
+                bandit, rd.ReverseKL(1 / depth), policies.Tied(np.arange(4)), init=init
+            )
+            error = float(jnp.max(jnp.abs(found.log_probs - want)))
+            assert error <= max(4 * float(found.log_error), 1e-12)
+            assert bool(found.converged) == (float(found.log_error) <= 1e-3)
+            seen.add(bool(found.converged))
+    assert seen == {True, False}

@@ -38,6 +38,10 @@ _FLAT = 1e-11
 _FAR = 2.0
 # Steps that are halved thirty times are none.
 _LEAST = 1e-9
+# An eigenvalue below this many ulps of the largest is not known at all.
+_ULPS = 64
+# What rounding may do to a log-probability that is called found, in nats.
+_FOUND = 1e-3
 # What rounding may make of a flat way, relative to the largest eigenvalue.
 _SADDLE = 1e-7
 
@@ -47,9 +51,7 @@ class Restricted(Law):
     """A law of a class; made by `restricted()` and `project()`.
 
     Attributes:
-        log_probs: log p, shape [K], of whole sequences on a tree; of contexts [C, K]. The search
-            looks at the gradient in the parameters, which carries the factor p: log p is found to
-            about 1e-16/p nats, 1e-4 at p = 1e-12 in float64, and in tails beyond it is not.
+        log_probs: log p, shape [K], of whole sequences on a tree; of contexts [C, K].
         params: the parameters that have it.
         value: E_p R - regularizer(p), in units of reward; of a projection the divergence to the
             target, in nats. Of contexts the mean by their weights.
@@ -58,7 +60,12 @@ class Restricted(Law):
         slope: the largest derivative of the value in a parameter.
         curvature: the smallest eigenvalue of the second derivative of what is minimized, over the
             largest: below 0 at a saddle, 0 where parameters are more than the laws need.
-        converged: whether the slope is 0 to rounding and nothing bends down there. With a curvature
+        log_error: what rounding may have moved a log-probability by, in nats, to first order. The
+            search looks at the gradient in the parameters, which carries the factor p, so that it
+            is about 1e-16/p of the rarest; inf where some move along a way that bends by less than
+            rounding.
+        converged: whether the slope is 0 to rounding, nothing bends down there, and `log_error` is
+            at most 1e-3: beyond, what is rare is not found. With a curvature
             above 0 it is the best nearby; with 0 that is so where parameters are more than the laws
             need, and not where a law moves by a cube of one. Where the class is not convex there
             may be a better one, which another `init` finds. False at a kink, such as total
@@ -71,6 +78,7 @@ class Restricted(Law):
     residual: Float[Array, ""]
     slope: Float[Array, ""]
     curvature: Float[Array, ""]
+    log_error: Float[Array, ""]
     converged: Bool[Array, ""]
 
 
@@ -238,11 +246,14 @@ def _law_of(problem: Any, law: Any) -> Array:
 
 
 @jax.jit
-def _best(goal: Any, problem: Any, policy: Policy, start: Params) -> tuple[Params, Array, Array]:
+def _best(
+    goal: Any, problem: Any, policy: Policy, start: Params
+) -> tuple[Params, Array, Array, Array]:
     """Newton steps on the absolute curvature, halved until they lead down.
 
     Returns:
-        The parameters, the slopes there and the eigenvalues of the second derivative, in order.
+        The parameters, the slopes there, the eigenvalues of the second derivative, in order, and
+        what rounding may have moved a log-probability by.
     """
     flat, shape_back = ravel_pytree(start)
 
@@ -292,19 +303,44 @@ def _best(goal: Any, problem: Any, policy: Policy, start: Params) -> tuple[Param
         )
         moves = found.share > _LEAST
         kept = jax.tree.map(lambda new, old: jnp.where(moves, new, old), found, state)
-        return kept._replace(sizes=sizes, moves=moves, taken=state.taken + 1)
+        return kept._replace(sizes=sizes, ways=ways, moves=moves, taken=state.taken + 1)
 
     begun = _Place(
         x=flat,
         cost=jnp.full((), jnp.inf, flat.dtype),
         slope=jnp.zeros_like(flat),
         sizes=jnp.zeros_like(flat),
+        ways=jnp.eye(flat.shape[0], dtype=flat.dtype),
         share=jnp.ones((), flat.dtype),
         moves=jnp.ones((), bool),
         taken=jnp.zeros((), int),
     )
     end = jax.lax.while_loop(lambda s: s.moves & (s.taken < _MAX_STEPS), step, begun)
-    return shape_back(end.x), end.slope, end.sizes
+    log_p, rates = laws(end.x), jax.jacfwd(laws)(end.x)
+    each = jnp.where(jnp.isneginf(log_p), 0, goal.slopes(problem, log_p)).reshape(-1)
+    error = _log_error(rates.reshape(-1, flat.shape[0]), each, end.sizes, end.ways)
+    return shape_back(end.x), end.slope, end.sizes, error
+
+
+def _log_error(rates: Array, slopes: Array, sizes: Array, ways: Array) -> Array:
+    """What rounding of the slopes does to a log-probability, by one more Newton step.
+
+    Args:
+        rates: of log-probabilities in parameters, [K, D].
+        slopes: whose sum over actions, times these, is the gradient, [K].
+        sizes: eigenvalues of the second derivative, [D].
+        ways: its eigenvectors, as columns.
+    """
+    eps = jnp.finfo(sizes.dtype).eps
+    rates = jnp.where(jnp.isfinite(rates), rates, 0)
+    rounding = 4 * eps * jnp.abs(slopes) @ jnp.abs(rates)
+    size = jnp.abs(sizes)
+    known = size > _ULPS * eps * jnp.max(size)
+    steps = jnp.where(known, (rounding @ jnp.abs(ways)) / jnp.where(known, size, 1), 0)
+    moved = jnp.abs(rates @ ways)
+    # parameters that move no law have rates of some ulps along such a way, and those that do, of 1
+    lost = jnp.any(~known & (jnp.max(moved, axis=0) > 1e-6))
+    return jnp.where(lost, jnp.inf, jnp.max(moved @ steps))
 
 
 class _Place(NamedTuple):
@@ -314,6 +350,7 @@ class _Place(NamedTuple):
     cost: Array
     slope: Array
     sizes: Array
+    ways: Array
     share: Array
     moves: Array
     taken: Array
@@ -321,7 +358,7 @@ class _Place(NamedTuple):
 
 def _made(problem: Any, policy: Policy, goal: Any, start: Params) -> Restricted:
     """The record, its value and residual those of the cost."""
-    params, slopes, sizes = _best(goal, problem, policy, start)
+    params, slopes, sizes, error = _best(goal, problem, policy, start)
     log_p = whole_law(problem, policy.log_probs(params))
     cost, top = goal(problem, log_p), jnp.max(jnp.abs(sizes))
     slope = jnp.max(jnp.abs(slopes))
@@ -333,5 +370,8 @@ def _made(problem: Any, policy: Policy, goal: Any, start: Params) -> Restricted:
         residual=cost,
         slope=slope,
         curvature=curvature,
-        converged=accepted(slope / (1 + jnp.abs(cost))) & (curvature > -_SADDLE),
+        log_error=error,
+        converged=accepted(slope / (1 + jnp.abs(cost)))
+        & (curvature > -_SADDLE)
+        & (error <= _FOUND),
     )
