@@ -193,3 +193,23 @@ def test_what_rounding_hides_in_a_tail_is_not_called_found():
             assert bool(found.converged) == (float(found.log_error) <= 1e-3)
             seen.add(bool(found.converged))
     assert seen == {True, False}
+
+
+def test_a_corner_where_all_is_flat_is_not_called_found():
+    """Near a vertex slopes and curvatures vanish alike: a small slope is no proof there."""
+    random, tied = np.random.default_rng(1), policies.Tied(np.arange(4))
+
+    @jax.jit
+    def both(reward, log_q, beta, init):
+        bandit = rd.bandit(reward, log_reference=log_q)
+        found = rd.restricted(bandit, rd.ReverseKL(beta), tied, init=init)
+        return found, rd.target(bandit, rd.ReverseKL(beta)).log_probs
+
+    number = 0
+    for _ in range(300):
+        log_q = jax.nn.log_softmax(jnp.asarray(random.normal(size=4) * random.choice([1, 5, 12])))
+        init = jnp.asarray(random.normal(size=4))
+        found, want = both(random.normal(size=4), log_q, 10 ** random.uniform(-2, 0.5), init)
+        number += bool(found.converged)
+        assert not bool(found.converged) or float(jnp.abs(found.log_probs - want).max()) < 1e-2
+    assert number > 150

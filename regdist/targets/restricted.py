@@ -40,7 +40,7 @@ _FAR = 2.0
 _LEAST = 1e-9
 # An eigenvalue below this many ulps of the largest is not known at all.
 _ULPS = 64
-# What rounding may do to a log-probability that is called found, in nats.
+# To what a log-probability is known that is called found, in nats.
 _FOUND = 1e-3
 # What rounding may make of a flat way, relative to the largest eigenvalue.
 _SADDLE = 1e-7
@@ -60,10 +60,10 @@ class Restricted(Law):
         slope: the largest derivative of the value in a parameter.
         curvature: the smallest eigenvalue of the second derivative of what is minimized, over the
             largest: below 0 at a saddle, 0 where parameters are more than the laws need.
-        log_error: what rounding may have moved a log-probability by, in nats, to first order. The
-            search looks at the gradient in the parameters, which carries the factor p, so that it
-            is about 1e-16/p of the rarest; inf where some move along a way that bends by less than
-            rounding.
+        log_error: what one more step of the search, and rounding, would move a log-probability by,
+            in nats, to first order. The search looks at the gradient in the parameters, which
+            carries the factor p, so that it is about 1e-16/p of the rarest; inf where some move
+            along a way that bends by less than rounding.
         converged: whether the slope is 0 to rounding, nothing bends down there, and `log_error` is
             at most 1e-3: beyond, what is rare is not found. With a curvature
             above 0 it is the best nearby; with 0 that is so where parameters are more than the laws
@@ -253,7 +253,7 @@ def _best(
 
     Returns:
         The parameters, the slopes there, the eigenvalues of the second derivative, in order, and
-        what rounding may have moved a log-probability by.
+        what a log-probability is known to.
     """
     flat, shape_back = ravel_pytree(start)
 
@@ -318,25 +318,25 @@ def _best(
     end = jax.lax.while_loop(lambda s: s.moves & (s.taken < _MAX_STEPS), step, begun)
     log_p, rates = laws(end.x), jax.jacfwd(laws)(end.x)
     each = jnp.where(jnp.isneginf(log_p), 0, goal.slopes(problem, log_p)).reshape(-1)
-    error = _log_error(rates.reshape(-1, flat.shape[0]), each, end.sizes, end.ways)
+    error = _log_error(rates.reshape(-1, flat.shape[0]), each, end)
     return shape_back(end.x), end.slope, end.sizes, error
 
 
-def _log_error(rates: Array, slopes: Array, sizes: Array, ways: Array) -> Array:
-    """What rounding of the slopes does to a log-probability, by one more Newton step.
+def _log_error(rates: Array, slopes: Array, end: "_Place") -> Array:
+    """What one more Newton step, and rounding of its slopes, would do to a log-probability.
 
     Args:
         rates: of log-probabilities in parameters, [K, D].
         slopes: whose sum over actions, times these, is the gradient, [K].
-        sizes: eigenvalues of the second derivative, [D].
-        ways: its eigenvectors, as columns.
+        end: where the search ended.
     """
-    eps = jnp.finfo(sizes.dtype).eps
+    sizes, ways, eps = end.sizes, end.ways, jnp.finfo(end.sizes.dtype).eps
     rates = jnp.where(jnp.isfinite(rates), rates, 0)
     rounding = 4 * eps * jnp.abs(slopes) @ jnp.abs(rates)
     size = jnp.abs(sizes)
     known = size > _ULPS * eps * jnp.max(size)
-    steps = jnp.where(known, (rounding @ jnp.abs(ways)) / jnp.where(known, size, 1), 0)
+    left = jnp.abs(end.slope @ ways) + rounding @ jnp.abs(ways)
+    steps = jnp.where(known, left / jnp.where(known, size, 1), 0)
     moved = jnp.abs(rates @ ways)
     # parameters that move no law have rates of some ulps along such a way, and those that do, of 1
     lost = jnp.any(~known & (jnp.max(moved, axis=0) > 1e-6))
