@@ -142,6 +142,14 @@ def test_one_step_of_the_critic_is_the_advantage_of_the_state():
     assert np.allclose(got, visits * want, rtol=0, atol=1e-15)
 
 
+def test_equal_rewards_move_nothing_without_an_eps():
+    tree = rd.tree([[0], [1, 1]], [0.0, 1.0])
+    got = rd.field(m.hapo(eps=0.0), tree.log_ref, tree, rd.Group(2))
+    assert np.all(np.isfinite(got))
+    near = rd.field(m.hapo(eps=1e-12), tree.log_ref, tree, rd.Group(2))
+    assert np.allclose(got, near, rtol=0, atol=1e-9)
+
+
 def test_one_miss_among_many_is_grpos_and_so_is_its_padding():
     """Over tokens an advantage of 5, or what a reward of 0 at padding would get, is not taken."""
     relative = m.advantage.GroupRelative(1e-6, "mean", "std", "raw")

@@ -173,10 +173,12 @@ class OverTokens(Around):
         return self._over(tokens, reward, inner)
 
     def _over(self, batch: Batch, reward: Array, inner: Array) -> Array:
-        mean, scale = batch.mean(reward), 1.0
+        mean, scale = batch.mean(reward), jnp.ones_like(batch.inv_size)
         if self.inner.scale != "none":
             scale = batch.std(reward, unbiased=False) + self.inner.eps
-        each = (reward - mean) / scale
+        empty = scale == 0
+        scale = jnp.where(empty, 1, scale)
+        each = jnp.where(empty, 0, reward - mean) / scale
         largest = jnp.maximum(batch.largest(jnp.abs(each)), jnp.abs(mean) / scale)
         return jnp.where(largest >= self.most, inner, each)
 
