@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from regdist.numerics.records import as_array
+from regdist.numerics.records import as_array, check_count, check_kind
 from regdist.policies.shared import Tied
 from regdist.problems.grow import tree as make_tree
 from regdist.problems.tree import Tree
@@ -42,8 +42,7 @@ def players(
     Two prompts whose answers should agree are two players who do not see each other, with a payoff
     of 1 where they do; a pioneer and an observer are two of whom the second sees the first. One
     policy in two roles, such as a model that answers both prompts alike, is one number in `roles`.
-    A policy of its own for each player and no view of the others is a game of common payoff, whose
-    equilibria are the rest points.
+    A policy of its own for each player and no view of the others is a game of common payoff.
 
     Args:
         payoff: of joint moves, shape [n_1 .. n_P].
@@ -68,6 +67,12 @@ def players(
     count = table.ndim
     if count == 0 or table.size == 0:
         raise ValueError(f"payoff must be of joint moves, shape [n_1 .. n_P]; got {table.shape}")
+    for name, given in (("sees", sees), ("roles", roles)):
+        check_kind(name, () if given is None else given, Sequence, "One entry for each player")
+    for view in sees or ():
+        check_kind("an entry of sees", view, Sequence, "The players that are seen: (), or (0,)")
+    for role in roles or ():
+        check_count("an entry of roles", role, 0)
     views = [tuple(sorted(set(view))) for view in (((),) * count if sees is None else sees)]
     each = tuple(range(count)) if roles is None else tuple(roles)
     if len(views) != count or len(each) != count:
