@@ -109,7 +109,7 @@ def dro(
 ) -> Method:
     """A log p - beta/2 (log p/p')^2, no ratio, as verl's "dro"; one step of it is one of GRPO."""
     advantage = standardized(normalize_std, eps)
-    b = positive("beta", beta, "The target of many steps on one batch is p' e^{A/beta}")
+    b = positive("beta", beta, "It is the price of (log p/p')^2, in halves")
     return compose(advantage, LogProb(), beta=b, estimator="k2", anchor="old", **options)
 
 
