@@ -35,9 +35,9 @@ def with_statistics(
         ValueError: an advantage whitened over steps whose limit is not known here.
     """
     advantage, averaging = method.advantage, method.averaging
-    if averaging.couples() and tables.steps is not None:
-        most = weights @ jax.vmap(_mean_length)(tables)
-        averaging = Averaging(most, "constant")
+    if averaging.couples() and (tables.steps is not None or method.rejects):
+        each = jax.vmap(lambda one: _mean_length(one, method))(tables)
+        averaging = Averaging(weights @ each, "token")
     if isinstance(advantage, GroupRelative) and advantage.pooled != "none":
         paid = jax.vmap(lambda one: _paid(one, method))(tables)
         advantage = _pooled(advantage, tables, paid, weights, inv_size)
@@ -53,9 +53,10 @@ def _paid(tables: Tables, method: Method) -> Array:
     return method.paid(whole_table(tables, jnp.exp(tables.log_sampler), 0.0)).reward
 
 
-def _mean_length(tables: Tables) -> Array:
+def _mean_length(tables: Tables, method: Method) -> Array:
+    """The mean number of steps that count."""
     batch = whole_table(tables, jnp.exp(tables.log_sampler), 0.0)
-    return batch.mean(batch.length)
+    return batch.mean(method.lengths(batch))
 
 
 def _pooled(

@@ -16,7 +16,8 @@ class Averaging:
     """The factor on every step of a sample.
 
     Attributes:
-        most: what "constant" divides by; default the length of the longest sequence.
+        most: what "constant" divides by; default the length of the longest sequence. With "token"
+            the mean length where that is known, as it is over many prompts.
         over: "sum": 1, the gradient of the sample's log-probability; "sequence": 1/length (GRPO's
             paper); "token": 1/mean length of the batch (DAPO); "constant": 1/most (Dr. GRPO).
     """
@@ -28,15 +29,15 @@ class Averaging:
 
     def couples(self) -> bool:
         """Whether the lengths of the others in a group matter."""
-        return self.over == "token"
+        return self.over == "token" and self.most is None
 
-    def __call__(self, batch: Batch) -> Float[Array, " n"]:
-        """The factor of each sample."""
-        length = batch.length
+    def __call__(self, batch: Batch, length: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The factor of each sample, given how many of its steps count."""
         if self.over == "sequence":
             return 1 / jnp.maximum(length, 1)
         if self.over == "token":
-            return jnp.full_like(length, 1) / batch.mean(length)
+            mean = batch.mean(length) if self.most is None else self.most
+            return jnp.full_like(length, 1) / jnp.where(mean > 0, mean, 1)
         if self.over == "constant":
             most = float(batch.tables.horizon) if self.most is None else self.most
             return jnp.full_like(length, 1) / most

@@ -124,10 +124,16 @@ class Method:
         parts = (self.surrogate, *self.penalties, *self.weights)
         return (
             self.signal is None
+            and not (self.rejects and self.averaging.couples())
             and not self.advantage.sees_policy
             and all(part.local for part in parts)
             and not any(penalty.regroups for penalty in self.penalties)
         )
+
+    @property
+    def rejects(self) -> bool:
+        """Whether some steps may be as if they were not there."""
+        return any(weight.rejects for weight in self.weights)
 
     def coefficients_of_parts(self) -> tuple[Array, ...]:
         """The coefficients of its penalties, its regularizer and its advantage."""
@@ -187,9 +193,26 @@ class Method:
         return self._averaged(tokens, self.coefficients(tokens, each))
 
     def _averaged(self, tokens: Batch, coefficient: Array) -> Array:
-        if tokens.samples is None:
+        alone = tokens.samples is None
+        if self.rejects:
+            coefficient = coefficient * self.kept(tokens)
+        if alone and not (self.rejects and self.averaging.over == "token"):
             return coefficient
-        return coefficient * tokens.spread(self.averaging(tokens.samples))
+        samples = tokens if tokens.samples is None else tokens.samples
+        return coefficient * tokens.spread(self.averaging(samples, self.lengths(samples)))
+
+    def lengths(self, batch: Batch) -> Float[Array, " n"]:
+        """How many steps of each sample count."""
+        tokens = batch.tokens
+        return tokens.whole(self.kept(tokens)) if self.rejects else batch.length
+
+    def kept(self, tokens: Batch) -> Array:
+        """1 at steps that are not rejected, 0 at the others."""
+        kept = jnp.where(tokens.present, 1.0, 0.0).astype(tokens.reward.dtype)
+        for weight in self.weights:
+            if weight.rejects:
+                kept = kept * weight(tokens, kept)
+        return kept
 
     def mean_coefficients(
         self,

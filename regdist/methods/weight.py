@@ -11,17 +11,19 @@ from jax import Array
 
 from regdist.methods.batch import Batch, covariance, share_of_samples
 from regdist.metrics import entropy
-from regdist.numerics.records import record, static
+from regdist.numerics.records import choice, record, static
 
 
 class Weight:
     """What every weight shares.
 
     `local` says that samples do not meet in it and that it sees no more of the advantage than its
-    sign.
+    sign; `rejects` that what it gives 0 is as if it were not there, for penalties in the loss and
+    for averages over steps too: then it is 0 or 1.
     """
 
     local: ClassVar[bool] = True
+    rejects: ClassVar[bool] = False
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """The factor at each entry, shape [n]."""
@@ -32,24 +34,93 @@ class Weight:
 class SamplerRatio(Weight):
     """old policy/sampler: cut at the bounds (TIS), or 0 outside them (IcePop).
 
+    verl `compute_rollout_correction_weights`, SkyRL `compute_tis_ratio`, OpenRLHF `PolicyLoss`.
+
     Attributes:
         low: lower bound.
         high: upper bound.
         mask: drop samples outside instead of cutting their weight.
+        over: "token", each step its own; "sequence", the product over the steps of a sample.
+        normalized: divided by its mean over the batch, of steps or of samples.
     """
 
     low: Array
     high: Array
     mask: bool = static(default=False)
+    over: str = choice("token", "sequence", default="token")
+    normalized: bool = static(default=False)
+
+    @property
+    def local(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether nothing is divided by a mean."""
+        return not self.normalized
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """The truncated or masked ratio."""
         del advantage
         tables = batch.tables
-        ratio = jnp.exp(batch.log_ratio(tables.log_old, tables.log_sampler))
+        log_ratio = batch.log_ratio(tables.log_old, tables.log_sampler)
+        samples = batch
+        if self.over == "sequence":
+            samples, log_ratio = batch.samples or batch, batch.whole(log_ratio)
+        ratio = jnp.exp(log_ratio)
         if self.mask:
-            return jnp.where((ratio >= self.low) & (ratio <= self.high), ratio, 0)
-        return jnp.clip(ratio, self.low, self.high)
+            ratio = jnp.where((ratio >= self.low) & (ratio <= self.high), ratio, 0)
+        else:
+            ratio = jnp.clip(ratio, self.low, self.high)
+        if self.normalized:
+            mean = samples.mean(ratio)
+            ratio = ratio / jnp.where(mean > 1e-8, mean, 1)  # 1e-8 as in verl
+        return batch.spread(ratio) if self.over == "sequence" else ratio
+
+
+@record
+class SamplerMask(Weight):
+    """1 where the sampler was near the old policy, 0 elsewhere; the ratio itself is no factor.
+
+    verl `compute_rollout_rejection_mask`, SkyRL `compute_token_mask`, `compute_outlier_token_mask`
+    and `compute_sequence_mask`. With x = log(old policy/sampler) at each step:
+
+    Attributes:
+        low: least statistic that is kept.
+        high: largest.
+        statistic: "log_ratio", x; "k2", x^2/2; "k3", e^x - 1 - x, the estimates of the KL of the
+            sampler from the old policy.
+        over: "token", each step for itself; "sum" or "mean" over the steps of a sample; "every",
+            a sample is kept if all its steps are.
+        drop: what is not kept does not count in averages over steps, and has no penalty in the
+            loss (verl); False: both stay (SkyRL).
+    """
+
+    low: Array
+    high: Array
+    statistic: str = choice("log_ratio", "k2", "k3", default="log_ratio")
+    over: str = choice("token", "sum", "mean", "every", default="token")
+    drop: bool = static(default=True)
+
+    @property
+    def rejects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it drops."""
+        return self.drop
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """1 or 0."""
+        one, tables = jnp.ones_like(advantage), batch.tables
+        x = jnp.clip(batch.log_ratio(tables.log_old, tables.log_sampler), -20, 20)  # as verl
+        if self.statistic == "k2":
+            x = x**2 / 2
+        elif self.statistic == "k3":
+            x = jnp.expm1(x) - x
+        if self.over in ("sum", "mean"):
+            x = batch.whole(x)
+            if self.over == "mean":
+                x = x / jnp.maximum(batch.whole(one), 1)
+            x = batch.spread(x)
+        kept = jnp.where((x >= self.low) & (x <= self.high), one, 0)
+        if self.over == "every":
+            lost = batch.spread(batch.whole(one - kept))
+            kept = jnp.where(lost > 0, 0, one)
+        return kept
 
 
 @record

@@ -7,17 +7,20 @@ sampler is given too.
 import math
 from typing import Unpack
 
+import jax.numpy as jnp
+
 from regdist.methods.composition import Common, Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
 from regdist.methods.surrogate import GammaWeight, LogProb, TrustMask
-from regdist.methods.weight import SamplerRatio, SequenceMask
-from regdist.numerics.records import Number, as_number, positive
+from regdist.methods.weight import SamplerMask, SamplerRatio, SequenceMask
+from regdist.numerics.records import Number, as_number, check_choice, positive
 
 __all__ = [
     "dppo",
     "dro",
+    "grpo_rejection",
     "grpo_sequence_mask",
     "icepop",
     "prime_rl",
@@ -161,35 +164,111 @@ def grpo_sequence_mask(
 
 
 @preset(
-    code=("verl rollout_corr_helper",),
+    code=(
+        "verl rollout_corr_helper.compute_rollout_correction_weights",
+        "SkyRL off_policy_correction_utils.compute_tis_ratio",
+    ),
     options=PPO,
     averaging="token",
+    variants={"sequence": {"over": "sequence"}, "normalized": {"normalized": True}},
 )
 def tis(
     cap: Number = 2.0,
+    over: str = "token",
     *,
+    normalized: bool = False,
     normalize_std: bool = True,
     eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
-    """GRPO with truncated importance sampling: old policy/sampler, at most `cap` (verl's 2)."""
-    weight = SamplerRatio(as_number(0.0), as_number(cap))
+    """GRPO with truncated importance sampling: old policy/sampler, at most `cap`.
+
+    Args:
+        cap: verl's `rollout_is_threshold`, 2 there.
+        over: "token" or "sequence", its `rollout_is`.
+        normalized: its `rollout_is_batch_normalize`.
+        normalize_std: of GRPO's advantage.
+        eps: likewise.
+        options: as in `compose`.
+    """
+    weight = SamplerRatio(as_number(0.0), as_number(cap), False, over, normalized)
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
 
 
 @preset(
-    code=("OpenRLHF models.loss.PolicyLoss",),
+    code=(
+        "OpenRLHF models.loss.PolicyLoss",
+        "verl rollout_corr_helper.compute_rollout_correction_weights",
+    ),
     options=PPO,
     averaging="token",
+    variants={"sequence": {"over": "sequence"}},
 )
 def icepop(
     low: Number = 0.5,
     high: Number = 5.0,
+    over: str = "token",
+    *,
+    normalized: bool = False,
+    normalize_std: bool = True,
+    eps: Number = 1e-6,
+    **options: Unpack[Options],
+) -> Method:
+    """GRPO with samples dropped whose old policy/sampler is out of bounds.
+
+    Args:
+        low: OpenRLHF's default; in verl `rollout_is_threshold="0.5_5.0"` is both.
+        high: likewise.
+        over: "token" or "sequence", verl's `rollout_is`.
+        normalized: its `rollout_is_batch_normalize`.
+        normalize_std: of GRPO's advantage.
+        eps: likewise.
+        options: as in `compose`.
+    """
+    weight = SamplerRatio(as_number(low), as_number(high), True, over, normalized)
+    return compose(standardized(normalize_std, eps), **with_weight(weight, options))
+
+
+@preset(
+    code=("verl rollout_corr_helper.compute_rollout_rejection_mask",),
+    options=PPO,
+    averaging="token",
+    variants={
+        "token_k3": {"statistic": "k3", "high": 0.1},
+        "seq_sum_k1": {"over": "sum"},
+        "seq_mean_k1": {"over": "mean", "low": 0.999, "high": 1.001},
+        "seq_mean_k3": {"over": "mean", "statistic": "k3", "high": 0.01},
+        "seq_max_k2": {"over": "every", "statistic": "k2", "high": 0.5},
+    },
+)
+def grpo_rejection(
+    low: Number = 0.5,
+    high: Number = 2.0,
+    over: str = "token",
+    statistic: str = "k1",
     *,
     normalize_std: bool = True,
     eps: Number = 1e-6,
     **options: Unpack[Options],
 ) -> Method:
-    """GRPO with samples dropped whose old policy/sampler is out of bounds (OpenRLHF's IcePop)."""
-    weight = SamplerRatio(as_number(low), as_number(high), True)
+    """GRPO on the samples that the sampler and the old policy agree on, verl's `rollout_rs`.
+
+    What is rejected has no penalty in the loss either, and does not count in a mean over steps.
+
+    Args:
+        low: with k1, the least sampler/old policy; for the others there is none.
+        high: the largest, or the largest estimate.
+        over: "token", "sum" and "mean" over the steps of a sample, "every" (verl's `seq_max`).
+        statistic: "k1", log(sampler/old policy); "k2"; "k3".
+        normalize_std: of GRPO's advantage, which is that of all samples.
+        eps: likewise.
+        options: as in `compose`.
+    """
+    check_choice("statistic", statistic, ("k1", "k2", "k3"))
+    least, most = as_number(-math.inf), as_number(high)
+    if statistic == "k1":  # the mask is of log(old policy/sampler)
+        advice = "It bounds the ratio sampler/old policy"
+        least, most = (-jnp.log(positive(n, x, advice)) for n, x in (("high", high), ("low", low)))
+    kind = "log_ratio" if statistic == "k1" else statistic
+    weight = SamplerMask(least, most, statistic=kind, over=over)
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
