@@ -23,6 +23,7 @@ ARGUMENTS = {
     "adaptive_entropy": {"target": 0.5},
     "aepo": {"target": 0.5},
     "drpo": {"length": [3.0, 1.0, 2.0]},
+    "gdpo": {"rewards": [[1.0, 0.0, 0.5], [0.0, 0.3, 0.0]]},
     "ppo_adaptive_kl": {"target": 0.4},
     "self_labelled": {"label": jnp.array([0, 1, 1])},
 }

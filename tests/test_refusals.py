@@ -105,8 +105,8 @@ def test_a_record_refuses_a_word_that_it_does_not_know(cls, name, known):
         cls(**{**given, name: None})
 
 
-NEEDED = {"length": [1.0, 2.0, 3.0], "label": [0, 1, 2]}
-WORDS = ("estimator", "placement", "anchor", "geometry", "whiten", "score")
+NEEDED = {"length": [1.0, 2.0, 3.0], "label": [0, 1, 2], "rewards": [[1.0, 0.0], [0.0, 1.0]]}
+WORDS = ("estimator", "placement", "anchor", "geometry", "whiten", "score", "statistic", "over")
 
 
 @pytest.mark.parametrize("preset", rd.methods.catalog(), ids=lambda preset: preset.name)

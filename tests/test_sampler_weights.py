@@ -78,6 +78,36 @@ def skyrl_mask(g, over, low, high):
     return g.by_token(0.3 * (jnp.exp(g.ref - g.lp) - (g.ref - g.lp) - 1) - gain)
 
 
+def areal_weight(g):
+    """AReaL's clamp of the geometric mean of a sample."""
+    a, rho = g.z()[:, None], jnp.exp(g.lp - g.old)
+    gain = jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a)
+    mean = jnp.exp(g.total(g.old - g.sampler) / g.n)[:, None]
+    return -g.by_token(gain * jnp.clip(mean, 0.97, 1.03))
+
+
+def openrlhf_gate(g, statistic, over, low, high):
+    """Its clamp of probabilities included; survivors keep their token's ratio."""
+    x = g.old - g.sampler
+    if statistic == "ratio":
+        stat = jnp.exp((g.total(x) / g.n)[:, None] + 0 * x if over == "mean" else x)
+    else:
+        p, q = (jnp.clip(jnp.exp(v), 1e-6, 1 - 1e-6) for v in (g.sampler, g.old))
+        stat = jnp.abs(p - q)
+        if statistic == "binary_kl":
+            stat = p * jnp.log(p / q) + (1 - p) * jnp.log((1 - p) / (1 - q))
+        if over == "mean":
+            stat = (g.total(stat) / g.n)[:, None] + 0 * stat
+    coef = jnp.where((stat >= low) & (stat <= high), jnp.exp(x), 0.0)
+    a, rho = g.z(1e-9)[:, None], jnp.exp(g.lp - g.old)
+    return -g.by_token(coef * jnp.minimum(rho * a, jnp.clip(rho, 0.8, 1.2) * a))
+
+
+def gated(statistic, over, low, high):
+    how = {"statistic": statistic, "over": over, "low": low, "high": high}
+    return m.grpo_gated(**how), functools.partial(openrlhf_gate, **how)
+
+
 def rejected(**how):
     spelled = {"high": 1.1, "low": 0.9, **how}
     averaging = spelled.pop("averaging", "token")
@@ -117,6 +147,16 @@ METHODS = {
     "every k2": rejected(over="every", statistic="k2", high=4e-3),
     "every k3, sequence means": rejected(
         over="every", statistic="k3", high=4e-3, averaging="sequence"
+    ),
+    "gate, ratios": gated("ratio", "token", 0.9, 1.1),
+    "gate, mean ratios": gated("ratio", "mean", 0.97, 1.03),
+    "gate, binary kl": gated("binary_kl", "token", 0.0, 2e-3),
+    "gate, mean binary kl": gated("binary_kl", "mean", 0.0, 1.5e-3),
+    "gate, tv": gated("tv", "token", 0.0, 0.03),
+    "gate, mean tv": gated("tv", "mean", 0.0, 0.025),
+    "mean weights": (
+        m.grpo(weights=m.weight.SamplerRatio(0.97, 1.03, over="mean"), beta=0.0, averaging="token"),
+        areal_weight,
     ),
     "skyrl tokens": masked("token", 0.9, 1.1),
     "skyrl outliers": masked("every", 0.85, 1.15),
@@ -161,12 +201,12 @@ def test_every_mask_keeps_some_and_not_others():
     tree, logits, old, *_ = problem("forced")
     law, sampler = laws(tree, old)
     for name, (method, _) in METHODS.items():
-        (weight,) = method.weights
-        if isinstance(weight, m.weight.SamplerMask) or weight.mask:
-            tables = tables_of(method, logits, tree, law, sampler)
-            batch = m.batch.whole_table(tables, jnp.exp(tables.log_sampler), 0.0).tokens
-            kept = weight(batch, jnp.ones_like(batch.reward))[batch.here] > 0
-            assert 0 < kept.mean() < 1, name
+        for weight in method.weights:
+            if isinstance(weight, m.weight.SamplerMask) or weight.mask:
+                tables = tables_of(method, logits, tree, law, sampler)
+                batch = m.batch.whole_table(tables, jnp.exp(tables.log_sampler), 0.0).tokens
+                kept = weight(batch, jnp.ones_like(batch.reward))[batch.here] > 0
+                assert 0 < kept.mean() < 1, name
 
 
 def test_one_state_is_the_bandit_bit_for_bit():
@@ -221,5 +261,7 @@ def test_over_many_prompts_a_mean_is_over_the_steps_that_any_prompt_keeps():
         tables = tables_of(method, logits[i], trees[i][0], old[i], sampler[i])
         steps, law = tables.steps, np.exp(np.asarray(tables.log_sampler))
         ratio = np.exp(np.asarray(sampler[i] - old[i])).ravel()[steps.path]
-        kept += share * law @ np.sum(np.asarray(steps.own) & (ratio >= 0.9) & (ratio <= 1.1), axis=1)
+        kept += (
+            share * law @ np.sum(np.asarray(steps.own) & (ratio >= 0.9) & (ratio <= 1.1), axis=1)
+        )
     assert np.allclose(got, jnp.stack(want) / kept, atol=1e-14)

@@ -5,6 +5,7 @@ from regdist.methods import averaging as averaging
 from regdist.methods import batch as batch
 from regdist.methods import controller as controller
 from regdist.methods import matching as matching
+from regdist.methods import off_policy as off_policy
 from regdist.methods import penalty as penalty
 from regdist.methods import signal as signal
 from regdist.methods import surrogate as surrogate
@@ -30,6 +31,7 @@ from regdist.methods.presets.catalog import named as named
 from regdist.methods.presets.control import *  # noqa: F403
 from regdist.methods.presets.group import *  # noqa: F403
 from regdist.methods.presets.matching import *  # noqa: F403
+from regdist.methods.presets.rewards import *  # noqa: F403
 from regdist.methods.presets.success import *  # noqa: F403
 from regdist.methods.presets.tokens import *  # noqa: F403
 from regdist.methods.presets.trust import *  # noqa: F403

@@ -5,6 +5,7 @@ by what they do. A function of a `Batch`, so that the group may be samples, coun
 itself. G is the group size, p the share of correct samples (reward above 0).
 """
 
+import dataclasses
 from typing import ClassVar
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from regdist.methods.batch import Batch, quantile
-from regdist.numerics.records import choice, record, static
+from regdist.numerics.records import Table, as_array, check_kind, choice, looked_at, record, static
 
 NEEDS = ("", "group", "population")
 """What an advantage cannot do without: nothing, a finite group, or the policy itself."""
@@ -307,3 +308,74 @@ class RangeAtRisk(Advantage):
         both = (self.weight * tail + middle) / (1 + self.weight)
         std = batch.std(r, unbiased=True)
         return both / (std + self.eps)
+
+
+def _several_rewards(name: str, given: Table) -> Array:
+    rewards = as_array(name, given)
+    if rewards.ndim != 2:
+        raise ValueError(
+            f"{name} must be a row for each reward, a column for each action; got shape "
+            f"{rewards.shape}"
+        )
+    return rewards
+
+
+def _of_group(name: str, part: GroupRelative | None) -> GroupRelative | None:
+    if part is None:
+        return None
+    check_kind(name, part, GroupRelative, 'Such as GroupRelative(1e-6, "mean", "std")')
+    if part.baseline in ("greedy", "value") or part.pooled != "none":
+        raise ValueError(
+            f"{name} must be of one group alone; got baseline={part.baseline!r}, "
+            f"pooled={part.pooled!r}"
+        )
+    return part
+
+
+@record
+class Decoupled(Advantage):
+    """Several rewards, each compared within the group by itself, then added up (2601.05242).
+
+    The problem's own reward has no part in it, nor has a penalty in the reward: what trainers
+    decouple are the components that their reward functions return.
+
+    Attributes:
+        rewards: of each kind and action, shape [M, K].
+        weights: of the kinds, shape [M].
+        each: what is done to each kind; None for nothing.
+        whole: and to their sum.
+
+    Examples:
+        Length is paid a tenth of being right; normalized apart, both weigh the same.
+
+        >>> relative = GroupRelative(0.0, "mean", "std")
+        >>> part = Decoupled([[1.0, 0.0, 0.0], [0.0, 0.1, 0.0]], [1.0, 1.0], relative)
+        >>> b = rd.bandit([1.0, 0.1, 0.0], [0.2, 0.4, 0.4])
+        >>> for advantage in (relative, part):
+        ...     print(rd.field(rd.methods.compose(advantage), b.log_ref, b).round(3))
+        [ 0.397 -0.146 -0.251]
+        [ 0.237  0.29  -0.527]
+    """
+
+    rewards: Array = looked_at(_several_rewards)
+    weights: Array
+    each: GroupRelative | None = looked_at(_of_group)
+    whole: GroupRelative | None = looked_at(_of_group, default=None)
+
+    sees_policy: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Array:
+        """The weighted sum of the advantages of the kinds."""
+        size = batch.tables.reward.shape[0]
+        if self.rewards.shape[1] != size:
+            raise ValueError(
+                f"rewards of Decoupled must have a column for each of {size} actions; got shape "
+                f"{self.rewards.shape}"
+            )
+        parts = [_compared(self.each, batch, batch.pick(row)) for row in self.rewards]
+        weights = jnp.broadcast_to(self.weights, (len(parts),))
+        return _compared(self.whole, batch, weights @ jnp.stack(parts))
+
+
+def _compared(part: GroupRelative | None, batch: Batch, reward: Array) -> Array:
+    return reward if part is None else part(dataclasses.replace(batch, reward=reward))

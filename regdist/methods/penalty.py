@@ -193,6 +193,33 @@ class KLCov(Penalty):
 
 
 @record
+class PositiveNLL(Penalty):
+    """weight times the mean of -log p over the steps of the samples whose reward is above 0.
+
+    NeMo-RL `positive_example_nll_weight`, after VAPO (2504.05118). The mean is over those steps
+    alone, 0 where there are none; that it is not divided anew takes the averaging "token", which
+    is NeMo-RL's default: elsewhere it is averaged as the rest of the loss.
+
+    Attributes:
+        weight: its coefficient.
+    """
+
+    weight: Array
+
+    local: ClassVar[bool] = False
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """The weight."""
+        return (self.weight,)
+
+    def __call__(self, batch: Batch, advantage: Array) -> Array:
+        """Minus the weight over the share of such steps, at each."""
+        right = jnp.where(batch.here & (batch.reward > 0), 1.0, 0.0).astype(advantage.dtype)
+        share = batch.sum(right)
+        return -self.weight * right / jnp.where(share > 0, share, 1)
+
+
+@record
 class TrustRegion(Penalty):
     """(beta/2) [KL - delta]_+^2, KL(old || p) estimated by -log rho at old samples (2505.12366)."""
 

@@ -17,7 +17,6 @@ from regdist.methods.batch import Batch, quantile, top_share
 from regdist.metrics import entropy
 from regdist.numerics.records import (
     check_kind,
-    choice,
     is_concrete,
     looked_at,
     record,
@@ -94,14 +93,27 @@ class Clip(Surrogate):
 
 @record
 class CappedRatio(Surrogate):
-    """Objective sg(clip(rho, lower, upper)) A log pi: never zero (CISPO 2506.13585)."""
+    """Objective sg(clip(rho, lower, upper)) A log pi: never zero (CISPO 2506.13585).
+
+    Attributes:
+        lower: least factor.
+        upper: largest.
+        masked: 0 beyond the bounds on the side that A pushes to, as PPO has it (ROLL's
+            `cispo_use_unified_mask`).
+    """
 
     lower: Array
     upper: Array
+    masked: bool = static(default=False)
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """clip(rho) A."""
-        return jnp.clip(jnp.exp(batch.log_rho), self.lower, self.upper) * advantage
+        rho = jnp.exp(batch.log_rho)
+        moved = jnp.clip(rho, self.lower, self.upper) * advantage
+        if not self.masked:
+            return moved
+        beyond = jnp.where(advantage > 0, rho > self.upper, (advantage < 0) & (rho < self.lower))
+        return jnp.where(beyond, 0, moved)
 
 
 @record
@@ -264,94 +276,6 @@ class EntropyBand(Surrogate):
         bottom = jnp.minimum(batch.smallest(g) / std, -1e-8)
         down = -bottom if self.signed else bottom
         return g / std / jnp.where(g > 0, top, down)
-
-
-@record
-class TrustMask(Surrogate):
-    """min(rho, cap) A where p moved less than a bound, and 0 beyond (DPPO 2602.04879).
-
-    verl `compute_policy_loss_dppo_tv` and `..._dppo_kl`, SkyRL `dppo_policy_loss`, prime-rl
-    `default_loss_fn` and `ipo_loss_fn`. Where A > 0 only a p that rose is dropped, elsewhere one
-    that fell.
-
-    Attributes:
-        low: bound where p fell.
-        high: bound where it rose.
-        cap: the largest ratio.
-        measure: "tv", |p - p'|; "kl", between the two laws of "this token or not", p' first, with
-            1e-8 added to 1 - p as in the code.
-        sides: "push", as above; "both", |p - p'| below `high` whatever A is.
-    """
-
-    low: Array
-    high: Array
-    cap: Array
-    measure: str = choice("tv", "kl", default="tv")
-    sides: str = choice("push", "both", default="push")
-
-    differentiable: ClassVar[bool] = False
-
-    def is_advantage_at_one(self) -> bool:
-        """Where no bound is below 0, and the cap not below 1."""
-        if not is_concrete(self.low, self.high, self.cap):
-            return False
-        low, high, cap = (np.asarray(x) for x in (self.low, self.high, self.cap))
-        return bool(np.all((low >= 0) & (high >= 0) & (cap >= 1)))
-
-    def __call__(self, batch: Batch, advantage: Array) -> Array:
-        """The capped ratio times A, where it is kept."""
-        tables = batch.tables
-        log_p, log_old = batch.pick(tables.log_p), batch.pick(tables.log_old)
-        p, old = jnp.exp(log_p), jnp.exp(log_old)
-        gap = p - old
-        if self.measure == "tv":
-            size = jnp.abs(gap)
-        else:
-            rest = jnp.log((1 - old + 1e-8) / (1 - p + 1e-8))
-            size = (1 - old) * rest - old * batch.log_rho
-        if self.sides == "both":
-            kept = size <= self.high
-        else:
-            up = advantage > 0
-            moved = jnp.where(up, gap > 0, gap < 0)
-            kept = ~moved | (size <= jnp.where(up, self.high, self.low))
-        return jnp.where(kept, jnp.minimum(jnp.exp(batch.log_rho), self.cap) * advantage, 0)
-
-
-@record
-class GammaWeight(Surrogate):
-    """phi(w) A with phi(w) = e^lam w^k e^{-lam w}, w the ratio of whole sequences (VESPO).
-
-    TRL `get_gamma_weights`, where there is no correction for another sampler: k and lam by the sign
-    of A; w is a product over the steps of a sequence, its logarithm cut at 20 above and at log 1e-8
-    below, that of each step at 20 either way.
-
-    Attributes:
-        k_up: where A >= 0; 2 in TRL.
-        lam_up: likewise; 3.
-        k_down: where A < 0; 3.
-        lam_down: likewise; 2.
-    """
-
-    k_up: Array
-    lam_up: Array
-    k_down: Array
-    lam_down: Array
-
-    differentiable: ClassVar[bool] = False
-
-    def is_advantage_at_one(self) -> bool:
-        """phi(1) is 1."""
-        return True
-
-    def __call__(self, batch: Batch, advantage: Array) -> Array:
-        """The weight times A."""
-        log_w = batch.spread(batch.whole(jnp.clip(batch.log_rho, -20, 20)))
-        log_w = jnp.clip(log_w, np.log(1e-8), 20)
-        up = advantage >= 0
-        k, lam = jnp.where(up, self.k_up, self.k_down), jnp.where(up, self.lam_up, self.lam_down)
-        lam = jnp.maximum(lam, 1e-4)  # as in the code
-        return jnp.exp(lam + k * log_w - lam * jnp.exp(log_w)) * advantage
 
 
 def _inner(name: str, part: Surrogate) -> Surrogate:

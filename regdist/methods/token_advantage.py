@@ -209,6 +209,46 @@ class Standardized(Around):
 
 
 @record
+class Bounded(Around):
+    """An advantage cut at two bounds, where samples and steps have it: NeMo-RL and ROLL offer it.
+
+    NeMo-RL `_clip_grpo_advantages`; ROLL `advantage_clip`, one number for both.
+
+    Attributes:
+        inner: whose.
+        low: least.
+        high: largest.
+
+    Examples:
+        >>> relative = rd.methods.advantage.GroupRelative(0.0, "mean", "std")
+        >>> b = rd.bandit([1.0, 0.0], [0.01, 0.99])
+        >>> for part in (relative, Bounded(relative, -2.0, 2.0)):
+        ...     print(rd.field(rd.methods.compose(part), b.log_ref, b)[0].round(3))
+        0.099
+        0.021
+    """
+
+    inner: Advantage = looked_at(check_inner)
+    low: Array
+    high: Array
+
+    @property
+    def spreads(self) -> bool:
+        """As the inner one."""
+        return self.inner.spreads
+
+    def __call__(self, batch: Batch) -> Array:
+        """Of samples."""
+        return jnp.clip(self.inner(batch), self.low, self.high)
+
+    def at_tokens(self, tokens: Batch, advantage: Array) -> Array:
+        """Of steps."""
+        if self.spreads:
+            return tokens.spread(advantage)
+        return jnp.clip(at_steps(self.inner, tokens), self.low, self.high)
+
+
+@record
 class TokenBaseline(Advantage):
     """The return to go less a baseline for each place in the sequence, of least variance.
 

@@ -34,20 +34,22 @@ class Weight:
 class SamplerRatio(Weight):
     """old policy/sampler: cut at the bounds (TIS), or 0 outside them (IcePop).
 
-    verl `compute_rollout_correction_weights`, SkyRL `compute_tis_ratio`, OpenRLHF `PolicyLoss`.
+    verl `compute_rollout_correction_weights`, SkyRL `compute_tis_ratio`, OpenRLHF `PolicyLoss`,
+    NeMo-RL `ClippedPGLossFn`, AReaL `apply_rejection_sampling`.
 
     Attributes:
         low: lower bound.
         high: upper bound.
         mask: drop samples outside instead of cutting their weight.
-        over: "token", each step its own; "sequence", the product over the steps of a sample.
+        over: "token", each step its own; "sequence", the product over the steps of a sample;
+            "mean", its geometric mean over them.
         normalized: divided by its mean over the batch, of steps or of samples.
     """
 
     low: Array
     high: Array
     mask: bool = static(default=False)
-    over: str = choice("token", "sequence", default="token")
+    over: str = choice("token", "sequence", "mean", default="token")
     normalized: bool = static(default=False)
 
     @property
@@ -61,8 +63,10 @@ class SamplerRatio(Weight):
         tables = batch.tables
         log_ratio = batch.log_ratio(tables.log_old, tables.log_sampler)
         samples = batch
-        if self.over == "sequence":
+        if self.over != "token":
             samples, log_ratio = batch.samples or batch, batch.whole(log_ratio)
+        if self.over == "mean":
+            log_ratio = log_ratio / jnp.maximum(samples.length, 1)
         ratio = jnp.exp(log_ratio)
         if self.mask:
             ratio = jnp.where((ratio >= self.low) & (ratio <= self.high), ratio, 0)
@@ -71,7 +75,7 @@ class SamplerRatio(Weight):
         if self.normalized:
             mean = samples.mean(ratio)
             ratio = ratio / jnp.where(mean > 1e-8, mean, 1)  # 1e-8 as in verl
-        return batch.spread(ratio) if self.over == "sequence" else ratio
+        return ratio if self.over == "token" else batch.spread(ratio)
 
 
 @record
@@ -79,22 +83,24 @@ class SamplerMask(Weight):
     """1 where the sampler was near the old policy, 0 elsewhere; the ratio itself is no factor.
 
     verl `compute_rollout_rejection_mask`, SkyRL `compute_token_mask`, `compute_outlier_token_mask`
-    and `compute_sequence_mask`. With x = log(old policy/sampler) at each step:
+    and `compute_sequence_mask`, OpenRLHF `PolicyLoss` beside a plain `SamplerRatio`. With
+    x = log(old policy/sampler) at each step:
 
     Attributes:
         low: least statistic that is kept.
         high: largest.
-        statistic: "log_ratio", x; "k2", x^2/2; "k3", e^x - 1 - x, the estimates of the KL of the
-            sampler from the old policy.
+        statistic: "log_ratio", x, cut at 20 either way; "k2", x^2/2, and "k3", e^x - 1 - x, of it;
+            "tv", |p - p'|, and "binary_kl", the KL of the sampler from the old policy between the
+            two laws of "this token or not", probabilities kept 1e-6 off 0 and 1.
         over: "token", each step for itself; "sum" or "mean" over the steps of a sample; "every",
             a sample is kept if all its steps are.
         drop: what is not kept does not count in averages over steps, and has no penalty in the
-            loss (verl); False: both stay (SkyRL).
+            loss (verl); False: both stay (SkyRL, OpenRLHF).
     """
 
     low: Array
     high: Array
-    statistic: str = choice("log_ratio", "k2", "k3", default="log_ratio")
+    statistic: str = choice("log_ratio", "k2", "k3", "tv", "binary_kl", default="log_ratio")
     over: str = choice("token", "sum", "mean", "every", default="token")
     drop: bool = static(default=True)
 
@@ -105,12 +111,7 @@ class SamplerMask(Weight):
 
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """1 or 0."""
-        one, tables = jnp.ones_like(advantage), batch.tables
-        x = jnp.clip(batch.log_ratio(tables.log_old, tables.log_sampler), -20, 20)  # as verl
-        if self.statistic == "k2":
-            x = x**2 / 2
-        elif self.statistic == "k3":
-            x = jnp.expm1(x) - x
+        one, x = jnp.ones_like(advantage), self._each(batch)
         if self.over in ("sum", "mean"):
             x = batch.whole(x)
             if self.over == "mean":
@@ -121,6 +122,21 @@ class SamplerMask(Weight):
             lost = batch.spread(batch.whole(one - kept))
             kept = jnp.where(lost > 0, 0, one)
         return kept
+
+    def _each(self, batch: Batch) -> Array:
+        tables = batch.tables
+        if self.statistic in ("tv", "binary_kl"):
+            p, old = (
+                jnp.clip(jnp.exp(batch.pick(x)), 1e-6, 1 - 1e-6)
+                for x in (tables.log_sampler, tables.log_old)
+            )
+            if self.statistic == "tv":
+                return jnp.abs(p - old)
+            return p * jnp.log(p / old) + (1 - p) * jnp.log((1 - p) / (1 - old))
+        x = jnp.clip(batch.log_ratio(tables.log_old, tables.log_sampler), -20, 20)
+        if self.statistic == "k2":
+            return x**2 / 2
+        return jnp.expm1(x) - x if self.statistic == "k3" else x
 
 
 @record

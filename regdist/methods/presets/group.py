@@ -259,6 +259,7 @@ def cispo(
     clip_low: Number = 0.2,
     clip_high: Number = 0.2,
     *,
+    masked: bool = False,
     normalize_std: bool = True,
     eps: Number = 1e-6,
     **options: Unpack[Penalized],
@@ -266,9 +267,11 @@ def cispo(
     """CISPO (2506.13585): the clipped ratio is a constant weight, so that no sample drops out.
 
     verl's bounds. TRL reads its epsilon_high as the absolute cap, and adds 1e-4 to the deviation:
-    `cispo(1.0, cap - 1, eps=1e-4)`, with a cap of 0.2 where epsilon_high is not set.
+    `cispo(1.0, cap - 1, eps=1e-4)`, with a cap of 0.2 where epsilon_high is not set. ROLL's
+    `cispo_use_unified_mask` is `masked`: nothing beyond a bound on the side that A pushes to. Its
+    `tis` is `cispo(1.0, 0.0)`: ratios cut to [0, 1].
     """
-    gate = CappedRatio(1 - as_number(clip_low), 1 + as_number(clip_high))
+    gate = CappedRatio(1 - as_number(clip_low), 1 + as_number(clip_high), masked)
     return compose(standardized(normalize_std, eps), gate, **options)
 
 

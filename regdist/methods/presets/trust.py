@@ -11,21 +11,25 @@ import jax.numpy as jnp
 
 from regdist.methods.composition import Common, Options, Penalized, compose
 from regdist.methods.method import Method
+from regdist.methods.off_policy import GammaWeight, Tapered, TrustMask
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
-from regdist.methods.surrogate import GammaWeight, LogProb, TrustMask
+from regdist.methods.surrogate import LogProb
 from regdist.methods.weight import SamplerMask, SamplerRatio, SequenceMask
 from regdist.numerics.records import Number, as_number, check_choice, positive
 
 __all__ = [
     "dppo",
     "dro",
+    "grpo_gated",
     "grpo_rejection",
     "grpo_sequence_mask",
     "icepop",
+    "kimi15",
     "prime_rl",
     "prime_rl_ipo",
     "tis",
+    "topr",
     "vespo",
 ]
 
@@ -234,11 +238,11 @@ def icepop(
     options=PPO,
     averaging="token",
     variants={
-        "token_k3": {"statistic": "k3", "high": 0.1},
-        "seq_sum_k1": {"over": "sum"},
-        "seq_mean_k1": {"over": "mean", "low": 0.999, "high": 1.001},
-        "seq_mean_k3": {"over": "mean", "statistic": "k3", "high": 0.01},
-        "seq_max_k2": {"over": "every", "statistic": "k2", "high": 0.5},
+        "token-k3": {"statistic": "k3", "high": 0.1},
+        "sum-k1": {"over": "sum"},
+        "mean-k1": {"over": "mean", "low": 0.999, "high": 1.001},
+        "mean-k3": {"over": "mean", "statistic": "k3", "high": 0.01},
+        "every-k2": {"over": "every", "statistic": "k2", "high": 0.5},
     },
 )
 def grpo_rejection(
@@ -272,3 +276,86 @@ def grpo_rejection(
     kind = "log_ratio" if statistic == "k1" else statistic
     weight = SamplerMask(least, most, statistic=kind, over=over)
     return compose(standardized(normalize_std, eps), **with_weight(weight, options))
+
+
+@preset(
+    code=("OpenRLHF models.loss.PolicyLoss",),
+    options={**CLIP, "averaging": "token"},
+    variants={
+        "sequence": {"over": "mean"},
+        "binary-kl": {"statistic": "binary_kl", "low": 0.0, "high": 0.01, "over": "mean"},
+        "tv": {"statistic": "tv", "low": 0.0, "high": 0.1},
+    },
+)
+def grpo_gated(
+    low: Number = 0.5,
+    high: Number = 5.0,
+    over: str = "token",
+    statistic: str = "ratio",
+    *,
+    normalize_std: bool = True,
+    eps: Number = 1e-9,
+    **options: Unpack[Options],
+) -> Method:
+    """GRPO, steps weighed by old policy/sampler where a gate lets them through, as OpenRLHF.
+
+    The default is IcePop. Its `seq` and `binary_kl` are the gate that it calls FlashREINFORCE's.
+
+    Args:
+        low: `is_correction_threshold`; 0 for the two divergences.
+        high: likewise; of "binary_kl" and "tv" OpenRLHF has no default.
+        over: "token"; "mean", a sample goes by the mean over its steps (`is_correction_level` seq).
+        statistic: "ratio", "binary_kl" or "tv": `is_correction_gating`.
+        normalize_std: of GRPO's advantage.
+        eps: likewise.
+        options: as in `compose`.
+    """
+    check_choice("statistic", statistic, ("ratio", "binary_kl", "tv"))
+    check_choice("over", over, ("token", "mean"))
+    bounds = as_number(low), as_number(high)
+    if statistic == "ratio":
+        bounds = jnp.log(bounds[0]), jnp.log(bounds[1])
+    kind = "log_ratio" if statistic == "ratio" else statistic
+    free = SamplerRatio(as_number(0.0), as_number(math.inf))
+    gate = with_weight(SamplerMask(*bounds, statistic=kind, over=over, drop=False), options)
+    return compose(standardized(normalize_std, eps), **with_weight(free, gate))
+
+
+@preset(
+    papers=("2503.14286",),
+    code=("ROLL actor_pg_worker._compute_topr_loss",),
+    options={"averaging": "sequence"},
+)
+def topr(positive: Number = 1.0, negative: Number = 1.0, **options: Unpack[Penalized]) -> Method:
+    """TOPR (2503.14286): the raw reward, ratios cut to [0, 1] where it is not above 0, as in ROLL.
+
+    The paper's ratio is of whole samples (`ratio="product"`), ROLL's of each token. ROLL has any of
+    its advantages in the reward's place: `compose` with `off_policy.Tapered`.
+
+    Args:
+        positive: `topr_positive_weight`.
+        negative: `topr_negative_weight`.
+        options: as in `compose`.
+    """
+    return compose(relative("none"), Tapered(as_number(positive), as_number(negative)), **options)
+
+
+@preset(
+    papers=("2501.12599",),
+    code=("ROLL actor_pg_worker._compute_kimi15_loss",),
+    options={"averaging": "sequence"},
+    coefficient="tau",
+)
+def kimi15(tau: Number = 0.1, **options: Unpack[Common]) -> Method:
+    """Kimi k1.5 (2501.12599): (r - mean) log p - tau/2 (log p/p')^2, no ratio, as in ROLL.
+
+    The paper's square is of the ratio of whole samples, ROLL's of each token. One step of it on its
+    own samples is the policy gradient: p' is what the samples were drawn from.
+
+    Args:
+        tau: `kimi15_tau`.
+        options: as in `compose`.
+    """
+    b = positive("tau", tau, "It is the price of (log p/p')^2, in halves")
+    how = {"beta": b, "estimator": "k2", "anchor": "old"}
+    return compose(relative("mean"), LogProb(), **how, **options)
