@@ -31,8 +31,9 @@ class Averaging:
         """Whether the lengths of the others in a group matter."""
         return self.over == "token" and self.most is None
 
-    def __call__(self, batch: Batch, length: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The factor of each sample, given how many of its steps count."""
+    def __call__(self, batch: Batch, length: Float[Array, " n"] | None = None) -> Array:
+        """The factor of each sample, shape [n], given how many of its steps count; default all."""
+        length = batch.length if length is None else length
         if self.over == "sequence":
             return 1 / jnp.maximum(length, 1)
         if self.over == "token":
