@@ -66,7 +66,9 @@ class Estimated(Penalty):
         corrected: for the loss: multiply the estimate by a ratio that is not detached, so that k1,
             k2 and k3 have the gradient of what they estimate the mean of: "old", rho (TRL, slime);
             "sampler", policy over sampler; "live", policy over itself, 1 (NeMo-RL); "none". The
-            product is what `clamp_value` cuts, and nothing moves beyond `clamp_ratio`.
+            product is what `clamp_value` cuts, and nothing moves beyond `clamp_ratio`. Beside "+"
+            the ratio is detached, a factor on the gradient of k2 (OpenRLHF's `unbiased_gradient`,
+            which cuts it at 10).
         anchor: "reference", "old" or "uniform".
     """
 
@@ -98,15 +100,13 @@ class Estimated(Penalty):
             "k3": (jnp.expm1(-r) + r, -jnp.expm1(-r)),
             "abs": (jnp.abs(r), jnp.sign(r)),
         }[name]
-        straight = self.estimator.endswith("+")
-        slope = log_ratio if straight else slope
-        if log_weight is not None:
-            weight = jnp.exp(log_weight)
+        weight = 1.0 if log_weight is None else jnp.exp(log_weight)
+        straight = self.estimator.endswith("+")  # the slope of k2, wherever the value is cut
+        if not straight and log_weight is not None:
             value, slope = weight * value, weight * (value + slope)
         inside = (jnp.abs(log_ratio) <= self.clamp_ratio) & (jnp.abs(value) <= self.clamp_value)
         value = jnp.clip(value, -self.clamp_value, self.clamp_value)
-        cut = not straight or log_weight is not None  # alone "+" has k2's slope wherever it is
-        return value, jnp.where(inside, slope, 0) if cut else slope
+        return value, weight * log_ratio if straight else jnp.where(inside, slope, 0)
 
     def in_reward(self, batch: Batch) -> Array:
         """What is subtracted from the reward at each entry."""
