@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from regdist import methods, metrics, policies, problems, testing
+from regdist import methods, metrics, policies, problems, testing, trainers
 from regdist.methods import Group, Method, Population, Sampled
 from regdist.methods.field import field
 from regdist.numerics import logspace
@@ -143,6 +143,7 @@ __all__ = [
     "target",
     "tempered_self",
     "testing",
+    "trainers",
     "transform",
     "tree",
 ]

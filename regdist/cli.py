@@ -22,6 +22,8 @@ from regdist.problems import Task
 from regdist.problems import names as problems
 from regdist.regularizers import names as regularizers
 from regdist.reports import atlas, catalog, folder, report, tables
+from regdist.trainers import TRAINERS, as_json, explain, options_page
+from regdist.trainers import read as read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
             _add_methods,
             "the catalog of methods: sources, defaults, variants",
             "Every preset of the catalog, or the named ones in full.",
+        ),
+        (
+            "explain",
+            _add_explain,
+            "what a configuration of a trainer optimizes",
+            "The composition that the options of TRL, verl, OpenRLHF or NeMo-RL are, the target "
+            "or limit that it has on a table of actions, what people would not expect of it, what "
+            "is not covered, and what is not known.",
         ),
     ):
         add(
@@ -186,6 +196,33 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(job=_methods, width=100, kept="nothing is written")
     parser.add_argument("names", metavar="NAME", nargs="*", help="such as grpo or grpo/trl")
     parser.add_argument("--json", action="store_true", help="print the entries as JSON")
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(job=_explain, width=100, kept="nothing is written")
+    parser.epilog = _listing("trainers", {name: t.title for name, t in TRAINERS.items()}) + (
+        "\n\nexamples:\n  regdist explain config.yaml algorithm.adv_estimator=grpo"
+        "\n  regdist explain --trainer openrlhf -- --algo.kl.init_coef 0.01 --algo.kl.use_loss"
+    )
+    parser.add_argument(
+        "settings",
+        metavar="FILE|NAME=VALUE",
+        nargs="*",
+        help="files (YAML, JSON, or a script that sets options) and options; later ones win; flags "
+        "after --; none for the trainer's defaults",
+    )
+    parser.add_argument(
+        "--trainer", choices=list(TRAINERS), help="default: by the names of the options"
+    )
+    parser.add_argument(
+        "--problem",
+        metavar="P",
+        help=f"{problems.CHOICES} as in report (default: four actions, rewards 1, 0, 0.4 and 0.7)",
+    )
+    parser.add_argument("--json", action="store_true", help="print what is found as JSON")
+    parser.add_argument(
+        "--options", action="store_true", help="print every option that is read, as Markdown"
+    )
 
 
 def _listing(title: str, rows: Mapping[str, str]) -> str:
@@ -335,4 +372,25 @@ def _methods(options: argparse.Namespace, console: Console, complaints: Console)
         print(json.dumps(catalog.as_json(options.names), indent=1, allow_nan=False))
         return 0
     tables.show([catalog.details(name) for name in options.names] or [catalog.sheet()], console)
+    return 0
+
+
+def _is_file(word: str) -> bool:
+    return Path(word).is_file() or Path(word).suffix in (".yaml", ".yml", ".json", ".sh")
+
+
+def _explain(options: argparse.Namespace, console: Console, complaints: Console) -> int:
+    del complaints
+    if options.options:
+        print(options_page())
+        return 0
+    files = [word for word in options.settings if _is_file(word)]
+    given = {name: value for file in files for name, value in read_settings(file).items()}
+    given |= read_settings([word for word in options.settings if word not in files])
+    bandit = None if options.problem is None else _problem(options.problem).bandit
+    found = explain(given, options.trainer, bandit=bandit)
+    if options.json:
+        print(json.dumps(as_json(found), indent=1, allow_nan=False))
+    else:
+        console.print(str(found), highlight=False, markup=False)
     return 0

@@ -33,7 +33,7 @@ WINGS = (
     "reports",
     "cli",
 )
-TO_COME = {"rollouts", "claims", "trainers"}
+TO_COME = {"rollouts", "claims"}
 PARTS = (  # of `regdist.methods`, up to the method itself
     "batch",
     "advantage",

@@ -41,4 +41,4 @@ from regdist.numerics.face import shown
 def __dir__() -> list[str]:
     of_samples = "advantage averaging controller matching penalty signal surrogate weight"
     of_steps = "token_advantage token_balance token_shaping token_weight"
-    return shown(globals(), (*of_samples.split(), *of_steps.split()))
+    return shown(globals(), ("off_policy", *of_samples.split(), *of_steps.split()))

@@ -60,7 +60,8 @@ def dppo(
         low: bound on the move where A < 0.
         high: where A > 0.
         measure: "tv", |p - p'|; "kl", of "this token or not".
-        cap: the largest ratio; SkyRL has none.
+        cap: the largest ratio: verl's `clip_ratio_c`, 20 in its code where a configuration has
+            none, 3 in its files; SkyRL has none.
         normalize_std: of GRPO's advantage.
         eps: likewise.
         options: as in `compose`.

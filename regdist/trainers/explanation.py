@@ -1,0 +1,290 @@
+"""What a configuration of a trainer optimizes: its composition, and where that goes."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import regdist.methods as m
+from regdist.methods.advantage import GroupRelative
+from regdist.methods.expectation import Expectation, Group, Population
+from regdist.methods.groups import num_groups
+from regdist.methods.penalty import Estimated
+from regdist.numerics.records import check_kind
+from regdist.problems.bandit import Bandit
+from regdist.problems.bandit import bandit as make
+from regdist.regularizers.regularizer import Regularizer
+from regdist.runs.identify import Identification, identify
+from regdist.trainers.kl import within
+from regdist.trainers.nemo_rl import NEMO_RL
+from regdist.trainers.openrlhf import OPENRLHF
+from regdist.trainers.settings import Settings, nearest, read
+from regdist.trainers.trainer import Plan, Trainer
+from regdist.trainers.trl import GRPO, RLOO
+from regdist.trainers.verl import VERL
+
+TRAINERS: Mapping[str, Trainer] = {t.name: t for t in (GRPO, RLOO, VERL, OPENRLHF, NEMO_RL)}
+"""The trainers whose configurations are known, by name."""
+
+# The coefficient at which a penalty is named, in units of the spread of the rewards: no target is
+# deep there, and every family differs from every other.
+_CLEAR = 0.3
+# Groups that are enumerated for a sentence: a moment's work.
+_MOST_GROUPS = 5_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `explain` says.
+
+    Attributes:
+        trainer: its name.
+        version: whose defaults were taken: that which is installed, else that which was read.
+        method: the composition.
+        group_size: samples a prompt.
+        anchor: what the penalty by itself pulls toward, at a coefficient where it is told from all
+            others and without the division by a deviation: a regularizer, or None.
+        factor: how many times the configured coefficient the anchor's is, in groups of this size;
+            NaN where that hangs on the deviation of the rewards, or there is no anchor.
+        ends: where the method itself goes on the problem, averaged over actions.
+        ends_in_groups: and over all groups of `group_size`; None where they are too many.
+        other_kl: what to set for the other direction of the KL.
+        pitfalls: what people would not expect.
+        idle: options that are given and do nothing beside the others.
+        beyond: what is set and is not in the composition, with the reason.
+        unknown: names that the trainer does not have, with the nearest that it has.
+        aside: names that do not touch what is optimized.
+    """
+
+    trainer: str
+    version: str
+    method: m.Method
+    group_size: int
+    anchor: Regularizer | None
+    factor: float
+    ends: Identification
+    ends_in_groups: Identification | None
+    other_kl: str
+    pitfalls: tuple[str, ...]
+    idle: tuple[str, ...]
+    beyond: tuple[str, ...]
+    unknown: tuple[str, ...]
+    aside: tuple[str, ...]
+
+    def __str__(self) -> str:
+        title = f"{TRAINERS[self.trainer].title}, {self.version}"
+        groups = f"in groups of {self.group_size}"
+        where = {
+            "the penalty": self._anchor(),
+            "where it goes": str(self.ends),
+            groups: "not enumerated" if self.ends_in_groups is None else str(self.ends_in_groups),
+            "the other KL": self.other_kl,
+        }
+        lists = {
+            "pitfalls": self.pitfalls,
+            "no effect here": self.idle,
+            "not in the composition": self.beyond,
+            "unknown options": self.unknown,
+        }
+        lines = [title, *(f"  {head}: {text}" for head, text in where.items() if text)]
+        for head, texts in lists.items():
+            lines += [f"  {head}:", *(f"    - {text}" for text in texts)] if texts else []
+        return "\n".join(lines)
+
+    def _anchor(self) -> str:
+        if not self.method.penalties and self.method.regularizer is None:
+            return "none"
+        if self.anchor is None:
+            return "no known divergence"
+        name = repr(self.anchor).partition("(")[0]
+        if np.isnan(self.factor):
+            return f"{name}, its coefficient times the deviation of the rewards"
+        return f"{name}, its coefficient times {self.factor:.4g}"
+
+
+def explain(
+    source: str | Path | Mapping[str, Any] | Iterable[str],
+    trainer: str | None = None,
+    *,
+    bandit: Bandit | None = None,
+) -> Explanation:
+    """What a configuration of TRL, verl, OpenRLHF or NeMo-RL optimizes.
+
+    The options are read as the trainer reads them, defaults from the package where it is installed,
+    and composed; the composition is then followed exactly on a table of actions. A table has one
+    prompt and one step: what acts on steps or on many prompts is named and left out.
+
+    Args:
+        source: a mapping; a YAML or JSON file; a script; or words, `name=value` or `--name value`.
+        trainer: one of `rd.trainers.TRAINERS`; default, by the names of its options.
+        bandit: the problem; default four actions of rewards 1, 0, 0.4 and 0.7.
+
+    Raises:
+        ValueError: a file that cannot be read, an unknown trainer, or a value that an option of it
+            cannot have.
+
+    Examples:
+        >>> verl = {"actor_rollout_ref.actor.use_kl_loss": True, "algorithm.adv_estimator": "grpo"}
+        >>> found = explain({**verl, "actor_rollout_ref.rollout.n": 8})
+        >>> found.anchor, found.other_kl
+        (ForwardKL(0.3), 'actor_rollout_ref.actor.kl_loss_type=mse')
+        >>> print(found.pitfalls[0])
+        k3 in the loss has the gradient of the *forward* KL
+    """
+    given = read(source)
+    chosen = _trainer(given, trainer)
+    version, defaults = chosen.installed()
+    settings = Settings(given, chosen.options, defaults)
+    plan = chosen.compose(settings)
+    aside, beyond, unknown = chosen.sort(given)
+    problem = _problem() if bandit is None else bandit
+    check_kind("bandit", problem, Bandit, "rd.bandit(reward, reference)")
+    anchor, factor = _anchor(plan, problem)
+    return Explanation(
+        trainer=chosen.name,
+        version=version,
+        method=plan.method,
+        group_size=plan.group_size,
+        anchor=anchor,
+        factor=factor,
+        ends=_followed(plan.method, problem, Population()),
+        ends_in_groups=_in_groups(plan, problem),
+        other_kl=plan.other_kl,
+        pitfalls=tuple(plan.pitfalls),
+        idle=tuple(settings.idle()),
+        beyond=(*plan.beyond, *beyond),
+        unknown=tuple(_beside(name, chosen) for name in unknown),
+        aside=tuple(aside),
+    )
+
+
+def _trainer(given: Mapping[str, Any], name: str | None) -> Trainer:
+    if name is not None:
+        if name not in TRAINERS:
+            raise ValueError(f"unknown trainer {name!r}: one of {', '.join(TRAINERS)}")
+        return TRAINERS[name]
+    for trainer in TRAINERS.values():
+        if any(key.startswith(mark) for key in given for mark in trainer.marks):
+            return trainer
+    if not given or any(key in GRPO.options for key in given):
+        return GRPO
+    known = ", ".join(TRAINERS)
+    raise ValueError(f"no option of a known trainer is set: name it, trainer=... of {known}")
+
+
+def _problem() -> Bandit:
+    return make([1.0, 0.0, 0.4, 0.7], [0.2, 0.4, 0.3, 0.1])
+
+
+def _followed(method: m.Method, problem: Bandit, expectation: Expectation) -> Identification:
+    return identify(method, problem, expectation=expectation, starts=problem.log_ref[None])
+
+
+def _in_groups(plan: Plan, problem: Bandit) -> Identification | None:
+    levels = len(np.unique(np.asarray(problem.reward)))
+    if not plan.method.compares_rewards_alone:
+        levels = problem.num_actions
+    if num_groups(plan.group_size, levels) > _MOST_GROUPS:
+        return None
+    return _followed(plan.method, problem, Group(plan.group_size))
+
+
+def _anchor(plan: Plan, problem: Bandit) -> tuple[Regularizer | None, float]:
+    """What the penalty is the gradient of, and the factor on its coefficient."""
+    if not plan.method.penalties and plan.method.regularizer is None:
+        return None, float("nan")
+    spread = float(jnp.max(problem.reward) - jnp.min(problem.reward))
+    clear = _at(plan.method, _CLEAR * spread)
+    found = _followed(clear, problem, Population())
+    if found.regularizer is None:
+        return None, float("nan")
+    return found.regularizer, _factor(plan) * float(
+        found.regularizer.terms[0].beta
+    ) / _CLEAR / spread
+
+
+def _factor(plan: Plan) -> float:
+    """What rewards lose in groups and a penalty beside them does not."""
+    advantage, size = within(plan.method.advantage), plan.group_size
+    before = any(p.regroups for p in plan.method.penalties)
+    if not isinstance(advantage, GroupRelative) or before:
+        return 1.0
+    if advantage.scale != "none":
+        return float("nan")
+    return size / (size - 1) if advantage.baseline == "mean" and size > 1 else 1.0
+
+
+def _at(method: m.Method, beta: float) -> m.Method:
+    """The method with its rewards unscaled, and its penalties at one coefficient."""
+    penalties = tuple(
+        dataclasses.replace(p, beta=jnp.asarray(beta)) if isinstance(p, Estimated) else p
+        for p in method.penalties
+    )
+    plain = GroupRelative(jnp.asarray(0.0), "mean")
+    return dataclasses.replace(method, advantage=plain, penalties=penalties)
+
+
+def _beside(name: str, trainer: Trainer) -> str:
+    near = nearest(name, trainer.options)
+    return f"{name} (did you mean {near}?)" if near else name
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """What was found as plain values, records as they print."""
+    ends = {"population": found.ends, "groups": found.ends_in_groups}
+    return {
+        "trainer": found.trainer,
+        "version": found.version,
+        "method": repr(found.method),
+        "group_size": found.group_size,
+        "anchor": None if found.anchor is None else repr(found.anchor).partition("(")[0],
+        "factor": None if np.isnan(found.factor) else found.factor,
+        "ends": {name: None if end is None else _end(end) for name, end in ends.items()},
+        "other_kl": found.other_kl,
+        "pitfalls": found.pitfalls,
+        "idle": found.idle,
+        "beyond": found.beyond,
+        "unknown": found.unknown,
+    }
+
+
+def _end(end: Identification) -> dict[str, Any]:
+    named = None if end.regularizer is None else repr(end.regularizer)
+    probs = [float(p) for p in end.probs]
+    return {"verdict": end.verdict, "sentence": end.sentence, "target": named, "probs": probs}
+
+
+def options_page() -> str:
+    r"""Every option that is read, as Markdown: a table for each trainer.
+
+    Examples:
+        >>> print("\n".join(options_page().splitlines()[:6]))
+        ## TRL, GRPOTrainer
+        <BLANKLINE>
+        Read at 1.16.0.
+        <BLANKLINE>
+        | option | default | here |
+        | --- | --- | --- |
+    """
+    parts = []
+    for trainer in TRAINERS.values():
+        rows = [
+            f"| `{name}` | {_default(option.default)} | {option.about} |"
+            for name, option in trainer.options.items()
+        ]
+        reasons = [f"- `{_plain(name)}`: {text}" for name, (text, _) in trainer.beyond.items()]
+        head = ["| option | default | here |", "| --- | --- | --- |"]
+        parts += [f"## {trainer.title}", "", f"Read at {trainer.version}.", "", *head, *rows, ""]
+        parts += ["Named, and not in the composition:", "", *reasons, ""]
+    return "\n".join(parts)
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else f"`{value}`"
+
+
+def _plain(pattern: str) -> str:
+    return pattern.replace("\\.", ".").replace(".*", "*")
