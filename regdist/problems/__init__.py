@@ -1,6 +1,8 @@
 """Named problems: a bandit or a tree with the names of its outcomes."""
 
 from regdist.numerics.face import shown
+from regdist.problems.drawn import Drawn as Drawn
+from regdist.problems.drawn import drawn_rewards as drawn_rewards
 from regdist.problems.files import load as load
 from regdist.problems.game24 import game_of_24 as game_of_24
 from regdist.problems.landscapes import landscape as landscape
