@@ -368,15 +368,24 @@ def pairs(g, beta, ipo=False, hard=True):
     return total / max(g.size * (g.size - 1), 1)
 
 
-def xpo(logits, log_ref, reward, beta, alpha):
+def a_star_po(g, beta=0.3, value_beta=0.5):
+    """TRL's regression, with the value of infinitely many samples of the reference."""
+    value = value_beta * jnp.log(jnp.exp(g.ref_table) @ jnp.exp(g.reward_table / value_beta))
+    return jnp.mean((beta * (g.lp - g.ref) - (g.r - value)) ** 2)
+
+
+def xpo(logits, log_ref, reward, beta, alpha, ipo=False):
     """The mean over a sample of the policy and one of the reference; the policy's wins ties."""
     table = jax.nn.log_softmax(logits)
     ratio = table - log_ref
     total = 0.0
     for i, j in itertools.product(range(len(reward)), repeat=2):
         margin = beta * (ratio[i] - ratio[j])
-        won = reward[i] >= reward[j]
-        loss = -jax.nn.log_sigmoid(jnp.where(won, margin, -margin)) + alpha * table[j]
+        signed = jnp.where(reward[i] >= reward[j], margin, -margin)
+        pair = -jax.nn.log_sigmoid(signed)
+        if ipo:
+            pair = (signed / beta - 1 / (2 * beta)) ** 2
+        loss = pair + alpha * table[j]
         total = total + sg(jnp.exp(table[i])) * jnp.exp(log_ref[j]) * loss
     return total
 

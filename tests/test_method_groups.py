@@ -128,6 +128,7 @@ PRESETS = {
         w.after,
     ),
     "trajectory_balance": (m.trajectory_balance(0.4), part(w.balance, beta=0.4)),
+    "a_star_po": (m.a_star_po(0.3), w.a_star_po),
     "vargrad": (m.vargrad(0.4), part(w.squared, beta=0.4)),
     "gvpo": (m.gvpo(0.4), part(w.gvpo, beta=0.4)),
     "gvpo, old": (m.gvpo(0.4, "old"), part(w.gvpo, beta=0.4, old=True)),
@@ -222,9 +223,10 @@ def test_ties_go_to_the_policys_sample_in_xpo_alone():
     z = jnp.log(jnp.array([0.6, 0.3, 0.1]))
     got = rd.field(m.xpo(0.5, 0.0), z, bandit)
     assert np.allclose(got, [0.0793, -0.1044, 0.0251], atol=5e-5)
-    for method, alpha in ((m.xpo(0.5, 0.0), 0.0), (m.xpo(0.5, 0.1), 0.1)):
+    rows = ((0.0, "dpo"), (0.1, "dpo"), (0.1, "ipo"))
+    for method, alpha, kind in ((m.xpo(0.5, a, loss=loss), a, loss) for a, loss in rows):
         got = rd.field(method, z, bandit)
-        want = -jax.grad(w.xpo)(z, bandit.log_ref, bandit.reward, 0.5, alpha)
+        want = -jax.grad(w.xpo)(z, bandit.log_ref, bandit.reward, 0.5, alpha, kind == "ipo")
         assert np.allclose(got, want, atol=1e-15)
 
 

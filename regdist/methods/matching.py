@@ -71,6 +71,35 @@ class Balance(SeesPolicy):
 
 
 @record
+class OptimalAdvantage(SeesPolicy):
+    """2 beta (R - V - beta l), V = value_beta log E_q e^{R/value_beta}, l the log-ratio to q.
+
+    The slope of the squared error between beta l and R - V (A*-PO 2505.20686; TRL `a2po_trainer`,
+    whose V is of `num_value_samples` draws of the reference: here of all). On the policy's own
+    samples V moves nothing, whatever its own coefficient is: it is there for the noise.
+
+    Attributes:
+        beta: of the regression, TRL's `beta2`: the target is q e^{R/beta}.
+        value_beta: of V, TRL's `beta1`.
+    """
+
+    beta: Array
+    value_beta: Array
+
+    def coefficients(self) -> tuple[Array, ...]:
+        """Beta."""
+        return (self.beta,)
+
+    def __call__(self, batch: Batch) -> Array:
+        """Minus half the slope of the squared error, twice."""
+        tables = batch.tables
+        tilted = tables.log_ref + tables.reward / self.value_beta
+        value = self.value_beta * jax.nn.logsumexp(tilted)
+        gap = batch.reward - value - self.beta * batch.log_ratio(tables.log_p, tables.log_ref)
+        return 2 * self.beta * gap
+
+
+@record
 class MatchTarget(SeesPolicy):
     """-f'(p/p*) with p* = q e^{R/beta}/Z: the pseudo-reward of f-DPG (2302.08215).
 

@@ -13,6 +13,7 @@ from regdist.methods.matching import (
     Contrast,
     Exponential,
     MatchTarget,
+    OptimalAdvantage,
     Pairwise,
     WithReference,
 )
@@ -26,6 +27,7 @@ from regdist.numerics.records import Number, Table, as_array, as_number, positiv
 from regdist.regularizers.divergence import KL, Divergence
 
 __all__ = [
+    "a_star_po",
     "disco",
     "drpo",
     "fdpg",
@@ -52,6 +54,20 @@ def trajectory_balance(beta: Number, **options: Unpack[Common]) -> Method:
     """
     b = positive("beta", beta, _BETA)
     return compose(Balance(relative("none"), b, 2 / b, as_number(1.0), "log_z"), **options)
+
+
+@preset(papers=("2505.20686",), code=("TRL a2po_trainer",), coefficient="beta")
+def a_star_po(beta: Number = 1e-3, value_beta: Number = 0.5, **options: Unpack[Common]) -> Method:
+    """A*-PO (2505.20686): (beta log p/q - (R - V))^2, V the reference's own optimal value.
+
+    Args:
+        beta: TRL's `beta2`. Target q e^{R/beta}.
+        value_beta: TRL's `beta1`, of V alone, which moves nothing in expectation.
+        options: as in `compose`.
+    """
+    b = positive("beta", beta, _BETA)
+    part = OptimalAdvantage(b, positive("value_beta", value_beta, "It is the price of V's KL"))
+    return compose(part, **options)
 
 
 @preset(papers=("2302.05446",), code=("torchgfn gflownet.LogPartitionVarianceGFlowNet",))
@@ -198,9 +214,17 @@ def _trust_region() -> TrustRegion:
     return TrustRegion(as_number(1e3), as_number(1e-4))
 
 
-@preset(papers=("2405.21046",), code=("TRL xpo_trainer",), variants={"soft": {"hard": False}})
+@preset(
+    papers=("2405.21046",),
+    code=("TRL xpo_trainer",),
+    variants={"soft": {"hard": False}, "ipo": {"loss": "ipo"}},
+)
 def xpo(
-    beta: Number = 0.1, alpha: Number = 1e-5, hard: bool = True, **options: Unpack[Common]
+    beta: Number = 0.1,
+    alpha: Number = 1e-5,
+    hard: bool = True,
+    loss: str = "dpo",
+    **options: Unpack[Common],
 ) -> Method:
     """XPO (2405.21046): online DPO against the reference's samples, with optimism alpha.
 
@@ -209,9 +233,10 @@ def xpo(
         alpha: coefficient of log p at the reference's sample.
         hard: as in `online_dpo`, but of equal rewards the policy's sample wins (TRL
             `xpo_trainer`): it is pushed above equally good samples of the reference.
+        loss: "dpo" (TRL's "sigmoid") or "ipo".
         options: as in `compose`.
     """
-    pair = Pairwise(positive("beta", beta, _BETA), "dpo", hard)
+    pair = Pairwise(positive("beta", beta, _BETA), loss, hard)
     return compose(WithReference(pair, as_number(alpha)), **options)
 
 
