@@ -139,6 +139,22 @@ def passk_analytic(g, k):
     return ppo(g, a, dual=3.0)
 
 
+def pkpo(g, k):
+    """The paper's: over all subsets of k that hold a sample, what it adds to their maximum."""
+    each = []
+    for i in range(g.size):
+        rest, total = [j for j in range(g.size) if j != i], 0.0
+        for others in itertools.combinations(rest, k - 1):
+            best = jnp.max(g.r[jnp.array(others)])
+            total = total + jnp.maximum(g.r[i], best) - best
+        each.append(total / choose(g.size, k))
+    return -jnp.sum(sg(jnp.stack(each)) * g.lp)
+
+
+def asymre(g, delta=-0.1):
+    return -jnp.mean((g.r - average(g.r) - delta) * g.lp)
+
+
 def signed(g, positive, negative, subset=False):
     c, right = counted(g)
     a = jnp.where(right, positive * g.r, -negative)

@@ -1,6 +1,7 @@
 """Every preset against its loss, written out and averaged over all groups of samples."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,7 @@ PRESETS = {
         w.after,
     ),
     "trajectory_balance": (m.trajectory_balance(0.4), part(w.balance, beta=0.4)),
+    "asymre": (m.asymre(), w.asymre),
     "a_star_po": (m.a_star_po(0.3), w.a_star_po),
     "vargrad": (m.vargrad(0.4), part(w.squared, beta=0.4)),
     "gvpo": (m.gvpo(0.4), part(w.gvpo, beta=0.4)),
@@ -151,6 +153,8 @@ PRESETS = {
     "aepo, high": (m.aepo(0.0, 0.3), part(w.aepo, share=0.15, temperature=0.8)),
     "dcpo": (m.dcpo(), w.dcpo),
     "pass_at_k_training": (m.pass_at_k_training(2), part(w.passk_analytic, k=2)),
+    "pkpo, 2": (m.pkpo(2), part(w.pkpo, k=2)),
+    "pkpo, 3": (m.pkpo(3), part(w.pkpo, k=3)),
 }
 ON_POLICY = ("k1 after", "corrected")
 REWARD = jnp.array([1.0, 0.0, 0.5])
@@ -162,7 +166,7 @@ LOGITS = jnp.array([0.3, -0.2, 0.1])
 @pytest.mark.parametrize("name", PRESETS)
 def test_group_is_the_mean_over_all_groups(name, size):
     method, loss = PRESETS[name]
-    if size == 1 and name == "pass_at_k_training":
+    if size == 1 and name.startswith(("pass_at_k_training", "pkpo")):
         pytest.skip("k = 2 of one sample does not exist")
     bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
     old = rd.log_softmax(LOGITS)
@@ -215,6 +219,20 @@ def test_draws_follow_the_law(data):
     below = np.where(actions > 0, edges[actions - 1], 0)
     assert np.all((below <= u * edges[-1]) & (u * edges[-1] <= edges[actions]))
     assert np.all(np.exp(log_p)[actions] > 0)
+
+
+def test_pkpo_is_the_gradient_of_the_expected_best_of_k():
+    """In groups of every size from k on, and under the law itself; by autodiff of the sum."""
+    bandit = rd.bandit(REWARD, jnp.exp(LOG_REF))
+
+    def best(z):
+        p = jax.nn.softmax(z)
+        pairs = itertools.product(range(3), repeat=3)
+        return sum(p[a] * p[b] * p[c] * max(REWARD[a], REWARD[b], REWARD[c]) for a, b, c in pairs)
+
+    want = jax.grad(best)(LOGITS)
+    for over in (rd.Population(), rd.Group(3), rd.Group(4), rd.Group(7)):
+        assert np.allclose(rd.field(m.pkpo(3), LOGITS, bandit, over), want, atol=1e-14)
 
 
 def test_ties_go_to_the_policys_sample_in_xpo_alone():

@@ -255,6 +255,38 @@ def _miss(batch: Batch, share: Array, k: Array, less: int) -> Array:
 
 
 @record
+class MaxAtK(Advantage):
+    """k E max(r - max of k - 1 others, 0), the others drawn from the group (2505.15201).
+
+    PKPO's s^(loo-1), G times it: its mean over the group is an unbiased gradient of E max of k
+    samples, and of pass@k where rewards are 0 and 1.
+
+    Attributes:
+        k: at least 2, at most G.
+
+    Examples:
+        Under the law itself it is the gradient of 1 - (1 - p)^k.
+
+        >>> b, k = rd.bandit([1.0, 0.0], [0.2, 0.8]), 3
+        >>> moved = rd.field(rd.methods.compose(MaxAtK(k)), b.log_ref, b)[0]
+        >>> print(f"{moved:.4f} {k * 0.8 ** (k - 1) * 0.2 * 0.8:.4f}")
+        0.3072 0.3072
+    """
+
+    k: Array
+
+    def __call__(self, batch: Batch) -> Array:
+        """The expected lead, times k."""
+        order = jnp.argsort(jnp.where(batch.here, batch.reward, jnp.inf))
+        here, value = batch.here[order], batch.reward[order]
+        gap = jnp.where(here[1:], value[1:] - value[:-1], 0)
+        share = jnp.cumsum(jnp.where(batch.here, batch.weight, 0)[order])[:-1]
+        below = _miss(batch, 1 - share - batch.inv_size, self.k, 1)
+        lead = jnp.concatenate([jnp.zeros(1, gap.dtype), jnp.cumsum(gap * below)])
+        return self.k * jnp.zeros_like(lead).at[order].set(lead)
+
+
+@record
 class OptimalBaseline(Advantage):
     """r - b with the baseline of least variance, b = sum W r / sum W (2602.17616).
 

@@ -6,13 +6,15 @@ those of a reward above 0.
 
 from typing import Unpack
 
-from regdist.methods.advantage import BestMinusSecond, MixedOnly, PassAtK, Signed
-from regdist.methods.composition import Options, compose
+import numpy as np
+
+from regdist.methods.advantage import BestMinusSecond, MaxAtK, MixedOnly, PassAtK, Signed
+from regdist.methods.composition import Options, Penalized, compose
 from regdist.methods.method import Method
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import PPO, relative, standardized
 from regdist.methods.token_shaping import Voted
-from regdist.numerics.records import Number, as_number, positive
+from regdist.numerics.records import Number, as_number, is_concrete, positive
 
 __all__ = [
     "maxrl",
@@ -20,6 +22,7 @@ __all__ = [
     "one_sided_grpo",
     "pass_at_k_grpo",
     "pass_at_k_training",
+    "pkpo",
     "psr",
     "raft",
     "reinforce_rej",
@@ -77,6 +80,22 @@ def pass_at_k_grpo(
 def pass_at_k_training(k: Number = 4, **options: Unpack[Options]) -> Method:
     """Pass@k training (2508.10751): the analytic advantage of pass@k over groups of k."""
     return compose(PassAtK(positive("k", k, "k is how many tries count")), **options)
+
+
+@preset(papers=("2505.15201",), variants={"max-at-2": {"k": 2}})
+def pkpo(k: Number = 4, **options: Unpack[Penalized]) -> Method:
+    """PKPO (2505.15201): an unbiased gradient of the expected best of k samples of a group.
+
+    Its s^(loo-1), G times: the paper adds samples up where trainers take their mean.
+
+    Args:
+        k: 2 to G.
+        options: as in `compose`.
+    """
+    tries = positive("k", k, "k is how many tries count")
+    if is_concrete(tries) and not np.all(np.asarray(tries) >= 2):
+        raise ValueError(f"k must be at least 2, of one sample take rd.methods.rloo; got k={k!r}")
+    return compose(MaxAtK(tries), **options)
 
 
 @preset(

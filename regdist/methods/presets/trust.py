@@ -15,10 +15,12 @@ from regdist.methods.off_policy import GammaWeight, Tapered, TrustMask
 from regdist.methods.presets.catalog import preset
 from regdist.methods.presets.parts import CLIP, PPO, relative, standardized, with_weight
 from regdist.methods.surrogate import LogProb
+from regdist.methods.token_advantage import Standardized
 from regdist.methods.weight import SamplerMask, SamplerRatio, SequenceMask
 from regdist.numerics.records import Number, as_number, check_choice, positive
 
 __all__ = [
+    "asymre",
     "dppo",
     "dro",
     "grpo_gated",
@@ -360,3 +362,18 @@ def kimi15(tau: Number = 0.1, **options: Unpack[Common]) -> Method:
     b = positive("tau", tau, "It is the price of (log p/p')^2, in halves")
     how = {"beta": b, "estimator": "k2", "anchor": "old"}
     return compose(relative("mean"), LogProb(), **how, **options)
+
+
+@preset(papers=("2506.20520",))
+def asymre(delta: Number = -0.1, **options: Unpack[Penalized]) -> Method:
+    """AsymRE (2506.20520): (r - V) log p on old samples without a ratio, V the mean plus `delta`.
+
+    Below the samples' mean it comes to rest with mass left on all that is better than V; above it
+    collapses. The mean is the group's, its own sample included.
+
+    Args:
+        delta: what is added to the mean.
+        options: as in `compose`.
+    """
+    part = Standardized(relative("mean"), as_number(delta), as_number(1.0))
+    return compose(part, **options)
