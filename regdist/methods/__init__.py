@@ -35,6 +35,8 @@ from regdist.methods.presets.rewards import *  # noqa: F403
 from regdist.methods.presets.success import *  # noqa: F403
 from regdist.methods.presets.tokens import *  # noqa: F403
 from regdist.methods.presets.trust import *  # noqa: F403
+from regdist.methods.torch_loss import TorchBatch as TorchBatch
+from regdist.methods.torch_loss import from_torch as from_torch
 from regdist.numerics.face import shown
 
 
