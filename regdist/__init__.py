@@ -5,7 +5,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from regdist import methods, metrics, policies, problems, testing, trainers
-from regdist.methods import Group, Method, Population, Sampled
+from regdist.methods import Group, Method, Population, Sampled, diagnostics, show_group
 from regdist.methods.field import field
 from regdist.numerics import logspace
 from regdist.numerics.records import choice, record, static
@@ -106,6 +106,7 @@ __all__ = [
     "contexts",
     "critical_beta",
     "crossings",
+    "diagnostics",
     "divergences",
     "enclose",
     "feedback",
@@ -137,6 +138,7 @@ __all__ = [
     "restricted",
     "reward_kl_frontier",
     "run",
+    "show_group",
     "static",
     "stepwise",
     "sweep",

@@ -13,6 +13,7 @@ import pytest
 import regdist as rd
 from regdist.cli import main
 from regdist.trainers import TRAINERS, explain, read
+from regdist.trainers.explanation import anchor_of, plan_of
 from regdist.trainers.settings import Settings
 from regdist.trainers.trainer import dataclass_defaults
 from tests import losses
@@ -178,12 +179,12 @@ def family(regularizer):
 def test_the_anchor_is_named_and_the_other_one_is_what_it_says(trainer, options, name):
     """What it says to set for the other KL leads there."""
     given = placed(trainer, options)
-    found = explain(given, trainer)
-    assert family(found.anchor) == name
+    plan = plan_of(given, trainer)[3]
+    assert family(anchor_of(plan, BANDIT)[0]) == name
     if trainer in ("trl", "verl") and name and "use_kl_in_reward" not in options:
-        option, _, value = found.other_kl.partition("=")
-        other = explain({**given, option: value}, trainer)
-        assert {name, family(other.anchor)} == {"ReverseKL", "ForwardKL"}
+        option, _, value = plan.other_kl.partition("=")
+        other = plan_of({**given, option: value}, trainer)[3]
+        assert {name, family(anchor_of(other, BANDIT)[0])} == {"ReverseKL", "ForwardKL"}
 
 
 def test_the_factor_is_that_of_the_group():
@@ -194,8 +195,8 @@ def test_the_factor_is_that_of_the_group():
     assert found.ends_in_groups is not None
     assert np.isclose(float(found.ends_in_groups.regularizer.terms[0].beta), 0.3 * 4 / 3)
     assert np.isclose(float(found.ends.regularizer.terms[0].beta), 0.3)
-    assert np.isnan(explain({"beta": 0.3}, "trl").factor)
-    assert explain({}, "trl-rloo").factor == 1
+    plans = [plan_of(*x)[3] for x in (({"beta": 0.3}, "trl"), ({}, "trl-rloo"))]
+    assert [str(anchor_of(plan, BANDIT)[1]) for plan in plans] == ["nan", "1.0"]
 
 
 def test_every_option_is_named_or_refused():
@@ -271,15 +272,16 @@ def test_files_of_all_trainers(tmp_path):
     found = {}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        found[name] = explain(tmp_path / name)
-        assert found[name].group_size == 4
-        assert found[name].unknown == ()
-    assert repr(found["verl.yaml"].method) == repr(found["verl.sh"].method)
-    assert float(found["verl.yaml"].method.averaging.most) == 8
-    assert found["verl.yaml"].idle == ("algorithm.kl_ctrl.kl_coef",)
-    assert float(found["openrlhf.sh"].method.surrogate.upper) == 1.28
-    assert found["nemo.yaml"].method.advantage.scale == "none"
-    assert [x.trainer for x in found.values()] == ["verl", "verl", "openrlhf", "nemo-rl", "trl"]
+        trainer, _, settings, plan = plan_of(tmp_path / name)
+        found[name] = trainer.name, settings, plan.method
+        assert plan.group_size == 4
+        assert trainer.sort(settings.given)[2] == []
+    assert repr(found["verl.yaml"][2]) == repr(found["verl.sh"][2])
+    assert float(found["verl.yaml"][2].averaging.most) == 8
+    assert found["verl.yaml"][1].idle() == ["algorithm.kl_ctrl.kl_coef"]
+    assert float(found["openrlhf.sh"][2].surrogate.upper) == 1.28
+    assert found["nemo.yaml"][2].advantage.scale == "none"
+    assert [x[0] for x in found.values()] == ["verl", "verl", "openrlhf", "nemo-rl", "trl"]
 
 
 def test_the_corrections_of_a_sampler_are_parts():
@@ -290,7 +292,7 @@ def test_the_corrections_of_a_sampler_are_parts():
         f"{prefix}rollout_rs": "token_k1,seq_max_k3",
         f"{prefix}rollout_rs_threshold": "0.5_2.0,0.01",
     }
-    ratio, first, second = explain(options, "verl").method.weights
+    ratio, first, second = plan_of(options, "verl")[3].method.weights
     assert (ratio.over, ratio.mask, float(ratio.low), float(ratio.high)) == (
         "sequence",
         True,
@@ -304,11 +306,11 @@ def test_the_corrections_of_a_sampler_are_parts():
         "algo.advantage.is_correction_gating": "binary_kl",
         "algo.advantage.is_correction_threshold": 0.01,
     }
-    free, mask = explain(gate).method.weights
+    free, mask = plan_of(gate)[3].method.weights
     assert (mask.statistic, mask.over, mask.drop) == ("binary_kl", "mean", False)
     assert np.isinf(free.high)
     vllm = {"use_vllm": True, "vllm_importance_sampling_mode": "token_truncate"}
-    (weight,) = explain(vllm).method.weights
+    (weight,) = plan_of(vllm)[3].method.weights
     assert (weight.over, weight.mask, float(weight.high)) == ("token", False, 3)
 
 

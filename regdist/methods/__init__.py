@@ -19,6 +19,10 @@ from regdist.methods.expectation import Expectation as Expectation
 from regdist.methods.expectation import Group as Group
 from regdist.methods.expectation import Population as Population
 from regdist.methods.expectation import Sampled as Sampled
+from regdist.methods.gauges import Diagnostics as Diagnostics
+from regdist.methods.gauges import ShownGroup as ShownGroup
+from regdist.methods.gauges import diagnostics as diagnostics
+from regdist.methods.gauges import show_group as show_group
 from regdist.methods.loss import View as View
 from regdist.methods.loss import from_loss as from_loss
 from regdist.methods.method import Method as Method

@@ -134,15 +134,11 @@ def explain(
         >>> print(found.pitfalls[0])
         k3 in the loss has the gradient of the *forward* KL
     """
-    given = read(source)
-    chosen = _trainer(given, trainer)
-    version, defaults = chosen.installed()
-    settings = Settings(given, chosen.options, defaults)
-    plan = chosen.compose(settings)
-    aside, beyond, unknown = chosen.sort(given)
+    chosen, version, settings, plan = plan_of(source, trainer)
+    aside, beyond, unknown = chosen.sort(settings.given)
     problem = _problem() if bandit is None else bandit
     check_kind("bandit", problem, Bandit, "rd.bandit(reward, reference)")
-    anchor, factor = _anchor(plan, problem)
+    anchor, factor = anchor_of(plan, problem)
     return Explanation(
         trainer=chosen.name,
         version=version,
@@ -159,6 +155,23 @@ def explain(
         unknown=tuple(_beside(name, chosen) for name in unknown),
         aside=tuple(aside),
     )
+
+
+def plan_of(
+    source: str | Path | Mapping[str, Any] | Iterable[str], trainer: str | None = None
+) -> tuple[Trainer, str, Settings, Plan]:
+    """The trainer of a configuration, the version whose defaults it has, and what it composes.
+
+    Raises:
+        ValueError: as `explain`.
+    """
+    given = read(source)
+    chosen = _trainer(given, trainer)
+    version, defaults = chosen.installed()
+    settings = Settings(given, chosen.options, defaults)
+    plan = chosen.compose(settings)
+    settings.idle()  # refuses what an option cannot be, though it does nothing here
+    return chosen, version, settings, plan
 
 
 def _trainer(given: Mapping[str, Any], name: str | None) -> Trainer:
@@ -192,7 +205,7 @@ def _in_groups(plan: Plan, problem: Bandit) -> Identification | None:
     return _followed(plan.method, problem, Group(plan.group_size))
 
 
-def _anchor(plan: Plan, problem: Bandit) -> tuple[Regularizer | None, float]:
+def anchor_of(plan: Plan, problem: Bandit) -> tuple[Regularizer | None, float]:
     """What the penalty is the gradient of, and the factor on its coefficient."""
     if not plan.method.penalties and plan.method.regularizer is None:
         return None, float("nan")
