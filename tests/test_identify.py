@@ -256,6 +256,19 @@ def test_two_reward_levels_hide_a_family_whose_beta_moves():
         assert repr(fixed.regularizer) == want
 
 
+def test_one_gap_left_names_no_family_though_one_alone_has_the_zero():
+    """l + l^2/2 is no slope of a known divergence; where an action is lost only Pearson's fits."""
+    bandit = rd.bandit([1.0, 0.0, 0.4, 0.4], [0.2, 0.4, 0.3, 0.1])
+    method = m.dr_grpo(beta=0.3, estimator="k2", ratio_corrected="live")
+    got = rd.identify(method, bandit, starts=bandit.log_ref[None])
+    left = [0, 2, 3]
+    assert np.isneginf(got.log_probs[1])
+    x = (got.log_probs - np.asarray(bandit.log_ref))[left]
+    assert np.ptp(np.asarray(bandit.reward)[left] - 0.3 * (x + x**2 / 2)) < 1e-9
+    assert got.verdict == "coincides"
+    assert got.regularizer is None
+
+
 def test_self_labels_end_on_the_initial_plurality():
     bandit = rd.bandit(
         [0.0, 0.0, 0.0, 1.0, 0.0], [0.25, 0.2, 0.25, 0.2, 0.1], label=[0, 0, 1, 2, 3]

@@ -237,7 +237,10 @@ def compare(flow: Dynamics, log_p: np.ndarray, fit: Fit, response: Response) -> 
         for dr, dq in zip(response.reward, response.log_ref, strict=True)
     ]
     moved, by_beta = response.log_p[:, on], solve(-slope[on])
-    return told(fit, moved, response.error, wants, by_beta, p, len(on) - 1)
+    fit = told(fit, moved, response.error, wants, by_beta, p, len(on) - 1)
+    # Equal rewards move together: of two levels there is one gap, which any family's beta explains.
+    one_gap = len(np.unique(flow.reward[on])) <= 2
+    return fit._replace(response="shared") if fit.response == "moves" and one_gap else fit
 
 
 def told(
