@@ -180,11 +180,12 @@ def test_the_anchor_is_named_and_the_other_one_is_what_it_says(trainer, options,
     """What it says to set for the other KL leads there."""
     given = placed(trainer, options)
     plan = plan_of(given, trainer)[3]
-    assert family(anchor_of(plan, BANDIT)[0]) == name
+    found, _ = anchor_of(plan)
+    assert family(found.regularizer) == name
     if trainer in ("trl", "verl") and name and "use_kl_in_reward" not in options:
         option, _, value = plan.other_kl.partition("=")
         other = plan_of({**given, option: value}, trainer)[3]
-        assert {name, family(anchor_of(other, BANDIT)[0])} == {"ReverseKL", "ForwardKL"}
+        assert {name, family(anchor_of(other)[0].regularizer)} == {"ReverseKL", "ForwardKL"}
 
 
 def test_the_factor_is_that_of_the_group():
@@ -196,7 +197,7 @@ def test_the_factor_is_that_of_the_group():
     assert np.isclose(float(found.ends_in_groups.regularizer.terms[0].beta), 0.3 * 4 / 3)
     assert np.isclose(float(found.ends.regularizer.terms[0].beta), 0.3)
     plans = [plan_of(*x)[3] for x in (({"beta": 0.3}, "trl"), ({}, "trl-rloo"))]
-    assert [str(anchor_of(plan, BANDIT)[1]) for plan in plans] == ["nan", "1.0"]
+    assert [str(anchor_of(plan)[1]) for plan in plans] == ["nan", "1.0"]
 
 
 def test_every_option_is_named_or_refused():
@@ -401,5 +402,9 @@ def test_a_problem_of_ones_own():
     found = explain({"beta": 0.2}, "trl-rloo", bandit=bandit)
     want = rd.target(bandit, rd.ReverseKL(0.2)).probs
     assert np.allclose(found.ends.probs, want, atol=1e-9)
+    assert family(found.anchor) == "ReverseKL", (
+        "two actions tell no families apart; these do not ask"
+    )
+    assert explain({}, "trl", bandit=bandit).anchor is None
     with pytest.raises(TypeError, match="bandit must be a Bandit"):
         explain({}, "trl", bandit=jax.numpy.ones(2))

@@ -29,8 +29,8 @@ from regdist.trainers.verl import VERL
 TRAINERS: Mapping[str, Trainer] = {t.name: t for t in (GRPO, RLOO, VERL, OPENRLHF, NEMO_RL)}
 """The trainers whose configurations are known, by name."""
 
-# The coefficient at which a penalty is named, in units of the spread of the rewards: no target is
-# deep there, and every family differs from every other.
+# The coefficient at which a penalty is named, where rewards differ by 1: no target is deep there,
+# and every family differs from every other.
 _CLEAR = 0.3
 # Groups that are enumerated for a sentence: a moment's work.
 _MOST_GROUPS = 5_000
@@ -45,8 +45,8 @@ class Explanation:
         version: whose defaults were taken: that which is installed, else that which was read.
         method: the composition.
         group_size: samples a prompt.
-        anchor: what the penalty by itself pulls toward, at a coefficient where it is told from all
-            others and without the division by a deviation: a regularizer, or None.
+        anchored: where the penalty holds a policy that is paid plain rewards, at a coefficient at
+            which families are told apart; None where there is no penalty.
         factor: how many times the configured coefficient the anchor's is, in groups of this size;
             NaN where that hangs on the deviation of the rewards, or there is no anchor.
         ends: where the method itself goes on the problem, averaged over actions.
@@ -63,7 +63,7 @@ class Explanation:
     version: str
     method: m.Method
     group_size: int
-    anchor: Regularizer | None
+    anchored: Identification | None
     factor: float
     ends: Identification
     ends_in_groups: Identification | None
@@ -73,6 +73,11 @@ class Explanation:
     beyond: tuple[str, ...]
     unknown: tuple[str, ...]
     aside: tuple[str, ...]
+
+    @property
+    def anchor(self) -> Regularizer | None:
+        """The regularizer whose gradient the penalty is; None where it is none that is known."""
+        return None if self.anchored is None else self.anchored.regularizer
 
     def __str__(self) -> str:
         title = f"{TRAINERS[self.trainer].title}, {self.version}"
@@ -95,10 +100,10 @@ class Explanation:
         return "\n".join(lines)
 
     def _anchor(self) -> str:
-        if not self.method.penalties and self.method.regularizer is None:
+        if self.anchored is None:
             return "none"
         if self.anchor is None:
-            return "no known divergence"
+            return f"none that is known; plain rewards end so: {self.anchored}"
         name = repr(self.anchor).partition("(")[0]
         if np.isnan(self.factor):
             return f"{name}, its coefficient times the deviation of the rewards"
@@ -138,13 +143,13 @@ def explain(
     aside, beyond, unknown = chosen.sort(settings.given)
     problem = _problem() if bandit is None else bandit
     check_kind("bandit", problem, Bandit, "rd.bandit(reward, reference)")
-    anchor, factor = anchor_of(plan, problem)
+    anchored, factor = anchor_of(plan)
     return Explanation(
         trainer=chosen.name,
         version=version,
         method=plan.method,
         group_size=plan.group_size,
-        anchor=anchor,
+        anchored=anchored,
         factor=factor,
         ends=_followed(plan.method, problem, Population()),
         ends_in_groups=_in_groups(plan, problem),
@@ -205,18 +210,18 @@ def _in_groups(plan: Plan, problem: Bandit) -> Identification | None:
     return _followed(plan.method, problem, Group(plan.group_size))
 
 
-def anchor_of(plan: Plan, problem: Bandit) -> tuple[Regularizer | None, float]:
-    """What the penalty is the gradient of, and the factor on its coefficient."""
+def anchor_of(plan: Plan) -> tuple[Identification | None, float]:
+    """Where the penalty holds a policy paid plain rewards, and the factor on its coefficient.
+
+    On four actions that tell all families apart, whatever the problem is that was asked about.
+    """
     if not plan.method.penalties and plan.method.regularizer is None:
         return None, float("nan")
-    spread = float(jnp.max(problem.reward) - jnp.min(problem.reward))
-    clear = _at(plan.method, _CLEAR * spread)
-    found = _followed(clear, problem, Population())
+    problem = _problem()
+    found = _followed(_at(plan.method, _CLEAR), problem, Population())
     if found.regularizer is None:
-        return None, float("nan")
-    return found.regularizer, _factor(plan) * float(
-        found.regularizer.terms[0].beta
-    ) / _CLEAR / spread
+        return found, float("nan")
+    return found, _factor(plan) * float(found.regularizer.terms[0].beta) / _CLEAR
 
 
 def _factor(plan: Plan) -> float:

@@ -41,7 +41,7 @@ def pitfalls(method: Method, size: int) -> list[str]:
                 f"rewards are divided by their deviation sigma and the penalty is not: its "
                 f"coefficient is {beta:g} sigma, and sigma shrinks as training succeeds"
             )
-        elif advantage.baseline == "mean" and size > 1 and estimate.placement == "loss":
+        elif advantage.baseline == "mean" and size > 1:
             found.append(
                 f"the mean of a group holds the sample itself, which shrinks rewards by 1 - 1/G "
                 f"and the penalty not: its coefficient is {beta:g} G/(G-1), "
