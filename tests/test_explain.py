@@ -1,5 +1,6 @@
 """Configurations of trainers, against the losses that their options write down."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -361,6 +362,13 @@ def test_defaults_of_an_installed_release_are_read_from_its_text(tmp_path):
     plan = known.compose(Settings({}, known.options, {"beta": 0.25, "loss_type": "grpo"}))
     assert float(plan.method.penalties[0].beta) == 0.25
     assert plan.method.averaging.over == "sequence"
+
+
+def test_a_release_that_cannot_be_read_leaves_the_defaults_here():
+    """A package without a version, and one whose files are elsewhere."""
+    known = TRAINERS["trl"]
+    for package in ("json", "rich"):
+        assert dataclasses.replace(known, package=package).installed() == (known.version, {})
 
 
 @pytest.mark.parametrize("name", TRAINERS)

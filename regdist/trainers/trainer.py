@@ -61,12 +61,15 @@ class Trainer:
     defaults: Callable[[Path], Mapping[str, Any]] | None = None
 
     def installed(self) -> tuple[str, Mapping[str, Any]]:
-        """The version that is installed and its defaults; this one's own where none is."""
+        """The version that is installed and its defaults; this one's own where none can be read."""
         found = importlib.util.find_spec(self.package) if self.package else None
         if found is None or not found.submodule_search_locations or self.defaults is None:
             return self.version, {}
-        read = self.defaults(Path(next(iter(found.submodule_search_locations))))
-        version = importlib.metadata.version(self.package)
+        try:
+            version = importlib.metadata.version(self.package)
+            read = self.defaults(Path(next(iter(found.submodule_search_locations))))
+        except (OSError, SyntaxError, importlib.metadata.PackageNotFoundError):
+            return self.version, {}  # a release whose files are elsewhere
         return version, {name: read[name] for name in self.options if name in read}
 
     def sort(self, given: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
