@@ -178,6 +178,11 @@ class Batch:
             return x
         return jnp.sum(jnp.where(self.present, x, 0).reshape(-1, self.horizon), axis=1)
 
+    def mean_of_steps(self, x: Array) -> Array:
+        """The mean over the own steps of each sample, at all of them; of a batch of steps."""
+        count = jnp.maximum(self.whole(jnp.ones_like(x)), 1)
+        return self.spread(self.whole(x) / count)
+
     def to_go(self, x: Array) -> Array:
         """The sum from each step of a sample on; of a batch of steps."""
         if self.samples is None:

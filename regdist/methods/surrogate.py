@@ -334,6 +334,4 @@ class GeometricMean(Surrogate):
         log_rho, up = batch.log_rho, advantage > 0
         cut = jnp.where(up, jnp.minimum(log_rho, self.high), jnp.maximum(log_rho, -self.low))
         inside = jnp.where(up, log_rho <= self.high, log_rho >= -self.low)
-        count = jnp.maximum(batch.whole(jnp.ones_like(log_rho)), 1)
-        mean = batch.spread(batch.whole(cut) / count)
-        return jnp.where(inside, jnp.exp(mean) * advantage, 0)
+        return jnp.where(inside, jnp.exp(batch.mean_of_steps(cut)) * advantage, 0)

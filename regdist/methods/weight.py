@@ -112,11 +112,10 @@ class SamplerMask(Weight):
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """1 or 0."""
         one, x = jnp.ones_like(advantage), self._each(batch)
-        if self.over in ("sum", "mean"):
-            x = batch.whole(x)
-            if self.over == "mean":
-                x = x / jnp.maximum(batch.whole(one), 1)
-            x = batch.spread(x)
+        if self.over == "sum":
+            x = batch.spread(batch.whole(x))
+        elif self.over == "mean":
+            x = batch.mean_of_steps(x)
         kept = jnp.where((x >= self.low) & (x <= self.high), one, 0)
         if self.over == "every":
             lost = batch.spread(batch.whole(one - kept))
@@ -155,9 +154,8 @@ class SequenceMask(Weight):
     def __call__(self, batch: Batch, advantage: Array) -> Array:
         """1 or 0, the same at all steps of a sample."""
         tables = batch.tables
-        each = batch.whole(batch.log_ratio(tables.log_sampler, tables.log_p))
-        mean = each / jnp.maximum(batch.whole(jnp.ones_like(advantage)), 1)
-        kept = (advantage >= 0) | (batch.spread(mean) <= self.most)
+        mean = batch.mean_of_steps(batch.log_ratio(tables.log_sampler, tables.log_p))
+        kept = (advantage >= 0) | (mean <= self.most)
         return jnp.where(kept, 1.0, 0.0).astype(advantage.dtype)
 
 
