@@ -101,9 +101,19 @@ class Written(Surrogate):
                 )
             return jnp.sum(samples.weight * jnp.where(samples.here, terms, 0))
 
-        slope = jax.grad(total)(batch.pick(batch.tables.log_p))
-        here, weight = batch.spread(samples.here) & batch.present, batch.spread(samples.weight)
-        return jnp.where(here, -slope / jnp.where(here, weight, 1), 0)
+        return as_coefficients(batch, jax.grad(total)(batch.pick(batch.tables.log_p)))
+
+
+def as_coefficients(batch: Batch, slope: Array) -> Array:
+    """Minus the derivative of a group's loss by sample or step, for each share of it."""
+    samples = samples_of(batch)
+    here, weight = batch.spread(samples.here) & batch.present, batch.spread(samples.weight)
+    return jnp.where(here, -slope / jnp.where(here, weight, 1), 0)
+
+
+def grpo_advantage() -> Advantage:
+    """What fills `view.advantages` where nothing else is given: GRPO's, as verl."""
+    return GroupRelative(as_number(1e-6), "mean", "std", "raw")
 
 
 def from_loss(
@@ -165,9 +175,8 @@ def from_loss(
     """
     if isinstance(fn, type) or not callable(fn):
         raise TypeError(f"fn must be a function of a View: the loss; got {described(fn)}")
-    default = GroupRelative(as_number(1e-6), "mean", "std", "raw")
     return Method(
-        default if advantage is None else advantage,
+        grpo_advantage() if advantage is None else advantage,
         Written(fn),
         weights=as_tuple(weights),
         regularizer=regularizer,

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from regdist.methods.advantage import Advantage, GroupRelative
+from regdist.methods.advantage import Advantage
 from regdist.methods.batch import Batch
-from regdist.methods.loss import View, samples_of
+from regdist.methods.loss import View, as_coefficients, grpo_advantage, samples_of
 from regdist.methods.method import Method
 from regdist.methods.surrogate import Surrogate
-from regdist.numerics.records import as_number, described, record, static
+from regdist.numerics.records import described, record, static
 from regdist.regularizers.regularizer import Regularizer
 
 Tensor = Any
@@ -79,9 +78,7 @@ class TorchWritten(Surrogate):
         found = jax.pure_callback(
             self._slopes, kind, *tables, view.rewards, vmap_method="broadcast_all"
         )
-        slope = found.reshape(log_p.shape)
-        here, weight = batch.spread(samples.here) & batch.present, batch.spread(samples.weight)
-        return jnp.where(here, -slope / jnp.where(here, weight, 1), 0)
+        return as_coefficients(batch, found.reshape(log_p.shape))
 
     def _slopes(self, *given: Any) -> np.ndarray:
         """The derivative of the loss of each of many groups."""
@@ -136,9 +133,8 @@ def from_torch(
     if isinstance(fn, type) or not callable(fn):
         raise TypeError(f"fn must be a function of a TorchBatch: the loss; got {described(fn)}")
     _torch()
-    default = GroupRelative(as_number(1e-6), "mean", "std", "raw")
     return Method(
-        default if advantage is None else advantage,
+        grpo_advantage() if advantage is None else advantage,
         TorchWritten(fn),
         regularizer=regularizer,
         geometry=geometry,
