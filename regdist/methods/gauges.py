@@ -15,7 +15,7 @@ from regdist.methods.field import check_params, check_problem
 from regdist.methods.method import Method
 from regdist.methods.step import expected_pull, fitted, in_dtype, push, tables_of
 from regdist.methods.surrogate import Clip, Surrogate
-from regdist.metrics import entropy
+from regdist.metrics import effective_sample_size, entropy
 from regdist.numerics.logspace import expect, log_ratio
 from regdist.numerics.records import Table, as_array, check_kind, choice, record
 from regdist.policies.policy import Params
@@ -62,7 +62,7 @@ class Diagnostics:
         ratio: of policy/old.
         ratio_min: the least that may be drawn.
         ratio_max: the largest.
-        effective_samples: (E w)^2/E w^2 of w = policy/sampler, a share of the samples.
+        effective_samples: 1/E w^2 of w = policy/sampler, as `rd.metrics.effective_sample_size`.
         clipped: the share of samples that PPO's two bounds leave without a gradient; NaN where the
             surrogate is no clip.
         clipped_low: those below the lower bound, with a negative advantage.
@@ -210,7 +210,6 @@ def _means(tables: Tables, expectation: Expectation) -> dict[str, Array]:
     mean = expect(drawn, tables.reward)
     to_ref = jnp.where(there, log_ratio(tables.log_p, tables.log_ref), 0)
     rho = jnp.exp(jnp.where(there, log_ratio(tables.log_p, tables.log_old), 0))
-    weight = jnp.exp(jnp.where(there, log_ratio(tables.log_p, drawn), 0))
     return {
         "reward": mean,
         "reward_std": jnp.sqrt(expect(drawn, (tables.reward - mean) ** 2)),
@@ -223,7 +222,7 @@ def _means(tables: Tables, expectation: Expectation) -> dict[str, Array]:
         "ratio": expect(drawn, rho),
         "ratio_min": jnp.min(jnp.where(there, rho, jnp.inf)),
         "ratio_max": jnp.max(jnp.where(there, rho, 0)),
-        "effective_samples": expect(drawn, weight) ** 2 / expect(drawn, weight**2),
+        "effective_samples": effective_sample_size(tables.log_p, drawn),
     }
 
 
