@@ -34,6 +34,10 @@ class Drawn(NamedTuple):
 
         Chance keeps its own law. `rd.field`, `rd.run` and `rd.identify` take it as parameters.
 
+        Raises:
+            TypeError: not numbers.
+            ValueError: another shape.
+
         Examples:
             >>> d = drawn_rewards([0.0, 1.0], [[0.1, 0.9], [0.8, 0.2]])
             >>> print(d.lift(d.mean.log_ref).round(3))
@@ -42,7 +46,13 @@ class Drawn(NamedTuple):
              [-0.223 -1.609]]
         """
         size, exists = self.mean.num_actions, self.tree.paths.exists
-        row = jnp.pad(jnp.asarray(logits), (0, exists.shape[1] - size), constant_values=-jnp.inf)
+        given = as_array("logits", logits, self.mean.reward.dtype)
+        if given.shape != (size,):
+            raise ValueError(
+                f"logits of drawn.lift(logits) must have shape {(size,)}, one for each action; got "
+                f"{given.shape}"
+            )
+        row = jnp.pad(given, (0, exists.shape[1] - size), constant_values=-jnp.inf)
         rows = jnp.where(jnp.arange(exists.shape[0])[:, None] == 0, row, 0.0)
         return self.tree.with_chance(jnp.where(exists, rows, -jnp.inf))
 
