@@ -45,7 +45,8 @@ def gdpo(
     The batch of one prompt is its group. TRL calls it "normalize_then_sum".
 
     Args:
-        rewards: of each kind and action, shape [M, K]; the problem's own has no part in it.
+        rewards: of each kind and action, shape [M, K]; the problem's own has no part in it,
+            nor has a penalty in the reward that comes before the advantage.
         reward_weights: of the kinds, shape [M], or one for all.
         whiten: what is done to the sum: "unbiased", over steps, with 1e-8 under the root (verl);
             "std", over samples, 1e-4 beside the deviation (TRL); "plain", without (NeMo-RL).

@@ -368,8 +368,8 @@ def kimi15(tau: Number = 0.1, **options: Unpack[Common]) -> Method:
 def asymre(delta: Number = -0.1, **options: Unpack[Penalized]) -> Method:
     """AsymRE (2506.20520): (r - V) log p on old samples without a ratio, V the mean plus `delta`.
 
-    Below the samples' mean it comes to rest with mass left on all that is better than V; above it
-    collapses. The mean is the group's, its own sample included.
+    On samples that stay what they are, the place of V beside their mean decides how many actions
+    keep mass. The mean is the group's, its own sample included.
 
     Args:
         delta: what is added to the mean.
