@@ -13,7 +13,7 @@ import pytest
 
 import regdist as rd
 from regdist.cli import main
-from regdist.trainers import TRAINERS, explain, read
+from regdist.trainers import TRAINERS, as_json, explain, read
 from regdist.trainers.explanation import anchor_of, plan_of
 from regdist.trainers.settings import Settings
 from regdist.trainers.trainer import dataclass_defaults
@@ -26,6 +26,7 @@ OLD = rd.log_softmax(jnp.array([0.1, 0.25, -0.1, -0.3]))
 SIZE = 3
 
 ACTOR, LOSS = "actor_rollout_ref.actor.", "actor_rollout_ref.actor.policy_loss."
+GATE = "algo.advantage.is_correction_"
 PLACES = {
     "trl": {},
     "trl-rloo": {},
@@ -316,6 +317,102 @@ def test_the_corrections_of_a_sampler_are_parts():
     assert (weight.over, weight.mask, float(weight.high)) == ("token", False, 3)
 
 
+def words(given, trainer=None):
+    """What is said of the penalty, and the pitfalls."""
+    found = explain(given, trainer)
+    return str(found).split("\n")[1].strip(), " ".join(found.pitfalls)
+
+
+def test_a_brake_a_bonus_and_a_scale_of_their_own_are_not_called_anchors_or_deviations():
+    """DRO's square is to the old policy; an entropy bonus is exact; GPG divides by a share."""
+    said, pitfalls = words({f"{LOSS}loss_mode": "dro", f"{LOSS}dro_beta": 0.1}, "verl")
+    assert said == "the penalty: no estimate of a divergence from the reference"
+    assert "no anchor" in pitfalls
+    assert "sigma" not in pitfalls
+    said, _ = words({"entropy_coef": 0.1}, "trl")
+    assert said.endswith("no estimate of a divergence from the reference; exactly, Entropy(0.1)")
+    given = {"algorithm.adv_estimator": "gpg", **placed("verl", KL)}
+    said, pitfalls = words(given)
+    assert said == "the penalty: ForwardKL, beside rewards on a scale of their own"
+    assert "sigma" not in pitfalls
+
+
+def test_what_moves_nothing_in_infinite_groups_is_asked_in_its_own():
+    found = explain({"algorithm.adv_estimator": "grpo_passk", "actor_rollout_ref.rollout.n": 2})
+    assert found.ends is None
+    assert found.ends_in_groups is not None
+    assert "where it goes: it moves nothing in groups of infinite size" in str(found)
+    assert as_json(found)["ends"]["population"] is None
+
+
+def test_a_cut_of_k1_in_the_reward_is_no_bound_of_reward_gaps():
+    """Ten nats below the reference is further than ten below the best, where the best is rare."""
+    q = np.array([np.exp(-5.0), 1 - np.exp(-5.0)])
+    bandit = rd.bandit([1.2, 0.0], q)
+    given = {"algo.kl.init_coef": 0.1, "algo.advantage.estimator": "dr_grpo"}
+    found = explain({**given, "rollout.n_samples_per_prompt": 4}, bandit=bandit)
+    target = rd.target(bandit, rd.ReverseKL(0.1))
+    assert np.allclose(found.ends.log_probs, target.log_probs, atol=1e-6)
+    assert "is pulled back no harder" in " ".join(found.pitfalls)
+    assert "lost" not in " ".join(found.pitfalls)
+
+
+MISSPELT = [
+    ("verl", f"{ACTOR}entropy_coef"),
+    ("verl", "actor_rollout_ref.rollout.nn"),
+    ("verl", "data.max_responce_length"),
+    ("openrlhf", "rollout.n_sample_per_prompt"),
+    ("openrlhf", "use_loss"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "name"), MISSPELT)
+def test_a_misspelt_option_is_not_put_aside(trainer, name):
+    """Though it begins as names do that touch nothing."""
+    aside, beyond, unknown = TRAINERS[trainer].sort({name: 1})
+    assert (aside, beyond, unknown) == ([], [], [name])
+
+
+def test_every_word_of_every_option_is_composed_or_refused_in_words():
+    refused = []
+    for name, trainer in TRAINERS.items():
+        for option, known in trainer.options.items():
+            for word in known.words:
+                try:
+                    plan_of({option: word}, name)
+                except ValueError as error:
+                    refused.append((word, str(error)))
+    assert {word for word, _ in refused} == {"dro", "gdpo"}  # a loss and rewards that are missing
+
+
+def test_the_cut_of_a_penalty_in_nemos_reward_is_its_own():
+    given = {
+        "grpo.adv_estimator.name": "reinforce_plus_plus",
+        "loss_fn.use_kl_in_reward": True,
+        "loss_fn.kl_output_clamp_value": 3.0,
+    }
+    _, _, settings, plan = plan_of(given)
+    assert float(plan.method.penalties[0].clamp_value) == 10
+    assert settings.idle() == ["loss_fn.kl_output_clamp_value"]
+
+
+def test_commands_around_a_script_are_no_values(tmp_path):
+    """What follows an operator, and other lines, belong to the shell."""
+    (tmp_path / "run.sh").write_text(
+        "ray job submit --address x -- python3 -m openrlhf.cli.train_ppo_ray \\\n"
+        "  --algo.kl.use_loss --rollout.n_samples_per_prompt 4 2>&1 | tee log.txt\n"
+        "echo done\n"
+    )
+    assert read(tmp_path / "run.sh") == {
+        "address": "x",
+        "algo.kl.use_loss": True,
+        "rollout.n_samples_per_prompt": 4,
+    }
+    (tmp_path / "bad.sh").write_text("echo 'open\n")
+    with pytest.raises(ValueError, match="cannot be read: No closing quotation in"):
+        read(tmp_path / "bad.sh")
+
+
 WRONG = [
     ({"loss_type": "dapoo"}, "loss_type must be one of grpo, bnpo, .*; got 'dapoo'"),
     ({"beta": "much"}, "beta must be a number; got 'much'"),
@@ -325,6 +422,16 @@ WRONG = [
     ({f"{LOSS}loss_mode": "dro"}, "dro_beta must be a number above 0"),
     ({f"{ACTOR}clip_ratio_low": "${x.y}"}, "is not in the configuration: write its value"),
     ({f"{ACTOR}clip_ratio_low": "${oc.env:X}"}, "write the value that it stands for"),
+    ({"num_generations": 2.5}, "num_generations must be a positive whole number; got 2.5"),
+    ({"num_generations": 0}, "num_generations must be a positive whole number; got 0"),
+    ({"algo.kl.init_coef": 0.1, "actor.eps_clip_low_high": [0.1, 0.2, 0.3]}, "one number or two"),
+    ({f"{GATE}level": "seq", f"{GATE}mode": "clip"}, "OpenRLHF refuses .*mode=clip but for"),
+    ({f"{GATE}level": "seq", f"{GATE}gating": "tv"}, "OpenRLHF refuses a lower bound of tv"),
+    (
+        {"loss_fn.use_cispo": True, "loss_fn.disable_ppo_ratio": True},
+        "NeMo-RL refuses loss_fn.use_cispo beside loss_fn.disable_ppo_ratio",
+    ),
+    ({"loss_fn.sequence_level_importance_ratios": True}, "beside loss_fn.token_level_loss=true"),
     (["beta", "0.1"], "write settings as name=value or --name value; got 'beta'"),
 ]
 

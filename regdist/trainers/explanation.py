@@ -12,13 +12,13 @@ import regdist.methods as m
 from regdist.methods.advantage import GroupRelative
 from regdist.methods.expectation import Expectation, Group, Population
 from regdist.methods.groups import num_groups
-from regdist.methods.penalty import Estimated
+from regdist.methods.presets.parts import relative
 from regdist.numerics.records import check_kind
 from regdist.problems.bandit import Bandit
 from regdist.problems.bandit import bandit as make
 from regdist.regularizers.regularizer import Regularizer
 from regdist.runs.identify import Identification, identify
-from regdist.trainers.kl import within
+from regdist.trainers.kl import DEVIATIONS, anchors, within
 from regdist.trainers.nemo_rl import NEMO_RL
 from regdist.trainers.openrlhf import OPENRLHF
 from regdist.trainers.settings import Settings, nearest, read
@@ -48,8 +48,9 @@ class Explanation:
         anchored: where the penalty holds a policy that is paid plain rewards, at a coefficient at
             which families are told apart; None where there is no penalty.
         factor: how many times the configured coefficient the anchor's is, in groups of this size;
-            NaN where that hangs on the deviation of the rewards, or there is no anchor.
-        ends: where the method itself goes on the problem, averaged over actions.
+            NaN where that hangs on the rewards, such as on their deviation, or is not known.
+        ends: where the method itself goes on the problem, averaged over actions; None where it
+            moves nothing in groups of infinite size.
         ends_in_groups: and over all groups of `group_size`; None where they are too many.
         other_kl: what to set for the other direction of the KL.
         pitfalls: what people would not expect.
@@ -65,7 +66,7 @@ class Explanation:
     group_size: int
     anchored: Identification | None
     factor: float
-    ends: Identification
+    ends: Identification | None
     ends_in_groups: Identification | None
     other_kl: str
     pitfalls: tuple[str, ...]
@@ -84,8 +85,8 @@ class Explanation:
         groups = f"in groups of {self.group_size}"
         where = {
             "the penalty": self._anchor(),
-            "where it goes": str(self.ends),
-            groups: "not enumerated" if self.ends_in_groups is None else str(self.ends_in_groups),
+            "where it goes": _told(self.ends, "it moves nothing in groups of infinite size"),
+            groups: _told(self.ends_in_groups, "not enumerated, for there are too many"),
             "the other KL": self.other_kl,
         }
         lists = {
@@ -94,20 +95,26 @@ class Explanation:
             "not in the composition": self.beyond,
             "unknown options": self.unknown,
         }
+        if self.aside:
+            where["aside"] = f"{len(self.aside)} options that do not touch what is optimized"
         lines = [title, *(f"  {head}: {text}" for head, text in where.items() if text)]
         for head, texts in lists.items():
             lines += [f"  {head}:", *(f"    - {text}" for text in texts)] if texts else []
         return "\n".join(lines)
 
     def _anchor(self) -> str:
+        beside = self.method.regularizer
+        exact = "" if beside is None else f"; exactly, {beside!r}"
         if self.anchored is None:
-            return "none"
+            return f"no estimate of a divergence from the reference{exact}"
         if self.anchor is None:
-            return f"none that is known; plain rewards end so: {self.anchored}"
-        name = repr(self.anchor).partition("(")[0]
-        if np.isnan(self.factor):
-            return f"{name}, its coefficient times the deviation of the rewards"
-        return f"{name}, its coefficient times {self.factor:.4g}"
+            return f"none that is known; plain rewards end so: {self.anchored}{exact}"
+        name, advantage = repr(self.anchor).partition("(")[0], within(self.method.advantage)
+        if not np.isnan(self.factor):
+            return f"{name}, its coefficient times {self.factor:.4g}{exact}"
+        if isinstance(advantage, GroupRelative) and advantage.scale in DEVIATIONS:
+            return f"{name}, its coefficient times the deviation of the rewards{exact}"
+        return f"{name}, beside rewards on a scale of their own{exact}"
 
 
 def explain(
@@ -151,7 +158,7 @@ def explain(
         group_size=plan.group_size,
         anchored=anchored,
         factor=factor,
-        ends=_followed(plan.method, problem, Population()),
+        ends=_in_population(plan, problem),
         ends_in_groups=_in_groups(plan, problem),
         other_kl=plan.other_kl,
         pitfalls=tuple(plan.pitfalls),
@@ -201,6 +208,16 @@ def _followed(method: m.Method, problem: Bandit, expectation: Expectation) -> Id
     return identify(method, problem, expectation=expectation, starts=problem.log_ref[None])
 
 
+def _told(end: Identification | None, otherwise: str) -> str:
+    return otherwise if end is None else str(end)
+
+
+def _in_population(plan: Plan, problem: Bandit) -> Identification | None:
+    if plan.method.advantage.needs == "group":
+        return None
+    return _followed(plan.method, problem, Population())
+
+
 def _in_groups(plan: Plan, problem: Bandit) -> Identification | None:
     levels = len(np.unique(np.asarray(problem.reward)))
     if not plan.method.compares_rewards_alone:
@@ -215,7 +232,7 @@ def anchor_of(plan: Plan) -> tuple[Identification | None, float]:
 
     On four actions that tell all families apart, whatever the problem is that was asked about.
     """
-    if not plan.method.penalties and plan.method.regularizer is None:
+    if not anchors(plan.method):
         return None, float("nan")
     problem = _problem()
     found = _followed(_at(plan.method, _CLEAR), problem, Population())
@@ -227,8 +244,9 @@ def anchor_of(plan: Plan) -> tuple[Identification | None, float]:
 def _factor(plan: Plan) -> float:
     """What rewards lose in groups and a penalty beside them does not."""
     advantage, size = within(plan.method.advantage), plan.group_size
-    before = any(p.regroups for p in plan.method.penalties)
-    if not isinstance(advantage, GroupRelative) or before:
+    if not isinstance(advantage, GroupRelative):
+        return float("nan")
+    if any(p.regroups for p in anchors(plan.method)):
         return 1.0
     if advantage.scale != "none":
         return float("nan")
@@ -236,13 +254,11 @@ def _factor(plan: Plan) -> float:
 
 
 def _at(method: m.Method, beta: float) -> m.Method:
-    """The method with its rewards unscaled, and its penalties at one coefficient."""
-    penalties = tuple(
-        dataclasses.replace(p, beta=jnp.asarray(beta)) if isinstance(p, Estimated) else p
-        for p in method.penalties
+    """The method with plain rewards, its anchors at one coefficient, and nothing beside them."""
+    penalties = tuple(dataclasses.replace(p, beta=jnp.asarray(beta)) for p in anchors(method))
+    return dataclasses.replace(
+        method, advantage=relative("mean"), penalties=penalties, regularizer=None
     )
-    plain = GroupRelative(jnp.asarray(0.0), "mean")
-    return dataclasses.replace(method, advantage=plain, penalties=penalties)
 
 
 def _beside(name: str, trainer: Trainer) -> str:
@@ -266,6 +282,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "idle": found.idle,
         "beyond": found.beyond,
         "unknown": found.unknown,
+        "aside": found.aside,
     }
 
 

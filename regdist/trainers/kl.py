@@ -24,24 +24,20 @@ def pitfalls(method: Method, size: int) -> list[str]:
         method: the composition.
         size: of a group.
     """
-    estimate = next((p for p in method.penalties if isinstance(p, Estimated)), None)
+    estimate = next(iter(anchors(method)), None)
     if estimate is None:
         if method.regularizer is not None:
             return []
-        return [
-            "there is no anchor: the flow goes to one action, and nothing but noise, clipping and "
-            "the end of training keeps others"
-        ]
+        return ["there is no anchor: no part of the loss holds the policy to the reference"]
     found = [text for holds, text in _of_estimate(estimate) if holds]
     beta, advantage = float(estimate.beta), within(method.advantage)
-    before = estimate.regroups
-    if isinstance(advantage, GroupRelative) and not before:
-        if advantage.scale != "none":
+    if isinstance(advantage, GroupRelative) and not estimate.regroups:
+        if advantage.scale in DEVIATIONS:
             found.append(
                 f"rewards are divided by their deviation sigma and the penalty is not: its "
                 f"coefficient is {beta:g} sigma, and sigma shrinks as training succeeds"
             )
-        elif advantage.baseline == "mean" and size > 1:
+        elif advantage.scale == "none" and advantage.baseline == "mean" and size > 1:
             found.append(
                 f"the mean of a group holds the sample itself, which shrinks rewards by 1 - 1/G "
                 f"and the penalty not: its coefficient is {beta:g} G/(G-1), "
@@ -56,7 +52,10 @@ def _of_estimate(estimate: Estimated) -> list[tuple[bool, str]]:
     paid = estimate.placement == "reward"
     cut = float(np.asarray(estimate.clamp_value))
     return [
-        (bare and name == "k1", "k1 in the loss has the mean gradient 0: noise, no anchor"),
+        (
+            bare and name == "k1",
+            "k1 in the loss has the mean gradient 0 on the policy's own samples: noise, no anchor",
+        ),
         (bare and name == "k3", "k3 in the loss has the gradient of the *forward* KL"),
         (bare and name == "abs", "|log p/q| in the loss is twice the total variation"),
         (
@@ -70,8 +69,8 @@ def _of_estimate(estimate: Estimated) -> list[tuple[bool, str]]:
         ),
         (
             paid and np.isfinite(cut),
-            f"an estimate is cut at {cut:g}: an action whose reward is more than "
-            f"{float(estimate.beta) * cut:g} below the best is not held, and is lost",
+            f"an estimate is cut at {cut:g}: an action that is rarer than that beside its "
+            "reference is pulled back no harder",
         ),
         (paid and name == "k2", "k2 in the reward is no KL: it may rest in several places"),
         (paid and name == "k3", "k3 in the reward drives off actions below their reference"),
@@ -80,6 +79,16 @@ def _of_estimate(estimate: Estimated) -> list[tuple[bool, str]]:
             "the penalty comes off after rewards are normalized: it weighs against sigma",
         ),
     ]
+
+
+DEVIATIONS = ("std", "std_biased", "whiten", "whiten_biased", "others")
+"""Scales of `GroupRelative` that are a standard deviation."""
+
+
+def anchors(method: Method) -> list[Estimated]:
+    """The estimates of a divergence from the reference; one from the old policy holds nothing."""
+    found = (p for p in method.penalties if isinstance(p, Estimated))
+    return [p for p in found if p.anchor != "old"]
 
 
 def within(advantage: Advantage) -> Advantage:

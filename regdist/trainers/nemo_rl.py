@@ -3,14 +3,15 @@
 from typing import Any
 
 import regdist.methods as m
-from regdist.methods.advantage import Advantage, GroupRelative
+from regdist.methods.advantage import Advantage
 from regdist.methods.penalty import Penalty, PositiveNLL
+from regdist.methods.presets.parts import relative
 from regdist.methods.token_advantage import Bounded
-from regdist.methods.weight import SamplerMask, SamplerRatio, Weight
+from regdist.methods.weight import SamplerRatio, Weight
 from regdist.numerics.records import as_number
 from regdist.trainers.kl import penalty, pitfalls
 from regdist.trainers.settings import Option, Settings
-from regdist.trainers.trainer import Plan, Trainer
+from regdist.trainers.trainer import OTHER_LAW, Plan, Trainer
 
 _TRUNCATED = "loss_fn.truncated_importance_sampling_"
 
@@ -46,11 +47,10 @@ OPTIONS = {
     "loss_fn.disable_ppo_ratio": Option(False, "no ratio"),
     "loss_fn.positive_example_nll_weight": Option(0.0, "`penalty.PositiveNLL`"),
 }
-_OTHER_LAW = "samples are drawn from another law than the policy: give `sampler` to `rd.field`"
 _BEYOND: dict[str, tuple[str, Any]] = {
-    "policy.generation.temperature": (_OTHER_LAW, 1.0),
-    "policy.generation.top_p": (_OTHER_LAW, 1.0),
-    "policy.generation.top_k": (_OTHER_LAW, None),
+    "policy.generation.temperature": (OTHER_LAW, 1.0),
+    "policy.generation.top_p": (OTHER_LAW, 1.0),
+    "policy.generation.top_k": (OTHER_LAW, None),
     "grpo.overlong_filtering": ("cut samples do not count: leave them out of the tree", False),
     "grpo.use_dynamic_sampling": ("groups of equal rewards are drawn anew", False),
     "grpo.reward_shaping.enabled": ("rewards lose by length: put it in the problem's", False),
@@ -64,7 +64,7 @@ _BEYOND: dict[str, tuple[str, Any]] = {
 _ASIDE = (
     "grpo\\.(num_prompts|max_|val_|stop_|seed|dynamic_sampling|batch_multiplier|calculate).*",
     "grpo\\.(reward_(shaping|scaling)|async_grpo|skip_).*",
-    "(policy|data|env|logger|cluster|checkpointing|defaults|data_plane|value).*",
+    "(policy|data|env|logger|cluster|checkpointing|defaults|data_plane|value|on_policy_dist).*",
     "reward_penalties\\.token_ids.*",
     "loss_fn\\.use_fused.*",
 )
@@ -72,7 +72,8 @@ _ASIDE = (
 
 def compose(settings: Settings) -> Plan:
     """The configuration of a run."""
-    size = int(settings["grpo.num_generations_per_prompt"])
+    _check(settings)
+    size = settings.count("grpo.num_generations_per_prompt")
     of_samples = settings["loss_fn.sequence_level_importance_ratios"]
     token = settings["loss_fn.token_level_loss"]
     nll = settings["loss_fn.positive_example_nll_weight"]
@@ -111,7 +112,7 @@ def _advantage(settings: Settings, plan: Plan) -> Advantage:
         others = settings["grpo.adv_estimator.use_leave_one_out_baseline"]
         advantage = m.grpo_of_others(normalize_std=scaled).advantage
         if not others:
-            advantage = GroupRelative(as_number(1e-6), "mean", "std" if scaled else "none")
+            advantage = relative("mean", "std" if scaled else "none", 1e-6)
         elif scaled:
             plan.pitfalls.append(
                 "a sample that alone differs is not divided: the others have no deviation"
@@ -121,6 +122,24 @@ def _advantage(settings: Settings, plan: Plan) -> Advantage:
     infinity = float("inf")
     bounds = -infinity if low is None else low, infinity if high is None else high
     return Bounded(advantage, *map(as_number, bounds))
+
+
+def _check(settings: Settings) -> None:
+    """What NeMo-RL itself asserts of options that exclude each other."""
+    others = [
+        "loss_fn.disable_ppo_ratio",
+        "loss_fn.force_on_policy_ratio",
+        "loss_fn.sequence_level_importance_ratios",
+        "loss_fn.ratio_clip_c",
+    ]
+    if settings["loss_fn.use_cispo"]:
+        beside = [name for name in others if settings[name]]
+        beside += [] if settings["loss_fn.token_level_loss"] else ["loss_fn.token_level_loss=false"]
+        if beside:
+            raise ValueError(f"NeMo-RL refuses loss_fn.use_cispo beside {', '.join(beside)}")
+    of_samples = settings["loss_fn.sequence_level_importance_ratios"]
+    if of_samples and settings["loss_fn.token_level_loss"]:
+        raise ValueError(f"NeMo-RL refuses {others[2]} beside loss_fn.token_level_loss=true")
 
 
 def _surrogate(settings: Settings) -> m.surrogate.Surrogate:
@@ -140,15 +159,16 @@ def _penalty(settings: Settings, plan: Plan) -> dict[str, Any]:
         settings["loss_fn.reference_policy_kl_type"],
     )
     named = settings["grpo.adv_estimator.name"] == "reinforce_plus_plus"
-    cuts = {}
-    for name, option in (("clamp_ratio", "input"), ("clamp_value", "output")):
-        cut = settings.number(f"loss_fn.kl_{option}_clamp_value")
-        cuts[name] = float("inf") if cut is None else cut
     if settings["loss_fn.use_kl_in_reward"]:
         if not named:
             plan.pitfalls.append("use_kl_in_reward without reinforce_plus_plus: no penalty at all")
             return {}
-        return penalty(beta, kind, "reward", **cuts)
+        # there the cuts are those of `calculate_kl` itself, whatever is set
+        return penalty(beta, kind, "reward", clamp_ratio=20.0, clamp_value=10.0)
+    cuts = {}
+    for name, option in (("clamp_ratio", "input"), ("clamp_value", "output")):
+        cut = settings.number(f"loss_fn.kl_{option}_clamp_value")
+        cuts[name] = float("inf") if cut is None else cut
     to_sampler = settings["loss_fn.use_on_policy_kl_approximation"]
     plan.other_kl = "there is none: k1 and k3 are the reverse KL, k2 is no KL"
     return penalty(beta, kind, "loss", ratio_corrected="sampler" if to_sampler else "live", **cuts)
@@ -163,9 +183,7 @@ def _weights(settings: Settings, of_samples: bool) -> tuple[Weight, ...]:
     if kind is None or high is None:
         return (free,)
     if kind == "seq-mask-tis":
-        bounds = m.grpo_gated(low or 0.0, high, "mean").weights[-1]
-        assert isinstance(bounds, SamplerMask)
-        return free, bounds
+        return m.grpo_gated(low or 0.0, high, "mean").weights
     return (SamplerRatio(as_number(low or 0.0), as_number(high), kind == "icepop", over),)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import regdist.methods as m
 from regdist.methods.advantage import Advantage
-from regdist.methods.weight import SamplerMask, SamplerRatio, Weight
+from regdist.methods.presets.parts import relative
+from regdist.methods.weight import SamplerRatio, Weight
 from regdist.numerics.records import as_number
 from regdist.regularizers.regularizer import Entropy
 from regdist.trainers.kl import penalty, pitfalls
 from regdist.trainers.settings import Option, Settings
-from regdist.trainers.trainer import Plan, Trainer
+from regdist.trainers.trainer import OTHER_LAW, Plan, Trainer
 
 _ESTIMATORS = (
     "gae",
@@ -45,11 +46,10 @@ OPTIONS = {
     "actor.entropy_coef": Option(None, "an exact entropy bonus"),
     "rollout.n_samples_per_prompt": Option(1, "G"),
 }
-_OTHER_LAW = "samples are drawn from another law than the policy: give `sampler` to `rd.field`"
 _BEYOND: dict[str, tuple[str, Any]] = {
-    "rollout.temperature": (_OTHER_LAW, 1.0),
-    "rollout.top_p": (_OTHER_LAW, 1.0),
-    "rollout.top_k": (_OTHER_LAW, -1),
+    "rollout.temperature": (OTHER_LAW, 1.0),
+    "rollout.top_p": (OTHER_LAW, 1.0),
+    "rollout.top_k": (OTHER_LAW, -1),
     "train.max_epochs": ("old samples are used again: `rd.loop(epochs=)`", 1),
     "algo.advantage.gamma": ("a discount of steps: `rd.methods.ppo_gae`", 1),
     "algo.advantage.lambd": ("of steps: `rd.methods.ppo_gae`", 1),
@@ -63,16 +63,21 @@ _BEYOND: dict[str, tuple[str, Any]] = {
 }
 _ASIDE = (
     "(actor|critic)\\.(num_|model|optim|muon|adam|lr_|min_lr|max_norm|gradient|aux|freeze|learn).*",
-    "(ref|vllm|data|ckpt|logger|eval|ds|ray|lora|train|rollout|critic|reward|reg|agent|fsdp)\\..*",
+    "(ref|vllm|data|ckpt|logger|eval|ds|ray|lora|train|critic|reward|reg|agent|fsdp)\\..*",
+    "rollout\\.(max_(tokens_per_gpu|new_tokens)|batch_size|vllm_.*|micro_batch_size)",
     "(actor|algo)\\.(kl\\.horizon|dynamic_filtering_range|save.*|value.*|loss_scale.*)",
-    "[a-z_]+",
+    "local_rank|use_ms",
 )
 
 
 def compose(settings: Settings) -> Plan:
     """The flags of a run."""
-    size, name = int(settings["rollout.n_samples_per_prompt"]), settings["algo.advantage.estimator"]
-    clips = settings["actor.eps_clip_low_high"] or [settings["actor.eps_clip"]] * 2
+    size, name = (
+        settings.count("rollout.n_samples_per_prompt"),
+        settings["algo.advantage.estimator"],
+    )
+    two = settings["actor.eps_clip_low_high"] is not None
+    clips = settings.bounds("actor.eps_clip_low_high" if two else "actor.eps_clip")
     dual = settings.number("actor.dual_clip")
     gspo = settings["actor.policy_loss_type"] == "gspo"
     by_sequence = gspo or settings["actor.loss_agg_mode"] != "token-mean"
@@ -80,7 +85,7 @@ def compose(settings: Settings) -> Plan:
     method = m.compose(
         _advantage(settings, name),
         clip_low=clips[0],
-        clip_high=clips[1],
+        clip_high=clips[-1],
         clip_dual=float("inf") if dual is None else dual,
         weights=_weights(settings, gspo),
         regularizer=Entropy(bonus) if bonus else None,
@@ -103,19 +108,15 @@ def compose(settings: Settings) -> Plan:
 def _advantage(settings: Settings, name: str) -> Advantage:
     plain = settings["algo.advantage.no_std_norm"] if name in _WHITENED else False
     if name == "gae":
-        return _relative("mean") if plain else m.ppo("biased").advantage
+        return relative("mean") if plain else m.ppo("biased").advantage
     if name in ("reinforce", "reinforce_baseline"):
-        return _relative("mean") if plain else m.reinforce_plus_plus("biased").advantage
+        return relative("mean") if plain else m.reinforce_plus_plus("biased").advantage
     if name == "rloo":
-        return _relative("others")
-    return m.grpo(0.0, eps=1e-9).advantage if name == "group_norm" else _relative("mean")
+        return relative("others")
+    return m.grpo(0.0, eps=1e-9).advantage if name == "group_norm" else relative("mean")
 
 
 _WHITENED = ("gae", "reinforce", "reinforce_baseline")
-
-
-def _relative(baseline: str) -> Advantage:
-    return m.advantage.GroupRelative(as_number(0.0), baseline)
 
 
 def _penalty(settings: Settings, name: str) -> dict[str, Any]:
@@ -140,15 +141,16 @@ def _weights(settings: Settings, gspo: bool) -> tuple[Weight, ...]:
     level = settings[f"{_GATE}level"]
     if level == "off" or gspo:
         return ()
-    bounds, gating = settings[f"{_GATE}threshold"], settings[f"{_GATE}gating"]
-    bounds = list(bounds) if isinstance(bounds, list | tuple) else [bounds]
-    low, high = (0.0, *bounds) if len(bounds) == 1 else bounds
+    bounds, gating = settings.bounds(f"{_GATE}threshold"), settings[f"{_GATE}gating"]
+    low, high = (0.0, *bounds)[-2:]
+    if gating != "ratio" and low > 0:
+        raise ValueError(f"OpenRLHF refuses a lower bound of {gating}: give {_GATE}threshold one")
     if settings[f"{_GATE}mode"] == "clip":
+        if level == "seq" or gating != "ratio":
+            raise ValueError(f"OpenRLHF refuses {_GATE}mode=clip but for level=token, gating=ratio")
         return (SamplerRatio(as_number(low), as_number(high)),)
     over = "mean" if level == "seq" else "token"
-    weights = m.grpo_gated(low, high, over, gating).weights
-    assert any(isinstance(weight, SamplerMask) for weight in weights)
-    return weights
+    return m.grpo_gated(low, high, over, gating).weights
 
 
 def _defaults(package: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from regdist.numerics.records import described
+
 
 def read(source: str | Path | Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
     """The settings of a configuration, nested names joined by dots.
@@ -22,6 +24,7 @@ def read(source: str | Path | Mapping[str, Any] | Iterable[str]) -> dict[str, An
     Raises:
         ValueError: a file that is not there, is no mapping or cannot be read; a word that is no
             setting.
+        TypeError: something else.
 
     Examples:
         >>> read(["--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "beta=0.1"])
@@ -33,6 +36,8 @@ def read(source: str | Path | Mapping[str, Any] | Iterable[str]) -> dict[str, An
         return _flat(source)
     if isinstance(source, str | Path):
         return _of_file(Path(source))
+    if not isinstance(source, Iterable) or not all(isinstance(word, str) for word in source):
+        raise TypeError(f"source must be a mapping, a file or words; got {described(source)}")
     return _of_words(list(source))
 
 
@@ -41,8 +46,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no file {path}")
     text = path.read_text(encoding="utf-8")
     if path.suffix not in (".yaml", ".yml", ".json"):
-        words = shlex.split(text.replace("\\\n", " "), comments=True)
-        return _of_words([w for w in words if _is_setting(w)] if "--" not in text else words, True)
+        return _of_script(path, text)
     try:
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -50,6 +54,17 @@ def _of_file(path: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} must hold settings, name: value; got {type(found).__name__}")
     return _flat(found)
+
+
+def _of_script(path: Path, text: str) -> dict[str, Any]:
+    """The settings among the words of a script's commands, a line each but for continued ones."""
+    found: dict[str, Any] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        try:
+            found |= _of_words(shlex.split(line, comments=True), among_others=True)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error} in {line.strip()!r}") from error
+    return found
 
 
 def _flat(nested: Mapping[Any, Any], before: str = "") -> dict[str, Any]:
@@ -70,6 +85,16 @@ def _is_flag(word: str) -> bool:
     return word.startswith("--") and len(word) > 2
 
 
+def _ends_values(word: str) -> bool:
+    """Whether what follows a flag is no value of it: another one, or an operator of the shell."""
+    return (
+        word == "--"
+        or bool(re.match(r"[|&;<>]|\d?>|\$@", word))
+        or _is_flag(word)
+        or _is_setting(word)
+    )
+
+
 def _of_words(words: list[str], among_others: bool = False) -> dict[str, Any]:
     """`name=value`, `--name value...` and `--name`; in a script other words are passed over."""
     found: dict[str, Any] = {}
@@ -82,7 +107,7 @@ def _of_words(words: list[str], among_others: bool = False) -> dict[str, Any]:
                 found[name] = parse(value)
         elif _is_flag(word):
             values = []
-            while i < len(words) and not _is_flag(words[i]) and not _is_setting(words[i]):
+            while i < len(words) and not _ends_values(words[i]):
                 values.append(parse(words[i]))
                 i += 1
             name = word.removeprefix("--")
@@ -192,6 +217,29 @@ class Settings:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} must be a number, or left out; got {value!r}")
         return float(value)
+
+    def count(self, name: str) -> int:
+        """A positive whole number.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        value = self.number(name)
+        if value is None or value < 1 or value != int(value):
+            raise ValueError(f"{name} must be a positive whole number; got {self[name]!r}")
+        return int(value)
+
+    def bounds(self, name: str) -> tuple[float, ...]:
+        """One number, or two of them.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        value = self[name]
+        listed = list(value) if isinstance(value, list | tuple) else [value]
+        if len(listed) not in (1, 2) or not all(type(x) in (int, float) for x in listed):
+            raise ValueError(f"{name} must be one number or two; got {value!r}")
+        return tuple(float(x) for x in listed)
 
     def idle(self) -> list[str]:
         """Options that are given, and were not asked for: they do nothing beside the others.

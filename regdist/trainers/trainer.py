@@ -12,6 +12,9 @@ from typing import Any
 from regdist.methods import Method
 from regdist.trainers.settings import Option, Settings
 
+OTHER_LAW = "samples are drawn from another law than the policy: give `sampler` to `rd.field`"
+"""Why temperatures and nuclei are no part of a composition."""
+
 
 @dataclasses.dataclass
 class Plan:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import regdist.methods as m
-from regdist.methods.advantage import GroupRelative
+from regdist.methods.presets.parts import relative
 from regdist.methods.weight import SamplerRatio, SequenceMask, Weight
 from regdist.numerics.records import as_number
 from regdist.regularizers.regularizer import Entropy
 from regdist.trainers.kl import penalty, pitfalls
 from regdist.trainers.settings import Option, Settings
-from regdist.trainers.trainer import Plan, Trainer, dataclass_defaults
+from regdist.trainers.trainer import OTHER_LAW, Plan, Trainer, dataclass_defaults
 
 _LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 _AVERAGES = {"grpo": "sequence", "sapo": "sequence", "dr_grpo": "constant", "luspo": "sum"}
@@ -22,10 +22,10 @@ _BOTH = {
     "beta": Option(0.0, "coefficient of the KL"),
     "epsilon": Option(0.2, "clip_low, and clip_high where epsilon_high is left out"),
     "epsilon_high": Option(None, "clip_high; for cispo the cap itself"),
-    "max_completion_length": Option(512, "max_length of dr_grpo's average"),
 }
 GRPO_OPTIONS = {
     **_BOTH,
+    "max_completion_length": Option(512, "max_length of dr_grpo's average"),
     "loss_type": Option("dapo", "surrogate and averaging", _LOSSES),
     "scale_rewards": Option("group", "scale of the advantage", _SCALES),
     "use_bias_correction_kl": Option(True, "k3 times the ratio"),
@@ -54,15 +54,14 @@ RLOO_OPTIONS = {
 }
 
 _STEPS = "it acts on steps of sequences, of which a table has one"
-_OTHER_LAW = "samples are drawn from another law than the policy: give `sampler` to `rd.field`"
 _MOVES = "the reference moves, so that there is no fixed anchor: `rd.loop(sync_every=, sync_mix=)`"
 _BEYOND: dict[str, tuple[str, Any]] = {
-    "temperature": (_OTHER_LAW, 1.0),
-    "top_p": (_OTHER_LAW, 1.0),
-    "top_k": (_OTHER_LAW, 0),
-    "min_p": (_OTHER_LAW, None),
-    "repetition_penalty": (_OTHER_LAW, 1.0),
-    "generation_kwargs": (_OTHER_LAW, None),
+    "temperature": (OTHER_LAW, 1.0),
+    "top_p": (OTHER_LAW, 1.0),
+    "top_k": (OTHER_LAW, 0),
+    "min_p": (OTHER_LAW, None),
+    "repetition_penalty": (OTHER_LAW, 1.0),
+    "generation_kwargs": (OTHER_LAW, None),
     "num_iterations": ("old samples are used again: `rd.loop(epochs=)`", 1),
     "steps_per_generation": ("minibatches of old samples: `rd.loop(minibatches=)`", None),
     "generation_batch_size": ("minibatches of old samples: `rd.loop(minibatches=)`", None),
@@ -96,11 +95,11 @@ _ASIDE = (
 
 def grpo(settings: Settings) -> Plan:
     """`GRPOConfig`."""
-    loss, size = settings["loss_type"], int(settings["num_generations"])
+    loss, size = settings["loss_type"], settings.count("num_generations")
     base = _surrogate(settings, loss)
     named = str(settings["scale_rewards"])
     scale = {"True": "group", "False": "none"}.get(named, named)
-    advantage = GroupRelative(as_number(1e-4), "mean", "none" if scale == "none" else "std")
+    advantage = relative("mean", "none" if scale == "none" else "std", 1e-4)
     corrected = settings["beta"] and settings["use_bias_correction_kl"]
     bonus = settings["entropy_coef"]
     method = m.compose(
@@ -165,7 +164,7 @@ def _weights(settings: Settings, loss: str) -> tuple[Weight, ...]:
 
 def rloo(settings: Settings) -> Plan:
     """`RLOOConfig`."""
-    size, high = int(settings["num_generations"]), settings.number("epsilon_high")
+    size, high = settings.count("num_generations"), settings.number("epsilon_high")
     low = settings["epsilon"]
     method = m.rloo(
         **penalty(settings["beta"], "k1", "reward"),
@@ -214,8 +213,8 @@ RLOO = Trainer(
     "1.16.0",
     RLOO_OPTIONS,
     (),
-    _ASIDE,
-    _BEYOND,
+    (*_ASIDE, "max_completion_length"),
+    {**_BEYOND, "use_vllm": (OTHER_LAW, False)},
     rloo,
     "trl",
     _defaults("RLOO"),

@@ -8,12 +8,12 @@ import yaml
 
 import regdist.methods as m
 from regdist.methods.advantage import Advantage
-from regdist.methods.weight import SamplerMask, SamplerRatio, Weight
+from regdist.methods.weight import SamplerRatio, Weight
 from regdist.numerics.records import as_number
 from regdist.regularizers.regularizer import Entropy
 from regdist.trainers.kl import penalty, pitfalls
-from regdist.trainers.settings import Option, Settings
-from regdist.trainers.trainer import Plan, Trainer
+from regdist.trainers.settings import Option, Settings, read
+from regdist.trainers.trainer import OTHER_LAW, Plan, Trainer
 
 _ACTOR, _LOSS, _CORRECTION = (
     "actor_rollout_ref.actor.",
@@ -93,31 +93,38 @@ OPTIONS = {
     "actor_rollout_ref.rollout.n": Option(1, "G"),
     "data.max_response_length": Option(512, "max_length, where loss_scale_factor is null"),
 }
-_OTHER_LAW = "samples are drawn from another law than the policy: give `sampler` to `rd.field`"
 _BEYOND: dict[str, tuple[str, Any]] = {
-    "actor_rollout_ref.rollout.temperature": (_OTHER_LAW, 1.0),
-    "actor_rollout_ref.rollout.top_p": (_OTHER_LAW, 1),
-    "actor_rollout_ref.rollout.top_k": (_OTHER_LAW, -1),
+    "actor_rollout_ref.rollout.temperature": (OTHER_LAW, 1.0),
+    "actor_rollout_ref.rollout.top_p": (OTHER_LAW, 1),
+    "actor_rollout_ref.rollout.top_k": (OTHER_LAW, -1),
     f"{_ACTOR}ppo_epochs": ("old samples are used again: `rd.loop(epochs=)`", 1),
     "algorithm.gamma": ("a discount of steps: `rd.methods.ppo_gae`", 1.0),
     "algorithm.lam": ("of steps: `rd.methods.ppo_gae`", 1.0),
     "algorithm.filter_groups.enable": ("groups of equal rewards are drawn anew", False),
     "algorithm.use_pf_ppo": ("samples are drawn again by their rewards", False),
     "algorithm.kl_ctrl.target_kl": ("of the adaptive controller", 0.1),
+    "actor_rollout_ref.rollout.do_sample": ("samples are the likeliest tokens", True),
     f"{_CORRECTION}bypass_mode": ("the sampler is the old policy: leave `old` out", False),
 }
 _ASIDE = (
     "config-(name|path|dir)",
-    "data\\..*",
+    "data\\.(?!max_resp).*",
     "trainer\\..*",
     "critic\\..*",
     "(custom_)?reward.*",
     "global_profiler.*|ray_kwargs.*|transfer_queue.*|distillation.*|skip.*|hydra.*|defaults",
     "actor_rollout_ref\\.(model|ref|hybrid_engine|nccl_timeout).*",
-    "actor_rollout_ref\\.rollout\\..*",
+    "actor_rollout_ref\\.rollout\\.(name|mode|nnodes|n_gpus.*|full_det.*|seed|prompt_len.*|dtype)",
+    "actor_rollout_ref\\.rollout\\.(response_len.*|gpu.*|ignore_eos|enforce.*|cudagraph.*|free.*)",
+    "actor_rollout_ref\\.rollout\\.(.*parallel_size|max_.*|enable_.*|logprobs_mode|scheduling.*)",
+    "actor_rollout_ref\\.rollout\\.(load_format|layered.*|log_prob.*|disable.*|over_sample_rate)",
+    "actor_rollout_ref\\.rollout\\.(multi_.*|engine_kwargs.*|val_kwargs.*|router.*|calculate.*)",
+    "actor_rollout_ref\\.rollout\\.(agent.*|checkpoint.*|trace.*|skip.*|moe.*|profiler.*)",
+    "actor_rollout_ref\\.rollout\\.(prometheus.*|quant.*|mtp.*|qat.*|disagg.*|_target_)",
     f"{_ACTOR}(_target_|rollout_n|strategy|ppo_(mini|micro|max).*|use_dynamic_bsz|freeze.*)",
     f"{_ACTOR}(calculate_.*|use_(prefix|torch|fused|remove).*|shuffle|data_loader_seed)",
-    f"{_ACTOR}(checkpoint|optim|fsdp_config|megatron|profiler|router|grad_clip|ulysses|entropy_).*",
+    f"{_ACTOR}(checkpoint|optim|fsdp_config|megatron|profiler|router|grad_clip|ulysses).*",
+    f"{_ACTOR}(entropy_(from_logits|checkpointing).*|pad_to_length|qat.*|defaults|.*_target_)",
     "algorithm\\.(_target_|.*\\._target_|kl_ctrl.horizon|filter_groups.*|pf_ppo.*)",
     f"{_CORRECTION}loss_type",
 )
@@ -125,7 +132,7 @@ _ASIDE = (
 
 def compose(settings: Settings) -> Plan:
     """The configuration of a run."""
-    size = int(settings["actor_rollout_ref.rollout.n"])
+    size = settings.count("actor_rollout_ref.rollout.n")
     plan = Plan(m.reinforce(), size)
     base, kl = _surrogate(settings), _penalty(settings, plan)
     bonus = settings[f"{_ACTOR}entropy_coeff"]
@@ -192,7 +199,9 @@ def _surrogate(settings: Settings) -> m.Method:
         return m.sapo(settings[f"{_ACTOR}tau_pos"], settings[f"{_ACTOR}tau_neg"])
     if mode == "geo_mean":
         return m.gmpo(**clips)
-    return {"gspo": m.gspo, "cispo": m.cispo}[mode](**clips) if mode != "gpg" else m.gpg()
+    if mode == "gpg":
+        return m.gpg()
+    return m.gspo(**clips) if mode == "gspo" else m.cispo(**clips)
 
 
 def _penalty(settings: Settings, plan: Plan) -> dict[str, Any]:
@@ -270,7 +279,7 @@ def _weights(settings: Settings) -> tuple[Weight, ...]:
     return tuple(weights)
 
 
-def _mask(name: str, limit: str) -> SamplerMask:
+def _mask(name: str, limit: str) -> Weight:
     over, _, statistic = name.rpartition("_")
     words = {"token": "token", "seq_sum": "sum", "seq_mean": "mean", "seq_max": "every"}
     if over not in words or statistic not in ("k1", "k2", "k3") or name == "seq_max_k1":
@@ -281,9 +290,7 @@ def _mask(name: str, limit: str) -> SamplerMask:
     elif low is not None:
         raise ValueError(f"rollout_rs_threshold of {name} is one upper bound; got {limit!r}")
     method = m.grpo_rejection(1.0 if low is None else low, high, words[over], statistic)
-    (weight,) = method.weights
-    assert isinstance(weight, SamplerMask)
-    return weight
+    return method.weights[0]
 
 
 def _bounds(settings: Settings, name: str) -> tuple[float | None, float]:
@@ -316,8 +323,6 @@ def _defaults(package: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, before: str) -> dict[str, Any]:
-    from regdist.trainers.settings import read
-
     nested = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {f"{before}{name}": value for name, value in read(nested).items()}
 
